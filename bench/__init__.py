@@ -1,0 +1,1 @@
+"""Benchmarks and code-generation checks; not installed."""

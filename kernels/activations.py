@@ -1,0 +1,51 @@
+"""Activations in float32 that stay finite for any finite input, and their slopes as functions of their values."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sigmoid(x):
+    """σ(x) = 1 / (1 + e⁻ˣ); where e⁻ˣ overflows, 1 / ∞ = 0 is right."""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def sigmoid_slope(value):
+    """σ' = σ (1 - σ)."""
+    return value * (1.0 - value)
+
+
+@triton.jit
+def tanh(x):
+    """tanh(|x|) = (1 - e) / (1 + e) with e = e⁻²|ˣ|, which cannot overflow.
+
+    1 - e cancels near zero; there the odd Taylor series stands, to x⁹, whose next term is below 2⁻²⁴ of x.
+    """
+    magnitude = tl.abs(x)
+    e = tl.exp(-2.0 * magnitude)
+    far = (1.0 - e) / (1.0 + e)
+    square = x * x
+    series = 1.0 + square * (-1.0 / 3 + square * (2.0 / 15 + square * (-17.0 / 315 + square * (62.0 / 2835))))
+    # NaN fails the comparison and passes through `far`.
+    return tl.where(magnitude < 0.25, x * series, tl.where(x < 0.0, -far, far))
+
+
+@triton.jit
+def activate(x, ACTIVATION: tl.constexpr):
+    """tanh, or relu, through which NaN passes."""
+    if ACTIVATION == "tanh":
+        return tanh(x)
+    else:
+        tl.static_assert(ACTIVATION == "relu")
+        return tl.where(x <= 0.0, 0.0, x)
+
+
+@triton.jit
+def apply_slope(grad, value, ACTIVATION: tl.constexpr):
+    """grad ∘ the slope of `activate`, given its value."""
+    if ACTIVATION == "tanh":
+        return grad * (1.0 - value * value)
+    else:
+        tl.static_assert(ACTIVATION == "relu")
+        return tl.where(value <= 0.0, 0.0, grad)

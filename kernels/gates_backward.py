@@ -1,0 +1,101 @@
+"""One step's gate gradients: dH_t and dC_t to dA_t and dC_{t-1}.
+
+    dh   = grad_output + grad_h
+    da_o = dh ∘ φ(c) ∘ o (1 - o)
+    dc   = grad_c + dh ∘ o ∘ φ'(c) + da_o ∘ w_co
+    da_i = dc ∘ g ∘ i (1 - i)
+    da_f = dc ∘ c_prev ∘ f (1 - f)
+    da_g = dc ∘ i ∘ φ'(A_g)
+    dc_prev = dc ∘ f + da_i ∘ w_ci + da_f ∘ w_cf
+
+c = f ∘ c_prev + i ∘ g is made again rather than loaded: four bytes an element less to read.
+"""
+
+import triton
+import triton.language as tl
+
+from .activations import activate, apply_slope, sigmoid_slope
+from .tiles import locate, peephole_offsets
+
+
+# Sizes that change with batch and sequence must not compile anew.
+@triton.jit(do_not_specialize=[
+        "n_rows",
+        "n_pixels",
+        "width",
+        "stride_grad_output_b",
+        "stride_grad_output_h",
+        "stride_grad_output_w",
+        "stride_grad_output_c",
+    ])
+def gates_backward_kernel(
+    gates_ptr,  # (M, 4C)  i, f, g, o
+    peephole_ptr,  # (3, 1 or n_pixels, C)  w_ci, w_cf, w_co
+    c_prev_ptr,  # (M, C)
+    grad_output_ptr,  # (B, H, W, C) with its own strides
+    grad_h_ptr,  # (M, C) in rows of stride_grad_h_row, from the step after
+    grad_c_ptr,  # (M, C)  in: dC_t from the step after; out: dC_{t-1}
+    grad_preact_ptr,  # (M, 4C)  out
+    n_rows,  # M
+    n_pixels,  # H·W
+    width,  # W
+    stride_grad_output_b,
+    stride_grad_output_h,
+    stride_grad_output_w,
+    stride_grad_output_c,
+    C: tl.constexpr,
+    stride_grad_h_row: tl.constexpr,
+    PEEPHOLE: tl.constexpr,  # "none", "channel", "full"
+    ACTIVATION: tl.constexpr,  # "tanh", "relu"
+    GRAD_OUTPUT: tl.constexpr,  # "none", "dense": as (M, C), "strided"
+    BLOCK: tl.constexpr,
+):
+    i_tile = tl.program_id(0)
+    i_row, o_row, o_channel, mask = locate(i_tile, n_rows, C, BLOCK)
+    o_state = o_row * C + o_channel
+    o_gates = o_row * (4 * C) + o_channel
+
+    p_grad_h = grad_h_ptr + i_row * stride_grad_h_row + o_row * stride_grad_h_row + o_channel
+    b_dh = tl.load(p_grad_h, mask=mask, other=0.0).to(tl.float32)
+    if GRAD_OUTPUT == "dense":
+        b_dh += tl.load(grad_output_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+    elif GRAD_OUTPUT == "strided":
+        row = i_row + o_row
+        image = row // n_pixels
+        pixel = row % n_pixels
+        p_grad_output = grad_output_ptr + image * stride_grad_output_b + o_channel * stride_grad_output_c
+        p_grad_output += (pixel // width) * stride_grad_output_h + (pixel % width) * stride_grad_output_w
+        b_dh += tl.load(p_grad_output, mask=mask, other=0.0).to(tl.float32)
+    else:
+        tl.static_assert(GRAD_OUTPUT == "none")
+
+    p_gates = gates_ptr + i_row * (4 * C) + o_gates
+    b_i = tl.load(p_gates, mask=mask, other=0.0).to(tl.float32)
+    b_f = tl.load(p_gates + C, mask=mask, other=0.0).to(tl.float32)
+    b_g = tl.load(p_gates + 2 * C, mask=mask, other=0.0).to(tl.float32)
+    b_o = tl.load(p_gates + 3 * C, mask=mask, other=0.0).to(tl.float32)
+    b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+    p_grad_c = grad_c_ptr + i_row * C + o_state
+    b_dc = tl.load(p_grad_c, mask=mask, other=0.0).to(tl.float32)
+
+    b_squashed = activate(b_f * b_c_prev + b_i * b_g, ACTIVATION)
+    b_da_o = b_dh * b_squashed * sigmoid_slope(b_o)
+    b_dc += apply_slope(b_dh * b_o, b_squashed, ACTIVATION)
+    if PEEPHOLE != "none":
+        p_peephole = peephole_ptr + peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE, C, BLOCK)
+        period = C if PEEPHOLE == "channel" else n_pixels.to(tl.int64) * C
+        b_dc += b_da_o * tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32)
+    b_da_i = b_dc * b_g * sigmoid_slope(b_i)
+    b_da_f = b_dc * b_c_prev * sigmoid_slope(b_f)
+    b_da_g = apply_slope(b_dc * b_i, b_g, ACTIVATION)
+    b_dc_prev = b_dc * b_f
+    if PEEPHOLE != "none":
+        b_dc_prev += b_da_i * tl.load(p_peephole, mask=mask, other=0.0).to(tl.float32)
+        b_dc_prev += b_da_f * tl.load(p_peephole + period, mask=mask, other=0.0).to(tl.float32)
+
+    p_grad_preact = grad_preact_ptr + i_row * (4 * C) + o_gates
+    tl.store(p_grad_preact, b_da_i.to(grad_preact_ptr.dtype.element_ty), mask=mask)
+    tl.store(p_grad_preact + C, b_da_f.to(grad_preact_ptr.dtype.element_ty), mask=mask)
+    tl.store(p_grad_preact + 2 * C, b_da_g.to(grad_preact_ptr.dtype.element_ty), mask=mask)
+    tl.store(p_grad_preact + 3 * C, b_da_o.to(grad_preact_ptr.dtype.element_ty), mask=mask)
+    tl.store(p_grad_c, b_dc_prev.to(grad_c_ptr.dtype.element_ty), mask=mask)

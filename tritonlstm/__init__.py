@@ -1,0 +1,17 @@
+"""ConvLSTM and peephole LSTM layers for PyTorch, their gates in Triton."""
+
+from . import functional, models, modules, reference
+from .modules import ConvLSTM2d, ConvLSTM2dCell, PeepholeLSTM, PeepholeLSTMCell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConvLSTM2d",
+    "ConvLSTM2dCell",
+    "PeepholeLSTM",
+    "PeepholeLSTMCell",
+    "functional",
+    "models",
+    "modules",
+    "reference",
+]

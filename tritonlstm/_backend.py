@@ -1,0 +1,54 @@
+"""Which implementation a call runs on.
+
+    "auto"    the Triton kernels where they can run, else the same algorithm in ATen calls
+    "triton"  the Triton kernels, or an error that says why not
+    "torch"   the equations as plain PyTorch operations (`reference`), for what the operators cannot do
+"""
+
+import functools
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from ._dtypes import compute_dtype
+
+BACKENDS = ("auto", "triton", "torch")
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def uses_reference(backend: str) -> bool:
+    return backend == "torch"
+
+
+def uses_triton(backend: str, weight: Tensor) -> bool:
+    """Whether an operator's gates run in Triton; raises where they must and cannot."""
+    if backend == "auto":
+        return weight.is_cuda and weight.dtype in TRITON_DTYPES and _triton_is_installed()
+    reason = _obstacle(weight)
+    if reason is not None:
+        raise ValueError(f'backend: "triton" {reason}; "auto" works here')
+    return True
+
+
+def _obstacle(weight: Tensor) -> str | None:
+    if not _triton_is_installed():
+        return "needs the package triton, which is not installed"
+    if compute_dtype(weight) not in TRITON_DTYPES:
+        return f"computes in {', '.join(map(str, TRITON_DTYPES))}, got {compute_dtype(weight)}"
+    if weight.device.type in ("cuda", "meta"):
+        return None
+    if weight.device.type == "cpu" and _triton_interprets():
+        return None
+    return f"needs a GPU, or TRITON_INTERPRET=1 in the environment, got a weight on {weight.device}"
+
+
+@functools.cache
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _triton_interprets() -> bool:
+    from ._launch import INTERPRETED
+
+    return INTERPRETED

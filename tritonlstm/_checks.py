@@ -1,0 +1,139 @@
+"""What is checked before any kernel runs. Every message names the argument, what was wanted and what came."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from ._dtypes import cell_dtype, compute_dtype
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
+
+
+def check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], meaning: str) -> None:
+    """`meaning` names the dimensions: "(B, C, H, W)"."""
+    if tensor.dim() != len(wanted) or any(got != want for got, want in zip(tensor.shape, wanted)):
+        raise ValueError(f"{name}: expected shape {meaning} = {tuple(wanted)}, got {tuple(tensor.shape)}")
+
+
+def check_device(name: str, tensor: Tensor, wanted: torch.device) -> None:
+    if tensor.device != wanted:
+        raise ValueError(f"{name}: expected a tensor on {wanted}, where weight is, got one on {tensor.device}")
+
+
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, got {value!r}")
+
+
+def check_integer(name: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name}: expected an integer of at least {minimum}, got {value}")
+
+
+def check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+
+
+def check_odd(name: str, sizes: tuple[int, ...]) -> None:
+    """An even kernel has no centre, so it cannot keep the image's size with equal padding on both sides."""
+    if any(size % 2 == 0 for size in sizes):
+        raise ValueError(f'{name}: expected odd sizes, which "same" padding needs, got {tuple(sizes)}')
+
+
+def check_parameters(weight: Tensor, bias: Tensor | None, peephole: Tensor | None, spatial_dims: int) -> None:
+    """weight (4C, Cin + C, *kernel), bias (4C), peephole (3, C, *spatial or ones)."""
+    check_tensor("weight", weight)
+    if weight.dim() != 2 + spatial_dims:
+        raise ValueError(f"weight: expected {2 + spatial_dims} dimensions, got shape {tuple(weight.shape)}")
+    if weight.dtype not in DTYPES:
+        raise TypeError(f"weight: expected one of {', '.join(map(str, DTYPES))}, got {weight.dtype}")
+    rows, columns, *kernel = weight.shape
+    if rows == 0 or rows % 4:
+        raise ValueError(f"weight: expected 4·C rows, got shape {tuple(weight.shape)}")
+    if columns < rows // 4:
+        raise ValueError(
+            f"weight: expected at least C = {rows // 4} columns (input and hidden channels), got {tuple(weight.shape)}"
+        )
+    check_odd("weight (its kernel)", tuple(kernel))
+    for name, tensor in (("bias", bias), ("peephole", peephole)):
+        if tensor is None:
+            continue
+        check_tensor(name, tensor)
+        check_device(name, tensor, weight.device)
+        if tensor.dtype not in (weight.dtype, torch.float32):
+            raise TypeError(f"{name}: expected {weight.dtype}, as weight has, or torch.float32, got {tensor.dtype}")
+    if bias is not None:
+        check_shape("bias", bias, (rows,), "(4·C)")
+    if peephole is not None and (peephole.dim() != 2 + spatial_dims or tuple(peephole.shape[:2]) != (3, rows // 4)):
+        raise ValueError(
+            f"peephole: expected shape (3, C, …) = (3, {rows // 4}, …) in {2 + spatial_dims} dimensions,"
+            f" got {tuple(peephole.shape)}"
+        )
+
+
+def check_peephole_size(peephole: Tensor | None, spatial: tuple[int, ...]) -> None:
+    """A channel peephole fits any image; a full one fits images of its own size."""
+    if peephole is None or all(size == 1 for size in peephole.shape[2:]):
+        return
+    if any(got != want for got, want in zip(peephole.shape[2:], spatial)):
+        raise ValueError(
+            f"peephole: a full peephole fits images of its own size {tuple(peephole.shape[2:])}, got {tuple(spatial)}"
+        )
+
+
+def check_input(name: str, input: Tensor, dims: tuple[str, ...], in_channels: int, weight: Tensor) -> None:
+    """`dims` names the dimensions: ("T", "B", "Cin", "H", "W")."""
+    check_tensor(name, input)
+    meaning = f"({', '.join(dims)})"
+    if input.dim() != len(dims):
+        raise ValueError(f"{name}: expected {len(dims)} dimensions {meaning}, got shape {tuple(input.shape)}")
+    if input.shape[dims.index("Cin")] != in_channels:
+        raise ValueError(f"{name}: expected {meaning} with Cin = {in_channels}, got shape {tuple(input.shape)}")
+    _check_dtype(name, input, weight)
+    check_device(name, input, weight.device)
+
+
+def check_pair(name: str, state: object) -> None:
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError(f"{name}: expected a pair (h, c), got {describe(state)}")
+    for index, tensor in enumerate(state):
+        check_tensor(f"{name}[{index}]", tensor)
+
+
+def check_state(name: str, state: object, shape: tuple[int, ...], dims: tuple[str, ...], weight: Tensor) -> None:
+    """One layer's (h, c), each of this shape; h has the input's dtype, c that of `cell_dtype`."""
+    check_pair(name, state)
+    meaning = f"({', '.join(dims)})"
+    for index, tensor in enumerate(state):
+        check_shape(f"{name}[{index}]", tensor, shape, meaning)
+        check_device(f"{name}[{index}]", tensor, weight.device)
+    h, c = state
+    _check_dtype(f"{name}[0] (h)", h, weight)
+    wanted = cell_dtype(compute_dtype(weight))
+    if c.dtype != wanted:
+        raise TypeError(f"{name}[1] (c): expected {wanted}, the cell state's dtype, got {c.dtype}")
+
+
+def _check_dtype(name: str, tensor: Tensor, weight: Tensor) -> None:
+    wanted = (weight.dtype, compute_dtype(weight))
+    if tensor.dtype not in wanted:
+        raise TypeError(f"{name}: expected {' or '.join(map(str, dict.fromkeys(wanted)))}, got {tensor.dtype}")
+
+
+def describe(value: object) -> str:
+    """A value's type and length, for a message."""
+    return f"{type(value).__name__} of length {len(value)}" if hasattr(value, "__len__") else type(value).__name__

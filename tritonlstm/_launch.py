@@ -1,0 +1,203 @@
+"""The gates and their gradients in Triton: the only file that launches a kernel.
+
+It allocates what a kernel needs, picks its configuration and lays out its grid. The same code runs on CPU tensors when
+Triton interprets (TRITON_INTERPRET=1, set before this module is imported).
+"""
+
+import functools
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
+
+from ._layout import Layout
+from .kernels.gates_backward import gates_backward_kernel
+from .kernels.gates_forward import gates_forward_kernel
+from .kernels.parameter_grads import parameter_grads_kernel
+from .tuning import Config, pick_config
+
+BIAS_IN_CONVOLUTION = False
+"""The gate kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own."""
+
+INTERPRETED = isinstance(gates_forward_kernel, InterpretedFunction)
+
+_REDUCTION_PROGRAMS = 256
+"""Programs among which the parameter reduction is dealt out: about two for each multiprocessor of a large GPU. The number
+is fixed, so that the order of the sums is the same on every device. Not measured."""
+
+_MAX_IMAGE_ELEMENTS = 2**30
+"""H·W·C of a full peephole, whose offsets are 32-bit."""
+
+
+@functools.cache
+def _arch(device: torch.device) -> str:
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip is not None:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def _config(kernel: str, tensor: Tensor) -> Config:
+    return pick_config(kernel, _arch(tensor.device), tensor.element_size())
+
+
+def _peephole_kind(layout: Layout, peephole: Tensor | None) -> str:
+    """How the kernels index a packed peephole (3, pixels or 1, C)."""
+    if peephole is None:
+        return "none"
+    if peephole.shape[1] == 1:
+        return "channel"
+    if layout.pixels * layout.channels > _MAX_IMAGE_ELEMENTS:
+        raise ValueError(
+            f"peephole: expected at most {_MAX_IMAGE_ELEMENTS} elements in C×H×W, got {tuple(peephole.shape[1:])}"
+        )
+    return "full"
+
+
+def gates_forward(
+    layout: Layout,
+    preact: Tensor,
+    bias: Tensor | None,
+    peephole: Tensor | None,
+    c_prev: Tensor,
+    *,
+    activation: str,
+    gates: Tensor | None,
+    c: Tensor,
+    h: Tensor,
+    h_next: Tensor,
+) -> None:
+    """One step's gates.
+
+    Reads preact (B, *spatial, 4C), bias (4C), peephole (3, pixels or 1, C) and c_prev (B, *spatial, C). Writes gates
+    (B, *spatial, 4C), which may be `preact` and is None where nothing is to be saved, c, which may be `c_prev`, h, and
+    h_next: h once more, a slot of wider rows. All are dense but h_next.
+    """
+    config = _config("gates_forward", preact)
+    # One program for each tile of BLOCK elements of (M, C).
+    grid = (triton.cdiv(layout.rows * layout.channels, config.block),)
+    gates_forward_kernel[grid](
+        preact_ptr=preact,
+        bias_ptr=bias,
+        peephole_ptr=peephole,
+        c_prev_ptr=c_prev,
+        gates_ptr=gates,
+        c_ptr=c,
+        h_ptr=h,
+        h_next_ptr=h_next,
+        n_rows=layout.rows,
+        n_pixels=layout.pixels,
+        C=layout.channels,
+        stride_h_next_row=h_next.stride(-2),
+        HAS_BIAS=bias is not None,
+        PEEPHOLE=_peephole_kind(layout, peephole),
+        ACTIVATION=activation,
+        SAVE_GATES=gates is not None,
+        BLOCK=config.block,
+        num_warps=config.num_warps,
+    )
+
+
+def gates_backward(
+    layout: Layout,
+    gates: Tensor,
+    peephole: Tensor | None,
+    c_prev: Tensor,
+    *,
+    activation: str,
+    grad_output: Tensor | None,
+    grad_h: Tensor,
+    grad_c: Tensor,
+    grad_preact: Tensor,
+) -> None:
+    """One step's gate gradients.
+
+    Reads gates (B, *spatial, 4C), peephole (3, pixels or 1, C), c_prev (B, *spatial, C), and dH_t in two parts:
+    grad_output (B, *spatial, C) with any strides, None for zero, from the loss, and grad_h, a slot of rows, from the step
+    after. grad_c (B, *spatial, C) comes as dC_t and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C).
+    """
+    config = _config("gates_backward", gates)
+    if grad_output is None:
+        kind, strides = "none", (0, 0, 0, 0)
+    else:
+        kind = "dense" if grad_output.is_contiguous() else "strided"
+        batch, *spatial, channel = grad_output.stride()
+        strides = (batch, *([0] * (2 - len(spatial))), *spatial, channel)
+    # One program for each tile of BLOCK elements of (M, C).
+    grid = (triton.cdiv(layout.rows * layout.channels, config.block),)
+    gates_backward_kernel[grid](
+        gates_ptr=gates,
+        peephole_ptr=peephole,
+        c_prev_ptr=c_prev,
+        grad_output_ptr=grad_output,
+        grad_h_ptr=grad_h,
+        grad_c_ptr=grad_c,
+        grad_preact_ptr=grad_preact,
+        n_rows=layout.rows,
+        n_pixels=layout.pixels,
+        width=layout.spatial[-1] if layout.spatial else 1,
+        stride_grad_output_b=strides[0],
+        stride_grad_output_h=strides[1],
+        stride_grad_output_w=strides[2],
+        stride_grad_output_c=strides[3],
+        C=layout.channels,
+        stride_grad_h_row=grad_h.stride(-2),
+        PEEPHOLE=_peephole_kind(layout, peephole),
+        ACTIVATION=activation,
+        GRAD_OUTPUT=kind,
+        BLOCK=config.block,
+        num_warps=config.num_warps,
+    )
+
+
+class ParameterGrads:
+    """Sums of dA and dA∘C over a sequence that arrives in chunks of time.
+
+    `peephole_pixels` is the packed peephole's (1 or H·W), 0 where its gradient is not wanted; `like` has the dtype and
+    the device of the sums, dA elements of `itemsize` bytes.
+    """
+
+    def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int, itemsize: int):
+        self._layout = layout
+        self._bias = bias
+        self._peephole = peephole_pixels > 0
+        self._pixels = max(peephole_pixels, 1)
+        columns = self._pixels * layout.channels
+        self._column_block = min(triton.next_power_of_2(columns), 256)
+        self._column_programs = triton.cdiv(columns, self._column_block)
+        self._config = pick_config("parameter_grads", _arch(like.device), itemsize)
+        self._repeat_block = max(1, self._config.block // self._column_block)
+        most_repeats = layout.steps * layout.rows // self._pixels
+        splits = min(
+            triton.cdiv(_REDUCTION_PROGRAMS, self._column_programs), triton.cdiv(most_repeats, self._repeat_block)
+        )
+        self._sums = like.new_zeros(splits, 7, self._pixels, layout.channels)
+
+    def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
+        """Add a chunk: grad_preact (steps, B, *spatial, 4C), c_prev and c (steps, B, *spatial, C), all dense."""
+        repeats = len(grad_preact) * self._layout.rows // self._pixels
+        splits = len(self._sums)
+        # One program for each block of columns and split of the repeats.
+        parameter_grads_kernel[self._column_programs, splits](
+            grad_preact_ptr=grad_preact,
+            c_prev_ptr=c_prev,
+            c_ptr=c,
+            sums_ptr=self._sums,
+            n_repeats=repeats,
+            n_pixels=self._pixels,
+            repeats_per_split=triton.cdiv(repeats, splits),
+            C=self._layout.channels,
+            HAS_BIAS=self._bias,
+            HAS_PEEPHOLE=self._peephole,
+            BLOCK_REPEATS=self._repeat_block,
+            BLOCK_COLUMNS=self._column_block,
+            num_warps=self._config.num_warps,
+        )
+
+    def result(self) -> tuple[Tensor | None, Tensor | None]:
+        """The sums so far: of the bias (4C), and of the packed peephole (3, pixels, C)."""
+        sums = self._sums.sum(0)
+        bias = sums[:4].sum(1).flatten() if self._bias else None
+        return bias, sums[4:] if self._peephole else None

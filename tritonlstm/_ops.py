@@ -1,0 +1,195 @@
+"""The registered operators: schema, implementation, fake and autograd, in that order.
+
+A whole sequence is one opaque operator, so that a compiler sees neither the time loop nor its length. Training and
+inference have one each, so that inference saves nothing. Autograd comes twice, over the same two functions: registered
+on the operator for torch.compile and torch.export, and as an `autograd.Function` for eager code and torch.func.
+"""
+
+import torch
+from torch import Tensor
+
+from . import _gates_aten, _sequence
+from ._layout import Layout, from_rows
+from ._sequence import Needs, Saved
+
+_ARGUMENTS = (
+    "Tensor? input, Tensor h0, Tensor c0, Tensor weight, Tensor? bias, Tensor? peephole,"
+    " SymInt steps, str activation, bool triton"
+)
+_TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
+
+torch.library.define(
+    "tritonlstm::inference",
+    f"({_ARGUMENTS}) -> (Tensor output, Tensor h_n, Tensor c_n)",
+    tags=_TAGS,
+)
+torch.library.define(
+    "tritonlstm::training",
+    f"({_ARGUMENTS}) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor inputs, Tensor cells, Tensor gates)",
+    tags=_TAGS,
+)
+torch.library.define(
+    "tritonlstm::backward",
+    "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor inputs, Tensor cells, Tensor gates,"
+    " Tensor weight, Tensor? bias, Tensor? peephole, str activation, bool triton, bool[] needs) -> Tensor[]",
+    tags=_TAGS,
+)
+
+
+def _pointwise(triton: bool):
+    if not triton:
+        return _gates_aten
+    from . import _launch  # imports Triton, which not every platform has
+
+    return _launch
+
+
+def _layout(h0: Tensor, weight: Tensor, steps: int, triton: bool) -> Layout:
+    return Layout.of(weight, steps, h0.shape[0], h0.shape[2:], padded=triton or h0.is_cuda)
+
+
+def _saved_layout(saved: Saved, weight: Tensor, triton: bool) -> Layout:
+    steps, batch, *spatial, _ = saved.gates.shape
+    return Layout.of(weight, steps, batch, spatial, padded=triton or weight.is_cuda)
+
+
+def _run_forward(input, h0, c0, weight, bias, peephole, steps, activation, triton, *, save):
+    with torch.autocast(h0.device.type, enabled=False), torch.cuda.device_of(h0):
+        output, h_n, c_n, saved = _sequence.forward(
+            input,
+            h0,
+            c0,
+            weight,
+            bias,
+            peephole,
+            _layout(h0, weight, steps, triton),
+            activation=activation,
+            pointwise=_pointwise(triton),
+            save=save,
+        )
+    public = from_rows(output, channel_dim=2), from_rows(h_n), from_rows(c_n)
+    return (*public, *saved) if save else public
+
+
+def _inference(*args):
+    return _run_forward(*args, save=False)
+
+
+def _training(*args):
+    return _run_forward(*args, save=True)
+
+
+def _backward(grad_output, grad_h_n, grad_c_n, inputs, cells, gates, weight, bias, peephole, activation, triton, needs):
+    saved = Saved(inputs, cells, gates)
+    with torch.autocast(weight.device.type, enabled=False), torch.cuda.device_of(weight):
+        return _sequence.backward(
+            grad_output,
+            grad_h_n,
+            grad_c_n,
+            saved,
+            weight,
+            bias,
+            peephole,
+            _saved_layout(saved, weight, triton),
+            activation=activation,
+            pointwise=_pointwise(triton),
+            needs=Needs(*needs),
+        )
+
+
+def _fake_inference(input, h0, c0, weight, bias, peephole, steps, activation, triton):
+    layout = _layout(h0, weight, steps, triton)
+    return (
+        from_rows(weight.new_empty(layout.sequence_shape(layout.channels)), channel_dim=2),
+        from_rows(weight.new_empty(layout.step_shape(layout.channels))),
+        from_rows(c0.new_empty(layout.step_shape(layout.channels))),
+    )
+
+
+def _fake_training(input, h0, c0, weight, bias, peephole, steps, activation, triton):
+    layout = _layout(h0, weight, steps, triton)
+    return (
+        *_fake_inference(input, h0, c0, weight, bias, peephole, steps, activation, triton),
+        weight.new_empty(layout.sequence_shape(layout.width)),
+        c0.new_empty(layout.sequence_shape(layout.channels, steps + 1)),
+        weight.new_empty(layout.sequence_shape(4 * layout.channels)),
+    )
+
+
+def _fake_backward(
+    grad_output, grad_h_n, grad_c_n, inputs, cells, gates, weight, bias, peephole, activation, triton, needs
+):
+    layout = _saved_layout(Saved(inputs, cells, gates), weight, triton)
+    makers = Needs(
+        input=lambda: from_rows(weight.new_empty(layout.sequence_shape(layout.in_channels)), channel_dim=2),
+        h0=lambda: from_rows(weight.new_empty(layout.step_shape(layout.channels))),
+        c0=lambda: from_rows(cells.new_empty(layout.step_shape(layout.channels))),
+        weight=lambda: torch.empty_like(weight),
+        bias=lambda: torch.empty_like(bias),
+        peephole=lambda: torch.empty_like(peephole),
+    )
+    return [make() for make, needed in zip(makers, needs, strict=True) if needed]
+
+
+for _name, _implementation, _fake in (
+    ("inference", _inference, _fake_inference),
+    ("training", _training, _fake_training),
+    ("backward", _backward, _fake_backward),
+):
+    torch.library.impl(f"tritonlstm::{_name}", "CompositeExplicitAutograd", _implementation)
+    torch.library.register_fake(f"tritonlstm::{_name}", _fake)
+
+
+def _setup_context(ctx, inputs, output):
+    input, h0, c0, weight, bias, peephole, steps, activation, triton = inputs
+    *_, packed_inputs, cells, gates = output
+    ctx.mark_non_differentiable(packed_inputs, cells, gates)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(packed_inputs, cells, gates, weight, bias, peephole)
+    ctx.activation = activation
+    ctx.triton = triton
+
+
+def _autograd_backward(ctx, grad_output, grad_h_n, grad_c_n, *_):
+    needs = ctx.needs_input_grad[: len(Needs._fields)]
+    grads = iter(
+        torch.ops.tritonlstm.backward(
+            grad_output, grad_h_n, grad_c_n, *ctx.saved_tensors, ctx.activation, ctx.triton, needs
+        )
+    )
+    return (*(next(grads) if needed else None for needed in needs), None, None, None)
+
+
+torch.library.register_autograd("tritonlstm::training", _autograd_backward, setup_context=_setup_context)
+
+
+class _Training(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, h0, c0, weight, bias, peephole, steps, activation, triton):
+        return torch.ops.tritonlstm.training(input, h0, c0, weight, bias, peephole, steps, activation, triton)
+
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_autograd_backward)
+
+
+def sequence(
+    input: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    peephole: Tensor | None,
+    steps: int,
+    activation: str,
+    triton: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """output (T, B, C, *spatial), h_n, c_n (B, C, *spatial) of one layer, differentiable once. Nothing is checked here."""
+    args = (input, h0, c0, weight, bias, peephole, steps, activation, triton)
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+        return torch.ops.tritonlstm.inference(*args)
+    if torch.compiler.is_compiling():
+        return torch.ops.tritonlstm.training(*args)[:3]
+    return _Training.apply(*args)[:3]

@@ -1,0 +1,5 @@
+"""Models built of the layers."""
+
+from .encoder_forecaster import EncoderForecaster
+
+__all__ = ["EncoderForecaster"]

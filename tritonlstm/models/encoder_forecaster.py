@@ -1,0 +1,60 @@
+"""The encoder–forecaster of Shi et al. 2015 (arXiv 1506.04214, section 3.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks
+from ..modules import ConvLSTM2d
+
+
+class EncoderForecaster(nn.Module):
+    """Reads a sequence of images with one ConvLSTM stack and continues it with another.
+
+    The forecaster mirrors the encoder: its first layer, which has no input, starts from the state of the encoder's last
+    layer, its last layer from that of the first. A 1×1 convolution over the hidden states of all its layers makes the
+    forecast. With 16 channels in and out and 5×5 kernels its parameter counts are those of the paper's table 1.
+
+    Args:
+        in_channels: channels of the input frames.
+        hidden_channels: one for each encoder layer.
+        kernel_size: odd; of all layers.
+        out_channels: channels of the forecast frames; `in_channels` if None.
+        **options: for the `ConvLSTM2d` layers: peephole, activation, backend, …; not batch_first.
+
+    Call:
+        model(input, steps) → (steps, B, out_channels, H, W), from input (T, B, in_channels, H, W). The values are those
+        of the 1×1 convolution: logits, where the frames are probabilities.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: list[int],
+        kernel_size: int | tuple[int, int],
+        out_channels: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: object,
+    ):
+        super().__init__()
+        if "batch_first" in options:
+            raise TypeError("batch_first: expected nothing, for the model's sequences are (T, B, …)")
+        options |= {"device": device, "dtype": dtype}
+        self.encoder = ConvLSTM2d(in_channels, hidden_channels, kernel_size, **options)
+        mirrored = hidden_channels[::-1]
+        self.forecaster = nn.ModuleList(
+            ConvLSTM2d(below, above, kernel_size, **options) for below, above in zip([0, *mirrored], mirrored)
+        )
+        out_channels = in_channels if out_channels is None else out_channels
+        self.head = nn.Conv2d(sum(mirrored), out_channels, 1, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, steps: int) -> Tensor:
+        _checks.check_integer("steps", steps, minimum=1)
+        _, states = self.encoder(input)
+        output, hidden = None, []
+        for layer, state in zip(self.forecaster, reversed(states)):
+            output, _ = layer(output, (state,), steps=steps)
+            hidden.append(output)
+        frames = self.head(torch.cat(hidden, 2).flatten(0, 1))
+        return frames.unflatten(0, (steps, -1))

@@ -1,0 +1,243 @@
+"""What all recurrent layers share: the parameters of a cell, and the stack of cells with its state."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks
+from .._backend import BACKENDS
+from ..functional import ACTIVATIONS, State
+
+class RecurrentCell(nn.Module):
+    """One layer's parameters and one of its steps.
+
+    Subclasses set `layer_function`, the function of `functional` that runs the layer, and `spatial_dims`, the names of
+    an image's dimensions.
+    """
+
+    spatial_dims: tuple[str, ...] = ()
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    peephole: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: tuple[int, ...],
+        *,
+        bias: bool,
+        peephole_shape: tuple[int, ...] | None,
+        activation: str,
+        forget_bias: float,
+        backend: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ):
+        super().__init__()
+        _checks.check_bool("bias", bias)
+        _checks.check_choice("activation", activation, ACTIVATIONS)
+        _checks.check_number("forget_bias", forget_bias)
+        _checks.check_choice("backend", backend, BACKENDS)
+        if dtype is not None and dtype not in _checks.DTYPES:
+            raise TypeError(f"dtype: expected one of {', '.join(map(str, _checks.DTYPES))}, got {dtype!r}")
+        self._in_channels = in_channels
+        self._channels = channels
+        self.activation = activation
+        self.forget_bias = forget_bias
+        self.backend = backend
+
+        def parameter(shape: tuple[int, ...] | None) -> nn.Parameter | None:
+            return None if shape is None else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.weight = parameter((4 * channels, in_channels + channels, *kernel_size))
+        self.register_parameter("bias", parameter((4 * channels,) if bias else None))
+        self.register_parameter("peephole", parameter(peephole_shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """weight ~ U(±1/√fan_in), as in nn.Conv2d; bias zero, its forget part `forget_bias`; peephole zero."""
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+            with torch.no_grad():
+                self.bias.chunk(4)[1].fill_(self.forget_bias)
+        if self.peephole is not None:
+            nn.init.zeros_(self.peephole)
+
+    def forward(self, input: Tensor | None, state: State | None = None) -> State:
+        """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c)."""
+        dims = ("B", "Cin", *self.spatial_dims)
+        batched = _is_batched("input", input, dims, "state", state)
+        if not batched:
+            input, state = _with_batch(input, 0), _state_with_batch(state)
+        if input is not None:
+            _checks.check_input("input", input, dims, self._in_channels, self.weight)
+            input = input.unsqueeze(0)
+        _, state = self.run(input, state, steps=1)
+        return state if batched else _state_without_batch(state)
+
+    def run(self, input: Tensor | None, state: State | None, steps: int | None) -> tuple[Tensor, State]:
+        """The cell over a whole sequence (T, B, Cin, *spatial)."""
+        return self.layer_function(
+            input,
+            state,
+            self.weight,
+            self.bias,
+            self.peephole,
+            steps=steps,
+            activation=self.activation,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        parts = [f"{self._in_channels}, {self._channels}"]
+        parts += [f"kernel_size={tuple(self.weight.shape[2:])}"] if self.spatial_dims else []
+        parts += [f"{name}=None" for name in ("bias", "peephole") if getattr(self, name) is None]
+        parts += [f"peephole={tuple(self.peephole.shape)}"] if self.peephole is not None else []
+        return ", ".join((*parts, f"activation={self.activation!r}", f"backend={self.backend!r}"))
+
+
+class RecurrentStack(nn.Module):
+    """A stack of cells, each of which reads the sequence of the one below."""
+
+    def __init__(self, cells: Sequence[RecurrentCell], batch_first: bool):
+        super().__init__()
+        _checks.check_bool("batch_first", batch_first)
+        self.layers = nn.ModuleList(cells)
+        self.batch_first = batch_first
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def reset_parameters(self) -> None:
+        """Each cell's `reset_parameters`."""
+        for cell in self.layers:
+            cell.reset_parameters()
+
+    def forward(
+        self, input: Tensor | None, state: Sequence[State] | None = None, *, steps: int | None = None
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        time_dim = 1 if self.batch_first else 0
+        dims = ("Cin", *self._spatial_dims)
+        dims = ("B", "T", *dims) if self.batch_first else ("T", "B", *dims)
+        batched = self._check("input", input, dims, state)
+        if not batched:
+            input, state = _with_batch(input, 1 - time_dim), state and [_state_with_batch(pair) for pair in state]
+        if self.batch_first and input is not None:
+            input = input.transpose(0, 1)
+        output, states = self._run(input, state, steps)
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        if not batched:
+            output, states = output.squeeze(1 - time_dim), tuple(_state_without_batch(pair) for pair in states)
+        return output, states
+
+    def step(
+        self, frame: Tensor | None, state: Sequence[State] | None = None
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        """One time step, for streaming: frame (B, Cin, *spatial) or without B → (output without T, state)."""
+        batched = self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
+        if not batched:
+            frame, state = _with_batch(frame, 0), state and [_state_with_batch(pair) for pair in state]
+        output, states = self._run(None if frame is None else frame.unsqueeze(0), state, 1)
+        output = output.squeeze(0)
+        if not batched:
+            output, states = output.squeeze(0), tuple(_state_without_batch(pair) for pair in states)
+        return output, states
+
+    @property
+    def _spatial_dims(self) -> tuple[str, ...]:
+        return self.layers[0].spatial_dims
+
+    def _check(self, name: str, input: Tensor | None, dims: tuple[str, ...], state: Sequence[State] | None) -> bool:
+        """Check input and every layer's state, before the first layer runs; whether they have a batch dimension."""
+        if state is not None and (not isinstance(state, (tuple, list)) or len(state) != len(self.layers)):
+            raise TypeError(
+                f"state: expected one pair (h, c) for each of {len(self.layers)} layers, got {_checks.describe(state)}"
+            )
+        batched = _is_batched(name, input, dims, "state[0]", state and state[0])
+        if not batched:
+            dims = tuple(dim for dim in dims if dim != "B")
+        if input is not None:
+            first = self.layers[0]
+            _checks.check_input(name, input, dims, first._in_channels, first.weight)
+        if state is not None:
+            sizes = state[0][0] if input is None else input
+            spatial = tuple(sizes.shape[sizes.dim() - len(self._spatial_dims) :])
+            batch = ()
+            if batched:
+                batch = (sizes.shape[0 if input is None else dims.index("B")],)
+            state_dims = ("B", "C", *self._spatial_dims)[0 if batched else 1 :]
+            for index, (cell, pair) in enumerate(zip(self.layers, state, strict=True)):
+                shape = (*batch, cell._channels, *spatial)
+                _checks.check_state(f"state[{index}]", pair, shape, state_dims, cell.weight)
+        return batched
+
+    def _run(
+        self, input: Tensor | None, state: Sequence[State] | None, steps: int | None
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        """The layers over (T, B, Cin, *spatial), one after another."""
+        output, states = input, []
+        for index, cell in enumerate(self.layers):
+            output, pair = cell.run(output, state and state[index], steps)
+            states.append(pair)
+        return output, tuple(states)
+
+
+def _is_batched(name: str, input: Tensor | None, dims: tuple[str, ...], state_name: str, state: State | None) -> bool:
+    """Whether the input has all of `dims` or lacks "B"; without an input, the state tells."""
+    if input is None:
+        if state is None:
+            return True
+        _checks.check_pair(state_name, state)
+        name, input = f"{state_name}[0]", state[0]
+        dims = ("B", "C", *(dim for dim in dims if dim not in ("T", "B", "Cin")))
+    _checks.check_tensor(name, input)
+    if input.dim() not in (len(dims), len(dims) - 1):
+        unbatched = ", ".join(dim for dim in dims if dim != "B")
+        raise ValueError(
+            f"{name}: expected dimensions ({', '.join(dims)}) or, without a batch, ({unbatched}),"
+            f" got shape {tuple(input.shape)}"
+        )
+    return input.dim() == len(dims)
+
+
+def _with_batch(tensor: Tensor | None, dim: int) -> Tensor | None:
+    return None if tensor is None else tensor.unsqueeze(dim)
+
+
+def _state_with_batch(state: State | None) -> State | None:
+    return None if state is None else tuple(tensor.unsqueeze(0) for tensor in state)
+
+
+def _state_without_batch(state: State) -> State:
+    h, c = state
+    return h.squeeze(0), c.squeeze(0)
+
+
+def per_layer(name: str, value: object, num_layers: int | None) -> list:
+    """One value, or a list with one for each layer, as a list of length `num_layers`."""
+    if not isinstance(value, list):
+        return [value] * (1 if num_layers is None else num_layers)
+    if num_layers is not None and len(value) != num_layers:
+        raise ValueError(f"{name}: expected one value or {num_layers}, one for each layer, got {value}")
+    return value
+
+
+def count_layers(num_layers: int | None, **options: object) -> int:
+    """`num_layers`, or the length of the lists among the options, which must agree."""
+    if num_layers is not None:
+        _checks.check_integer("num_layers", num_layers, minimum=1)
+        return num_layers
+    lengths = {name: len(value) for name, value in options.items() if isinstance(value, list)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"num_layers: expected lists of one length, got {lengths}")
+    count = next(iter(lengths.values()), 1)
+    _checks.check_integer(f"num_layers (the length of {', '.join(lengths) or 'nothing'})", count, minimum=1)
+    return count

@@ -1,0 +1,185 @@
+"""The oracle: the equations of Shi et al. 2015 (arXiv 1506.04214) in plain PyTorch.
+
+`*` is convolution, `∘` the elementwise product, σ the logistic function; the gates come in the order i, f, g, o:
+
+    A_t = W * [X_t ; H_{t-1}] + b
+    i_t = σ(A_i + w_ci ∘ C_{t-1})
+    f_t = σ(A_f + w_cf ∘ C_{t-1})
+    g_t = tanh(A_g)
+    C_t = f_t ∘ C_{t-1} + i_t ∘ g_t
+    o_t = σ(A_o + w_co ∘ C_t)
+    H_t = o_t ∘ tanh(C_t)
+
+Any dtype, any device, differentiable as often as PyTorch is: this is also what `backend="torch"` runs. The backward pass
+that the kernels implement stands here a second time by hand, so that it can be held against autograd on its own.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+
+
+class Gates(NamedTuple):
+    """The gates of one step, each (B, C, *spatial), after their activations."""
+
+    i: Tensor
+    f: Tensor
+    g: Tensor
+    o: Tensor
+
+
+def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W * x + b: a convolution that keeps the image's size, or a matrix product if `weight` has no kernel dimensions."""
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    return _CONVOLUTIONS[weight.dim() - 2](x, weight, bias, padding="same")
+
+
+def step(
+    x: Tensor | None,
+    h: Tensor,
+    c: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    peephole: Tensor | None = None,
+    *,
+    activation: str = "tanh",
+) -> tuple[Tensor, Tensor, Gates]:
+    """One time step.
+
+    x (B, Cin, *spatial) or None where Cin = 0; h and c (B, C, *spatial); weight (4C, Cin + C, *kernel), input channels
+    first; bias (4C); peephole (3, C, *spatial or ones), in the order i, f, o. Returns H_t, C_t and the gates.
+    The gates are computed in the dtype of c, which is float32 where h has a half type.
+    """
+    activate = _ACTIVATIONS[activation]
+    if bias is not None:
+        bias = bias.to(weight.dtype)
+    preact = linear_map(h if x is None else torch.cat([x, h], 1), weight, bias)
+    a_i, a_f, a_g, a_o = preact.to(c.dtype).chunk(4, 1)
+    if peephole is not None:
+        w_ci, w_cf, w_co = peephole.to(c.dtype)
+        a_i = a_i + w_ci * c
+        a_f = a_f + w_cf * c
+    i, f, g = torch.sigmoid(a_i), torch.sigmoid(a_f), activate(a_g)
+    c = f * c + i * g
+    if peephole is not None:
+        a_o = a_o + w_co * c
+    o = torch.sigmoid(a_o)
+    return (o * activate(c)).to(h.dtype), c, Gates(i, f, g, o)
+
+
+def sequence(
+    input: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    peephole: Tensor | None = None,
+    *,
+    steps: int | None = None,
+    activation: str = "tanh",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A whole sequence of one layer: input (T, B, Cin, *spatial), or None with `steps`.
+
+    Returns output (T, B, C, *spatial), h_n and c_n (B, C, *spatial). The other shapes are those of `step`.
+    """
+    frames = [None] * steps if input is None else input.unbind(0)
+    h, c, output = h0, c0, []
+    for x in frames:
+        h, c, _ = step(x, h, c, weight, bias, peephole, activation=activation)
+        output.append(h)
+    return torch.stack(output), h, c
+
+
+class Gradients(NamedTuple):
+    """The gradients of a scalar loss with respect to the arguments of `sequence`; None for absent arguments."""
+
+    input: Tensor | None
+    h0: Tensor
+    c0: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    peephole: Tensor | None
+
+
+def sequence_backward(
+    grad_output: Tensor,
+    grad_h_n: Tensor,
+    grad_c_n: Tensor,
+    input: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    peephole: Tensor | None = None,
+    *,
+    steps: int | None = None,
+    activation: str = "tanh",
+) -> Gradients:
+    """The backward pass by hand (kernels/DERIVATION.md): backpropagation through time, one step after another.
+
+    Shapes as in `sequence`; the first three arguments are the gradients of its results.
+    """
+    slope = _activation_slope(activation)
+    frames = [None] * steps if input is None else list(input.unbind(0))
+    hs, cs, gates = [h0], [c0], []
+    for x in frames:
+        h, c, gate = step(x, hs[-1], cs[-1], weight, bias, peephole, activation=activation)
+        hs.append(h)
+        cs.append(c)
+        gates.append(gate)
+
+    w_ci, w_cf, w_co = (0, 0, 0) if peephole is None else peephole
+    in_channels = weight.shape[1] - h0.shape[1]
+    grad_weight = torch.zeros_like(weight)
+    grad_bias = None if bias is None else torch.zeros_like(bias)
+    grad_peephole = None if peephole is None else torch.zeros_like(peephole)
+    grad_frames = []
+    dh, dc = grad_h_n, grad_c_n
+    for t in reversed(range(len(frames))):
+        i, f, g, o = gates[t]
+        c_prev, c = cs[t], cs[t + 1]
+        squashed = _ACTIVATIONS[activation](c)
+        dh = dh + grad_output[t]
+        da_o = dh * squashed * o * (1 - o)
+        dc = dc + dh * o * slope(squashed) + da_o * w_co
+        da_i = dc * g * i * (1 - i)
+        da_f = dc * c_prev * f * (1 - f)
+        da_g = dc * i * slope(g)
+        dc = dc * f + da_i * w_ci + da_f * w_cf
+        da = torch.cat([da_i, da_f, da_g, da_o], 1)
+        z = hs[t] if frames[t] is None else torch.cat([frames[t], hs[t]], 1)
+        dz, dw = _linear_map_backward(da, z, weight)
+        dx, dh = dz.split([in_channels, h0.shape[1]], 1)
+        grad_frames.append(dx)
+        grad_weight += dw
+        if grad_bias is not None:
+            grad_bias += da.transpose(0, 1).flatten(1).sum(1)
+        if grad_peephole is not None:
+            products = torch.stack([da_i * c_prev, da_f * c_prev, da_o * c])
+            grad_peephole += products.sum(1).sum_to_size(peephole.shape)
+    grad_input = None if input is None else torch.stack(grad_frames[::-1])
+    return Gradients(grad_input, dh, dc, grad_weight, grad_bias, grad_peephole)
+
+
+def _activation_slope(activation: str):
+    """The derivative of an activation as a function of its value."""
+    return {"tanh": lambda value: 1 - value**2, "relu": lambda value: (value > 0).to(value.dtype)}[activation]
+
+
+def _linear_map_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of `linear_map` with respect to x and weight."""
+    if weight.dim() == 2:
+        return grad @ weight, grad.t() @ x
+    if weight.dim() == 4:
+        padding = [size // 2 for size in weight.shape[2:]]
+        return (
+            torch.nn.grad.conv2d_input(x.shape, weight, grad, padding=padding),
+            torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=padding),
+        )
+    raise ValueError(f"weight: expected 2 or 4 dimensions, got shape {tuple(weight.shape)}")
