@@ -5,8 +5,8 @@
     "torch"   the equations as plain PyTorch operations (`reference`), for what the operators cannot do
 """
 
-import functools
 import importlib.util
+import os
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from ._dtypes import compute_dtype
 BACKENDS = ("auto", "triton", "torch")
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
+_TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
+_TRITON_INTERPRETS = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+"""Triton reads this variable when a kernel is defined, so it must be set before this package is imported."""
+
 
 def uses_reference(backend: str) -> bool:
     return backend == "torch"
@@ -24,7 +28,7 @@ def uses_reference(backend: str) -> bool:
 def uses_triton(backend: str, weight: Tensor) -> bool:
     """Whether an operator's gates run in Triton; raises where they must and cannot."""
     if backend == "auto":
-        return weight.is_cuda and weight.dtype in TRITON_DTYPES and _triton_is_installed()
+        return weight.is_cuda and weight.dtype in TRITON_DTYPES and _TRITON_IS_INSTALLED
     reason = _obstacle(weight)
     if reason is not None:
         raise ValueError(f'backend: "triton" {reason}; "auto" works here')
@@ -32,23 +36,12 @@ def uses_triton(backend: str, weight: Tensor) -> bool:
 
 
 def _obstacle(weight: Tensor) -> str | None:
-    if not _triton_is_installed():
+    if not _TRITON_IS_INSTALLED:
         return "needs the package triton, which is not installed"
     if compute_dtype(weight) not in TRITON_DTYPES:
         return f"computes in {', '.join(map(str, TRITON_DTYPES))}, got {compute_dtype(weight)}"
     if weight.device.type in ("cuda", "meta"):
         return None
-    if weight.device.type == "cpu" and _triton_interprets():
+    if weight.device.type == "cpu" and _TRITON_INTERPRETS:
         return None
     return f"needs a GPU, or TRITON_INTERPRET=1 in the environment, got a weight on {weight.device}"
-
-
-@functools.cache
-def _triton_is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-def _triton_interprets() -> bool:
-    from ._launch import INTERPRETED
-
-    return INTERPRETED

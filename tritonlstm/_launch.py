@@ -1,7 +1,7 @@
 """The gates and their gradients in Triton: the only file that launches a kernel.
 
 It allocates what a kernel needs, picks its configuration and lays out its grid. The same code runs on CPU tensors when
-Triton interprets (TRITON_INTERPRET=1, set before this module is imported).
+Triton interprets (TRITON_INTERPRET=1).
 """
 
 import functools
@@ -9,7 +9,6 @@ import functools
 import torch
 import triton
 from torch import Tensor
-from triton.runtime.interpreter import InterpretedFunction
 
 from ._layout import Layout
 from .kernels.gates_backward import gates_backward_kernel
@@ -19,8 +18,6 @@ from .tuning import Config, pick_config
 
 BIAS_IN_CONVOLUTION = False
 """The gate kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own."""
-
-INTERPRETED = isinstance(gates_forward_kernel, InterpretedFunction)
 
 _REDUCTION_PROGRAMS = 256
 """Programs among which the parameter reduction is dealt out: about two for each multiprocessor of a large GPU. The number

@@ -141,37 +141,70 @@ for _name, _implementation, _fake in (
 
 
 def _setup_context(ctx, inputs, output):
-    input, h0, c0, weight, bias, peephole, steps, activation, triton = inputs
+    input, h0, c0, weight, bias, peephole, _, activation, triton = inputs
     *_, packed_inputs, cells, gates = output
     ctx.mark_non_differentiable(packed_inputs, cells, gates)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(packed_inputs, cells, gates, weight, bias, peephole)
+    # The gradients depend on these three too, though they are computed from the packed copies: a second derivative must
+    # find them. The input is large, so it is kept only where nothing else would tell that there is one.
+    others = any(tensor is not None and tensor.requires_grad for tensor in (h0, c0, weight, bias, peephole))
+    ctx.save_for_backward(
+        packed_inputs, cells, gates, weight, bias, peephole, h0, c0, None if others else input
+    )
     ctx.activation = activation
     ctx.triton = triton
 
 
-def _autograd_backward(ctx, grad_output, grad_h_n, grad_c_n, *_):
-    needs = ctx.needs_input_grad[: len(Needs._fields)]
-    grads = iter(
-        torch.ops.tritonlstm.backward(
-            grad_output, grad_h_n, grad_c_n, *ctx.saved_tensors, ctx.activation, ctx.triton, needs
-        )
-    )
-    return (*(next(grads) if needed else None for needed in needs), None, None, None)
+def _autograd_backward(ctx, grads, backward):
+    """The gradients of all arguments, from those of (output, h_n, c_n), by `backward`."""
+    needs = list(ctx.needs_input_grad[: len(Needs._fields)])
+    *saved, h0, c0, input = ctx.saved_tensors
+    wanted = iter(backward(*grads[:3], *saved, ctx.activation, ctx.triton, needs, h0, c0, input))
+    return (*(next(wanted) if needed else None for needed in needs), None, None, None)
 
 
-torch.library.register_autograd("tritonlstm::training", _autograd_backward, setup_context=_setup_context)
+def _backward_by_operator(*args):
+    *operands, _, _, _ = args
+    return torch.ops.tritonlstm.backward(*operands)
+
+
+class _Backward(torch.autograd.Function):
+    """The backward operator, which refuses to be differentiated rather than be taken for a constant."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args):
+        return tuple(_backward_by_operator(*args))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError('tritonlstm: this backend is differentiable once; use backend="torch" for second derivatives')
 
 
 class _Training(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input, h0, c0, weight, bias, peephole, steps, activation, triton):
-        return torch.ops.tritonlstm.training(input, h0, c0, weight, bias, peephole, steps, activation, triton)
+    def forward(*args):
+        return torch.ops.tritonlstm.training(*args)
 
     setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_autograd_backward)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return _autograd_backward(ctx, grads, _Backward.apply)
+
+
+torch.library.register_autograd(
+    "tritonlstm::training",
+    lambda ctx, *grads: _autograd_backward(ctx, grads, _backward_by_operator),
+    setup_context=_setup_context,
+)
 
 
 def sequence(
@@ -188,8 +221,14 @@ def sequence(
     """output (T, B, C, *spatial), h_n, c_n (B, C, *spatial) of one layer, differentiable once. Nothing is checked here."""
     args = (input, h0, c0, weight, bias, peephole, steps, activation, triton)
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-        return torch.ops.tritonlstm.inference(*args)
+    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if torch.compiler.is_compiling():
-        return torch.ops.tritonlstm.training(*args)[:3]
-    return _Training.apply(*args)[:3]
+        return torch.ops.tritonlstm.training(*args)[:3] if differentiable else torch.ops.tritonlstm.inference(*args)
+    if differentiable or _forward_mode_is_on():
+        return _Training.apply(*args)[:3]
+    return torch.ops.tritonlstm.inference(*args)
+
+
+def _forward_mode_is_on() -> bool:
+    # A plain operator would drop the tangents without a word; a Function without a jvp refuses them.
+    return torch.autograd.forward_ad._current_level >= 0

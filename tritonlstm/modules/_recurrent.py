@@ -59,8 +59,8 @@ class RecurrentCell(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """weight ~ U(±1/√fan_in), as in nn.Conv2d; bias zero, its forget part `forget_bias`; peephole zero."""
-        bound = 1 / math.sqrt(self.weight[0].numel())
+        """weight ~ U(±√(3/fan_in)), of variance 1/fan_in; bias zero, its forget part `forget_bias`; peephole zero."""
+        bound = math.sqrt(3 / self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.zeros_(self.bias)

@@ -26,7 +26,8 @@ class PeepholeLSTMCell(RecurrentCell):
         None; h has the input's dtype, c is float32 where that is a half type. All may come without B.
 
     Parameters:
-        weight (4C, Cin + C): input columns first; gates in the order i, f, g, o. Starts as U(±1/√(Cin + C)).
+        weight (4C, Cin + C): input columns first; gates in the order i, f, g, o. Starts as U(±√(3/(Cin + C))),
+            of variance 1/(Cin + C).
         bias (4C): starts at zero, its forget part at `forget_bias`.
         peephole (3, C): in the order i, f, o. Starts at zero.
 

@@ -1,0 +1,100 @@
+"""Training: all contenders side by side, on the same sequences in the same order."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .task import FRAMES_IN, FRAMES_OUT, make_sequences
+
+BATCH = 4
+LEARNING_RATE = 3e-3
+WARM_UP = 0.1
+CLIP = 100.0
+"""Bound on the gradient's norm; the loss is summed over a frame's pixels."""
+
+RAMP = 0.5
+"""Part of the training over which the forecast grows from one frame to all: the near future is learned first."""
+
+
+@dataclass
+class Contender:
+    """A model with its optimizer and learning-rate schedule; `run` is the model as it is called, perhaps compiled."""
+
+    model: nn.Module
+    run: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+
+    @classmethod
+    def of(cls, model: nn.Module, iterations: int, *, compiled: bool) -> "Contender":
+        optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, LEARNING_RATE, total_steps=iterations, pct_start=WARM_UP
+        )
+        return cls(model, torch.compile(model) if compiled else model, optimizer, schedule)
+
+    def learn(self, input: Tensor, truth: Tensor) -> float:
+        """One step of the optimizer; the loss before it, in nats a frame."""
+        with autocast(input.device):
+            logits = self.run(input, len(truth))
+        loss = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="sum") / truth[:, :, 0, 0, 0].numel()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def forecast(self, input: Tensor) -> Tensor:
+        """The probabilities (10, B, 1, H, W) that follow the input, on the CPU."""
+        with autocast(input.device):
+            logits = [self.run(part, FRAMES_OUT) for part in input.split(64, dim=1)]
+        return torch.cat(logits, 1).float().sigmoid().cpu()
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 where the device is fast at it: any GPU of these years, or a CPU with instructions for it."""
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def horizon(progress: float) -> int:
+    """How many frames to forecast after this part of the training."""
+    return min(FRAMES_OUT, 1 + int(FRAMES_OUT * progress / RAMP))
+
+
+def train(
+    contenders: dict[str, Contender], digits: Tensor, iterations: int, seconds: float, seed: int, device: torch.device
+) -> str:
+    """Train for so many iterations, or until time is up or the user interrupts; returns how it ended, in words."""
+    generator = torch.Generator().manual_seed(seed)
+    start = time.monotonic()
+    with tqdm(total=iterations, unit="it", dynamic_ncols=True) as bar:
+        try:
+            for iteration, (input, truth) in enumerate(_batches(digits, iterations, generator)):
+                if time.monotonic() - start > seconds:
+                    return f"time was up after {iteration} of {iterations} iterations"
+                input, truth = input.to(device), truth.to(device)
+                losses = {name: each.learn(input, truth) for name, each in contenders.items()}
+                bar.update()
+                frames = bar.n * BATCH * (FRAMES_IN + FRAMES_OUT) / (time.monotonic() - start)
+                bar.set_postfix_str(
+                    f"{frames:.0f} frames/s, loss at {len(truth)} frames: "
+                    + ", ".join(f"{name} {loss:.1f}" for name, loss in losses.items())
+                )
+        except KeyboardInterrupt:
+            return f"interrupted after {bar.n} of {iterations} iterations"
+    return f"{iterations} iterations in {time.monotonic() - start:.0f} s"
+
+
+def _batches(digits: Tensor, iterations: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    for iteration in range(iterations):
+        input, truth = make_sequences(digits, BATCH, generator)
+        yield input, truth[: horizon(iteration / iterations)]

@@ -1,0 +1,28 @@
+"""Settings of the whole run. Without a GPU, Triton interprets the kernels on CPU tensors."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import pytest
+
+from tests.interpreter import round_to_nearest
+
+round_to_nearest()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Uninitialised memory holds NaN, so that a place nobody wrote shows."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,168 @@
+"""Random problems for one layer, and the ways to solve them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from tritonlstm import _ops, reference
+from tritonlstm._dtypes import cell_dtype
+
+ARGUMENTS = ("input", "h0", "c0", "weight", "bias", "peephole")
+RESULTS = ("output", "h_n", "c_n")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes and options of a problem. `kernel` and `spatial` are () for a layer of vectors."""
+
+    steps: int = 4
+    batch: int = 2
+    in_channels: int = 3
+    channels: int = 5
+    spatial: tuple[int, ...] = (6, 7)
+    kernel: tuple[int, ...] = (3, 5)
+    bias: bool = True
+    peephole: str = "channel"
+    activation: str = "tanh"
+
+    def but(self, **changes: object) -> "Shape":
+        return replace(self, **changes)
+
+
+VECTORS = Shape(spatial=(), kernel=(), batch=7)
+
+SHAPES = {
+    "base": Shape(),
+    "relu": Shape(activation="relu"),
+    "no peephole": Shape(peephole="none"),
+    "full peephole": Shape(peephole="full"),
+    "relu, full peephole": Shape(peephole="full", activation="relu"),
+    "no bias": Shape(bias=False),
+    "no bias, no peephole": Shape(bias=False, peephole="none"),
+    "no bias, full peephole": Shape(bias=False, peephole="full"),
+    "one step": Shape(steps=1),
+    "many steps": Shape(steps=13, spatial=(3, 3)),
+    "one image": Shape(batch=1),
+    "no image": Shape(batch=0),
+    "one pixel": Shape(spatial=(1, 1)),
+    "one pixel, full peephole": Shape(spatial=(1, 1), peephole="full"),
+    "one row": Shape(spatial=(1, 9)),
+    "one channel": Shape(in_channels=1, channels=1),
+    "17 channels": Shape(in_channels=2, channels=17, steps=3, spatial=(4, 3)),
+    "64 channels": Shape(in_channels=1, channels=64, steps=2, spatial=(5, 5), kernel=(3, 3)),
+    "96 channels": Shape(in_channels=1, channels=96, steps=2, spatial=(3, 5), kernel=(1, 1)),
+    "130 channels": Shape(in_channels=4, channels=130, steps=2, spatial=(3, 3), kernel=(3, 3)),
+    "state alone": Shape(in_channels=0),
+    "1×1 kernel": Shape(kernel=(1, 1)),
+    "kernel larger than the image": Shape(spatial=(2, 2), kernel=(5, 5)),
+    "vectors": VECTORS,
+    "vectors, no peephole": VECTORS.but(peephole="none"),
+    "vectors, one step": VECTORS.but(steps=1, batch=1),
+    "vectors, state alone": VECTORS.but(in_channels=0, bias=False),
+}
+
+
+@dataclass
+class Problem:
+    """Leaf tensors for one layer, and cotangents for its results."""
+
+    shape: Shape
+    input: Tensor | None
+    h0: Tensor
+    c0: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    peephole: Tensor | None
+    cotangents: dict[str, Tensor | None] = field(default_factory=dict)
+
+    @classmethod
+    def random(cls, shape: Shape, dtype: torch.dtype, seed: int = 0) -> "Problem":
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*size: int, dtype: torch.dtype = dtype, scale: float = 1.0) -> Tensor:
+            return (torch.randn(*size, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+        steps, batch, channels = shape.steps, shape.batch, shape.channels
+        fan_in = (shape.in_channels + channels) * max(1, torch.Size(shape.kernel).numel())
+        peephole_size = {"none": None, "channel": (1,) * len(shape.spatial), "full": shape.spatial}[shape.peephole]
+        state = (batch, channels, *shape.spatial)
+        cell = cell_dtype(dtype)
+        problem = cls(
+            shape,
+            input=normal(steps, batch, shape.in_channels, *shape.spatial) if shape.in_channels else None,
+            h0=normal(*state, scale=0.5),
+            c0=normal(*state, dtype=cell),
+            weight=normal(4 * channels, shape.in_channels + channels, *shape.kernel, scale=fan_in**-0.5),
+            bias=normal(4 * channels, scale=0.5) if shape.bias else None,
+            peephole=None if peephole_size is None else normal(3, channels, *peephole_size, scale=0.5),
+            cotangents={
+                "output": normal(steps, *state),
+                "h_n": normal(*state),
+                "c_n": normal(*state, dtype=cell),
+            },
+        )
+        if shape.activation == "relu":
+            problem._keep_away_from_kinks()
+        return problem
+
+    def _keep_away_from_kinks(self) -> None:
+        """Give g and c of each channel a sign of their own, far from zero.
+
+        Where relu's argument is near zero, a rounding decides whether a gradient is there or not: no error at all.
+        """
+        signs = 1.0 - 2.0 * (torch.arange(self.shape.channels) % 2)
+        self.c0 = (self.c0.abs() + 0.5) * signs.view(-1, *(1 for _ in self.shape.spatial)).to(self.c0.dtype)
+        if self.bias is not None:
+            self.bias.chunk(4)[2].copy_(2 * signs)
+            self.weight.chunk(4)[2].mul_(0.25)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The arguments that are there, by name."""
+        named = {name: getattr(self, name) for name in ARGUMENTS}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def to_double(self) -> "Problem":
+        def double(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.double()
+
+        return Problem(
+            self.shape,
+            **{name: double(getattr(self, name)) for name in ARGUMENTS},
+            cotangents={name: double(tensor) for name, tensor in self.cotangents.items()},
+        )
+
+    def solve(self, run: Callable[["Problem"], tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
+        """All results of `run` and all gradients, by name. Cotangents that are None are left out of the loss."""
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.tensors().items()}
+        results = dict(zip(RESULTS, run(replace(self, **leaves)), strict=True))
+        used = [name for name in RESULTS if self.cotangents[name] is not None]
+        grads = torch.autograd.grad(
+            [results[name] for name in used],
+            list(leaves.values()),
+            [self.cotangents[name] for name in used],
+            materialize_grads=True,
+        )
+        named = {f"grad of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+        return {name: tensor.detach() for name, tensor in {**results, **named}.items()}
+
+
+def by_operator(triton: bool) -> Callable[[Problem], tuple[Tensor, Tensor, Tensor]]:
+    """Solve with the sequence operator, its gates in Triton or in ATen."""
+
+    def run(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+        arguments = (getattr(problem, name) for name in ARGUMENTS)
+        return _ops.sequence(*arguments, problem.shape.steps, problem.shape.activation, triton)
+
+    return run
+
+
+def by_reference(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve with the oracle's equations, in the problem's dtype."""
+    arguments = (getattr(problem, name) for name in ARGUMENTS)
+    return reference.sequence(*arguments, steps=problem.shape.steps, activation=problem.shape.activation)
+
+
+PATHS = {"aten": by_operator(triton=False), "triton": by_operator(triton=True)}
+"""The two implementations of the gates. On a CPU, "triton" is interpreted."""

@@ -1,0 +1,162 @@
+"""The registered operators: schemas, fakes, strides, autograd, compilation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import tritonlstm
+from tests.problems import ARGUMENTS, PATHS, SHAPES, Problem, Shape
+from tritonlstm import _ops
+
+SOME_SHAPES = ["base", "no bias, no peephole", "full peephole", "one step", "no image", "state alone", "vectors"]
+
+
+def arguments(problem: Problem, triton: bool) -> tuple:
+    tensors = (getattr(problem, name) for name in ARGUMENTS)
+    return (*tensors, problem.shape.steps, problem.shape.activation, triton)
+
+
+def backward_arguments(problem: Problem, triton: bool, needs: list[bool]) -> tuple:
+    *_, inputs, cells, gates = torch.ops.tritonlstm.training(*arguments(problem, triton))
+    cotangents = problem.cotangents.values()
+    parameters = (problem.weight, problem.bias, problem.peephole)
+    return (*cotangents, inputs, cells, gates, *parameters, problem.shape.activation, triton, needs)
+
+
+def needed(problem: Problem) -> list[bool]:
+    return [getattr(problem, name) is not None for name in ARGUMENTS]
+
+
+@pytest.mark.parametrize("triton", [False, True], ids=["aten", "triton"])
+@pytest.mark.parametrize("shape", SOME_SHAPES)
+class TestOpcheck:
+    def test_inference(self, shape: str, triton: bool):
+        problem = Problem.random(SHAPES[shape], torch.float32)
+        torch.library.opcheck(torch.ops.tritonlstm.inference.default, arguments(problem, triton))
+
+    def test_training(self, shape: str, triton: bool):
+        problem = Problem.random(SHAPES[shape], torch.float32)
+        leaves = {name: tensor.requires_grad_() for name, tensor in problem.tensors().items()}
+        torch.library.opcheck(torch.ops.tritonlstm.training.default, arguments(replace(problem, **leaves), triton))
+
+    def test_backward(self, shape: str, triton: bool):
+        problem = Problem.random(SHAPES[shape], torch.float32)
+        args = backward_arguments(problem, triton, needed(problem))
+        torch.library.opcheck(torch.ops.tritonlstm.backward.default, args)
+
+
+@pytest.mark.parametrize("triton", [False, True], ids=["aten", "triton"])
+@pytest.mark.parametrize("shape", SOME_SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fakes_allocate_as_the_operators_do(shape: str, triton: bool, dtype: torch.dtype):
+    problem = Problem.random(SHAPES[shape], dtype)
+    # A weight that is not contiguous: its gradient has its strides.
+    weight = problem.weight.transpose(0, 1).contiguous().transpose(0, 1)
+    problem = replace(problem, weight=weight)
+    calls = [
+        (torch.ops.tritonlstm.inference, arguments(problem, triton)),
+        (torch.ops.tritonlstm.training, arguments(problem, triton)),
+        (torch.ops.tritonlstm.backward, backward_arguments(problem, triton, needed(problem))),
+    ]
+    mode = torch._subclasses.FakeTensorMode()
+    for operator, args in calls:
+        real = operator(*args)
+        with mode:
+            fake = operator(*(mode.from_tensor(arg) if isinstance(arg, Tensor) else arg for arg in args))
+        assert len(real) == len(fake)
+        for one, other in zip(real, fake, strict=True):
+            assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
+            assert one.storage_offset() == 0
+
+
+@pytest.mark.parametrize("triton", [False, True], ids=["aten", "triton"])
+def test_no_result_shares_memory_with_another_tensor(triton: bool):
+    problem = Problem.random(Shape(steps=1), torch.float32)
+    for operator, args in (
+        (torch.ops.tritonlstm.training, arguments(problem, triton)),
+        (torch.ops.tritonlstm.inference, arguments(problem, triton)),
+        (torch.ops.tritonlstm.backward, backward_arguments(problem, triton, needed(problem))),
+    ):
+        given = [arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, Tensor)]
+        results = [result.untyped_storage().data_ptr() for result in operator(*args)]
+        assert len(set(results)) == len(results)
+        assert not set(results) & set(given)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_second_derivative_is_refused_and_never_silently_zero(path: str, name: str):
+    problem = Problem.random(Shape(), torch.float32)
+    leaf = getattr(problem, name).requires_grad_()
+    output, _, _ = PATHS[path](problem)
+    (grad,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match='backend="torch"'):
+        (grad.square().sum() + leaf.sum()).backward()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")  # from torch.func itself
+def test_forward_mode_is_refused_and_never_silently_zero(path: str, name: str):
+    problem = Problem.random(Shape(), torch.float32)
+
+    def run(tensor: Tensor) -> Tensor:
+        return PATHS[path](replace(problem, **{name: tensor}))[0]
+
+    tensor = getattr(problem, name)
+    with pytest.raises((RuntimeError, NotImplementedError), match="jvp"):
+        torch.func.jvp(run, (tensor,), (tensor,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError), match="jvp"):
+        run(torch.autograd.forward_ad.make_dual(tensor, tensor))
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+LAYERS = {
+    "ConvLSTM2d": lambda: tritonlstm.ConvLSTM2d(2, [4, 3], 3),
+    "ConvLSTM2d, interpreted": lambda: tritonlstm.ConvLSTM2d(2, [4, 3], 3, backend="triton"),
+    "PeepholeLSTM": lambda: tritonlstm.PeepholeLSTM(2, [4, 3]),
+}
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from inside torch's compiler
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+def test_compiled_equals_eager_with_no_recompilation_for_other_t_and_b(make):
+    layer = make()
+    for cell in layer.layers:
+        torch.nn.init.normal_(cell.peephole)
+    compiled = torch.compile(layer, fullgraph=True)
+    spatial = (5, 4) if isinstance(layer, tritonlstm.ConvLSTM2d) else ()
+    compilations = []
+    for steps, batch in ((4, 2), (5, 3), (7, 4), (2, 6), (9, 2)):
+        input = torch.randn(steps, batch, 2, *spatial, requires_grad=True)
+        results = []
+        for run in (layer, compiled):
+            output, state = run(input)
+            loss = output.square().sum() + sum(h.sum() + c.square().sum() for h, c in state)
+            results.append((output, *torch.autograd.grad(loss, [input, *layer.parameters()])))
+        for eager, other in zip(*results, strict=True):
+            torch.testing.assert_close(other, eager, rtol=1e-5, atol=1e-5)
+        compilations.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    # The first call is compiled for its sizes, the second for any; the others use that.
+    assert compilations[1:] == [2] * 4
+
+
+def test_inference_saves_nothing():
+    problem = Problem.random(Shape(), torch.float32)
+    with torch.profiler.profile() as profile:
+        _ops.sequence(*arguments(problem, False))
+        with torch.no_grad():
+            _ops.sequence(*arguments(replace(problem, weight=problem.weight.requires_grad_()), False))
+    names = {event.name for event in profile.events()}
+    assert "tritonlstm::inference" in names
+    assert "tritonlstm::training" not in names

@@ -1,0 +1,212 @@
+"""The sequence operator against the float64 oracle: every result and every gradient."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.problems import PATHS, SHAPES, Problem, Shape, by_reference
+from tests.tolerances import assert_close_to_oracle
+
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMBINATIONS = [
+    pytest.param(path, dtype, id=f"{path}-{name}")
+    for path in PATHS
+    for name, dtype in DTYPES.items()
+    if (path, name) != ("triton", "fp64")  # the kernels compute in float32
+]
+
+
+def check(problem: Problem, path: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    got, expected = problem.solve(PATHS[path]), problem.solve(by_reference)
+    oracle = problem.to_double().solve(by_reference)
+    for name in oracle:
+        assert_close_to_oracle(name, got[name], expected[name], oracle[name], dtype)
+        assert got[name].dtype == expected[name].dtype, name
+    return got
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize(("path", "dtype"), COMBINATIONS)
+def test_agrees_with_the_oracle(path: str, dtype: torch.dtype, shape: Shape):
+    check(Problem.random(shape, dtype), path, dtype)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("used", [("output",), ("h_n",), ("c_n",), ("output", "c_n")], ids="+".join)
+def test_absent_cotangents_count_as_zero(path: str, used: tuple[str, ...]):
+    problem = Problem.random(Shape(), torch.float32)
+    problem.cotangents = {name: grad if name in used else None for name, grad in problem.cotangents.items()}
+    check(problem, path, torch.float32)
+
+
+def _expand_time(input: Tensor) -> Tensor:
+    return input[:1].expand(input.shape)
+
+
+def _slice_channels(input: Tensor) -> Tensor:
+    return torch.cat([input, input], 2)[:, :, ::2]
+
+
+def _channels_last(input: Tensor) -> Tensor:
+    return input.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, input.shape[:2])
+
+
+def _batch_first(input: Tensor) -> Tensor:
+    return input.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+def _expand_space(input: Tensor) -> Tensor:
+    return input[..., :1, :1].expand(input.shape)
+
+
+def _flip_storage(input: Tensor) -> Tensor:
+    return input.permute(*reversed(range(input.dim()))).contiguous().permute(*reversed(range(input.dim())))
+
+
+STRIDES = [_expand_time, _slice_channels, _channels_last, _batch_first, _expand_space, _flip_storage]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("layout", STRIDES)
+def test_any_strides_of_the_input(path: str, layout):
+    problem = Problem.random(Shape(), torch.float32)
+    problem.input = layout(problem.input)
+    check(problem, path, torch.float32)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["h0", "c0", "weight", "peephole", "bias"])
+def test_any_strides_of_the_other_arguments(path: str, name: str):
+    problem = Problem.random(Shape(peephole="full"), torch.float32)
+    strided = _flip_storage(getattr(problem, name).repeat_interleave(2, 0))[::2]
+    assert not strided.is_contiguous()
+    got = check(replace(problem, **{name: strided}), path, torch.float32)
+    dense = problem.solve(PATHS[path])
+    for key in dense:
+        assert torch.equal(got[key], dense[key]), key
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("layout", STRIDES)
+@pytest.mark.parametrize("spatial", [(6, 7), ()], ids=["images", "vectors"])
+def test_any_strides_of_the_output_gradient(path: str, layout, spatial: tuple[int, ...]):
+    shape = Shape(spatial=spatial, kernel=(3, 3)[: len(spatial)])
+    if layout is _expand_space and not spatial:
+        layout = _expand_time
+    problem = Problem.random(shape, torch.float32)
+    problem.cotangents["output"] = layout(problem.cotangents["output"])
+    check(problem, path, torch.float32)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_stride_0_gradients(path: str):
+    problem = Problem.random(Shape(), torch.float32)
+    problem.cotangents = {name: torch.ones(()).expand(grad.shape) for name, grad in problem.cotangents.items()}
+    check(problem, path, torch.float32)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_saturated_gates(path: str, activation: str):
+    """Pre-activations of ±1e4: everything stays finite, and as near to the oracle as the reference."""
+    problem = Problem.random(Shape(activation=activation, steps=3), torch.float32)
+    problem.weight = problem.weight * 0
+    signs = torch.randint(2, problem.bias.shape) * 2.0 - 1
+    problem.bias = 1e4 * signs
+    if activation == "relu":
+        problem.bias.chunk(4)[2].clamp_(max=10.0)
+    check(problem, path, torch.float32)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["input", "h0", "c0", "bias", "peephole"])
+def test_nan_and_inf_go_where_the_reference_sends_them(path: str, activation: str, value: float, place: str):
+    problem = Problem.random(Shape(activation=activation, batch=2), torch.float32)
+    poisoned = getattr(problem, place).clone()
+    poisoned.view(-1)[1] = value
+    problem = replace(problem, **{place: poisoned})
+    got, expected = PATHS[path](problem), by_reference(problem)
+    assert not all(result.isfinite().all() for result in expected), "the test must show something"
+    for result, wanted in zip(got, expected, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+        finite_images = wanted.isfinite().flatten(-3).all(-1)
+        assert torch.equal(result.isfinite().flatten(-3).all(-1), finite_images)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nan_gradients_reach_what_the_reference_sends_them_to(path: str):
+    problem = Problem.random(Shape(batch=2), torch.float32)
+    problem.cotangents["output"][1, 0, 2, 3, 3] = float("nan")
+    got, expected = problem.solve(PATHS[path]), problem.solve(by_reference)
+    for name in expected:
+        assert torch.equal(got[name].isnan(), expected[name].isnan()), name
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("shape", [Shape(steps=7), Shape(steps=7, spatial=(), kernel=())], ids=["images", "vectors"])
+def test_a_sequence_equals_its_chunks_with_carried_state_bit_for_bit(path: str, shape: Shape):
+    problem = Problem.random(shape, torch.float32)
+    whole = PATHS[path](problem)
+    outputs, state = [], {"h0": problem.h0, "c0": problem.c0}
+    for first, last in ((0, 1), (1, 4), (4, 7)):
+        chunk = replace(problem, shape=shape.but(steps=last - first), input=problem.input[first:last], **state)
+        output, h_n, c_n = PATHS[path](chunk)
+        outputs.append(output)
+        state = {"h0": h_n, "c0": c_n}
+    assert torch.equal(torch.cat(outputs), whole[0])
+    assert torch.equal(state["h0"], whole[1])
+    assert torch.equal(state["c0"], whole[2])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_inference_and_training_compute_the_same_bits(path: str):
+    problem = Problem.random(Shape(), torch.float32)
+    inference = PATHS[path](problem)
+    training = PATHS[path](replace(problem, weight=problem.weight.requires_grad_()))
+    for without, having in zip(inference, training, strict=True):
+        assert torch.equal(without, having)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_gradients_are_the_same_bits_on_every_run_and_a_graph_may_be_used_twice(path: str):
+    problem = Problem.random(Shape(), torch.float32)
+    leaves = {name: tensor.requires_grad_() for name, tensor in problem.tensors().items()}
+    loss = sum((result * problem.cotangents[name]).sum() for name, result in zip(
+        ("output", "h_n", "c_n"), PATHS[path](replace(problem, **leaves)), strict=True
+    ))
+    first = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(leaves.values()))
+    again = problem.solve(PATHS[path])
+    for name, one, two in zip(leaves, first, second, strict=True):
+        assert torch.equal(one, two), name
+        assert torch.equal(one, again[f"grad of {name}"]), name
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_gradients_of_a_subset_are_those_of_the_whole(path: str):
+    problem = Problem.random(Shape(peephole="full"), torch.float32)
+    whole = problem.solve(PATHS[path])
+    for name in problem.tensors():
+        leaf = getattr(problem, name).detach().requires_grad_()
+        results = PATHS[path](replace(problem, **{name: leaf}))
+        (grad,) = torch.autograd.grad(results, leaf, list(problem.cotangents.values()))
+        # Without dX, a narrower convolution makes dH: the same sums, perhaps in another order.
+        torch.testing.assert_close(grad, whole[f"grad of {name}"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [Shape(steps=2, channels=2, spatial=(3, 2)), Shape(spatial=(), kernel=(), steps=2)],
+                         ids=["images", "vectors"])
+@pytest.mark.parametrize("peephole", ["none", "channel", "full"])
+def test_gradcheck(shape: Shape, peephole: str):
+    problem = Problem.random(shape.but(peephole=peephole), torch.float64)
+    names = list(problem.tensors())
+
+    def run(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return PATHS["aten"](replace(problem, **dict(zip(names, tensors, strict=True))))
+
+    assert torch.autograd.gradcheck(run, [tensor.requires_grad_() for tensor in problem.tensors().values()])

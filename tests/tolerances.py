@@ -1,0 +1,31 @@
+"""The one table of tolerances.
+
+PyTorch's own error is the budget: a result may be at most twice as far from the float64 oracle as the reference
+(`tritonlstm.reference`) in the same dtype, plus a floor of a few roundings of the largest value. Errors are the largest
+absolute difference.
+"""
+
+import torch
+from torch import Tensor
+
+FACTOR = 2.0
+
+FLOOR = {
+    torch.float64: 2.0**-44,
+    torch.float32: 2.0**-20,
+    torch.float16: 2.0**-10,
+    torch.bfloat16: 2.0**-7,
+}
+"""Relative to the largest value of the oracle: two roundings of a half type, 16 of float32, 512 of float64, whose oracle
+is itself computed in float64."""
+
+
+def assert_close_to_oracle(name: str, got: Tensor, reference: Tensor, oracle: Tensor, dtype: torch.dtype) -> None:
+    """`got` is as near to the float64 `oracle` as `reference`, computed in `dtype`, allows."""
+    assert got.shape == oracle.shape, f"{name}: shape {tuple(got.shape)}, oracle {tuple(oracle.shape)}"
+    if got.numel() == 0:
+        return
+    assert got.isfinite().all(), f"{name}: not finite"
+    error = (got.double() - oracle).abs().max()
+    budget = FACTOR * (reference.double() - oracle).abs().max() + FLOOR[dtype] * oracle.abs().max()
+    assert error <= budget, f"{name}: error {error:.3e}, budget {budget:.3e}"
