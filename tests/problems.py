@@ -123,14 +123,16 @@ class Problem:
         named = {name: getattr(self, name) for name in ARGUMENTS}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def to_double(self) -> "Problem":
-        def double(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.double()
+    def to(self, dtype: torch.dtype) -> "Problem":
+        """The same problem with every tensor in one dtype, c0 included."""
+
+        def cast(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(dtype)
 
         return Problem(
             self.shape,
-            **{name: double(getattr(self, name)) for name in ARGUMENTS},
-            cotangents={name: double(tensor) for name, tensor in self.cotangents.items()},
+            **{name: cast(getattr(self, name)) for name in ARGUMENTS},
+            cotangents={name: cast(tensor) for name, tensor in self.cotangents.items()},
         )
 
     def solve(self, run: Callable[["Problem"], tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:

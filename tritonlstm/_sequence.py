@@ -75,6 +75,8 @@ def forward(
     map_bias, gate_bias = (bias, None) if pointwise.BIAS_IN_CONVOLUTION else (None, bias)
     if map_bias is not None:
         map_bias = map_bias.to(weight.dtype)
+    if gate_bias is not None:
+        gate_bias = gate_bias.contiguous()
 
     # Without `save`, c is updated in place and the pre-activations of every step share one buffer.
     cells = c0.new_empty(layout.sequence_shape(channels, steps + 1 if save else 1))
@@ -140,8 +142,10 @@ def backward(
         )
 
     together = needs.weight or sums is not None
-    for first, last in _chunks(saved, together) if layout.rows else ():
-        grad_preact = gates.new_empty((last - first, *gates.shape[1:]))
+    chunks = _chunks(saved, together) if layout.rows else []
+    buffer = gates.new_empty((max((last - first for first, last in chunks), default=0), *gates.shape[1:]))
+    for first, last in chunks:
+        grad_preact = buffer[: last - first]
         for t in reversed(range(first, last)):
             pointwise.gates_backward(
                 layout,

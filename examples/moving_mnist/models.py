@@ -19,7 +19,7 @@ DARK = -3.0
 class ConvLSTMForecaster(nn.Module):
     """The encoder–forecaster of Shi et al. 2015 over patches of pixels: each becomes one pixel with patch² channels."""
 
-    def __init__(self, patch: int = 2, hidden_channels: tuple[int, ...] = (64, 64), kernel_size: int = 3):
+    def __init__(self, patch: int = 2, hidden_channels: tuple[int, ...] = (32, 32), kernel_size: int = 3):
         super().__init__()
         self.patch = patch
         self.model = EncoderForecaster(patch**2, list(hidden_channels), kernel_size)

@@ -21,21 +21,19 @@ def filmstrip(path: Path, input: Tensor, truth: Tensor, forecasts: dict[str, Ten
     All are (T, B, 1, H, W) in [0, 1].
     """
     rows = {"input": input, "truth": truth, **forecasts}
-    figure, axes = plt.subplots(
-        len(rows) * SEQUENCES,
-        len(truth),
-        figsize=(len(truth), len(rows) * SEQUENCES),
-        gridspec_kw={"wspace": 0.05, "hspace": 0.05},
-    )
-    for i_row, row_axes in enumerate(axes):
-        name, movie = list(rows.items())[i_row % len(rows)]
-        for t, axis in enumerate(row_axes):
-            axis.imshow(movie[t, i_row // len(rows), 0], cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-            if i_row % len(rows) == 0 and t == 0:
-                axis.set_title(f"sequence {i_row // len(rows) + 1}", fontsize=9, loc="left")
-        row_axes[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
-    figure.savefig(path, dpi=80, bbox_inches="tight")
+    figure = plt.figure(figsize=(0.9 * len(truth), 0.95 * len(rows) * SEQUENCES))
+    for i_sequence, part in enumerate(figure.subfigures(SEQUENCES, 1)):
+        axes = part.subplots(
+            len(rows),
+            len(truth),
+            gridspec_kw={"wspace": 0.05, "hspace": 0.05, "left": 0.12, "right": 0.99, "top": 0.98, "bottom": 0.04},
+        )
+        for row_axes, (name, movie) in zip(axes, rows.items(), strict=True):
+            for t, axis in enumerate(row_axes):
+                axis.imshow(movie[t, i_sequence, 0], cmap="gray", vmin=0, vmax=1)
+                axis.set(xticks=[], yticks=[])
+            row_axes[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 

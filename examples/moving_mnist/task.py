@@ -13,7 +13,7 @@ FRAMES_IN, FRAMES_OUT = 10, 10
 SIZE = 32
 """Height and width of a frame: Moving MNIST's 64 pixels, seen at half the resolution."""
 
-SPEED = 2.8
+SPEED = 2.0
 """Pixels of the 64 that a digit moves in a frame; the original has 3.6."""
 
 HELD_OUT_DIGITS = 1000

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from .task import FRAMES_IN, FRAMES_OUT, make_sequences
 
-BATCH = 4
-LEARNING_RATE = 3e-3
+BATCH = 8
+LEARNING_RATE = 4e-3
 WARM_UP = 0.1
 CLIP = 100.0
 """Bound on the gradient's norm; the loss is summed over a frame's pixels."""
