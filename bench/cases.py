@@ -48,5 +48,5 @@ CASES = {
     "grey": Case(batch=8, steps=10, in_channels=1, channels=32, kernel=3, size=32),
     "latency": Case(batch=1, steps=16, in_channels=32, channels=32, kernel=3, size=64),
 }
-"""By the use they stand for: a layer of the paper's Moving MNIST network, a large image, one grey or radar channel at the
-bottom of a stack, and one sequence alone."""
+"""By the use they stand for: a layer of the paper's Moving MNIST network, a large image, one grey or radar channel at
+the bottom of a stack, and one sequence alone."""

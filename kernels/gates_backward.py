@@ -19,7 +19,8 @@ from .tiles import locate, peephole_offsets
 
 
 # Sizes that change with batch and sequence must not compile anew.
-@triton.jit(do_not_specialize=[
+@triton.jit(
+    do_not_specialize=[
         "n_rows",
         "n_pixels",
         "width",
@@ -27,7 +28,8 @@ from .tiles import locate, peephole_offsets
         "stride_grad_output_h",
         "stride_grad_output_w",
         "stride_grad_output_c",
-    ])
+    ]
+)
 def gates_backward_kernel(
     gates_ptr,  # (M, 4C)  i, f, g, o
     peephole_ptr,  # (3, 1 or n_pixels, C)  w_ci, w_cf, w_co

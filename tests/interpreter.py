@@ -1,7 +1,8 @@
 """Make Triton's interpreter round as GPUs do.
 
-Triton 3.6 and 3.7 interpret a cast from float32 to bfloat16 by cutting the mantissa off; compiled code rounds to nearest
-even. Half a digit more of error in every stored number would hide behind no honest tolerance, so the tests mend it.
+Triton 3.6 and 3.7 interpret a cast from float32 to bfloat16 by cutting the mantissa off; compiled code rounds to
+nearest even. Half a digit more of error in every stored number would hide behind no honest tolerance, so the tests
+mend it.
 """
 
 import numpy as np

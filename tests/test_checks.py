@@ -98,7 +98,9 @@ CALLS = {
     "state a tensor": Wrong(lambda m: m(frames(), H), T, ("state", "2 layers", "Tensor")),
     "state of one layer": Wrong(lambda m: m(frames(), state()[:1]), T, ("state", "2 layers", "length 1")),
     "state without c": Wrong(lambda m: m(frames(), replaced(state(), 1, (H,))), T, ("state[1]", "(h, c)", "length 1")),
-    "state of None": Wrong(lambda m: m(frames(), replaced(state(), 0, (None, H))), T, ("state[0][0]", "Tensor", "None")),
+    "state of None": Wrong(
+        lambda m: m(frames(), replaced(state(), 0, (None, H))), T, ("state[0][0]", "Tensor", "None")
+    ),
     "state of another batch": Wrong(
         lambda m: m(frames(), state(batch=3)), V, ("state[0][0]", "(2, 4, 5, 4)", "(3, 4, 5, 4)")
     ),
@@ -123,9 +125,7 @@ CALLS = {
     "step with a sequence": Wrong(lambda m: m.step(frames()), V, ("frame", "(B, Cin, H, W)", "(3, 2, 2, 5, 4)")),
     "step with wrong channels": Wrong(lambda m: m.step(frames(2, 1, 5, 4)), V, ("frame", "Cin = 2", "(2, 1, 5, 4)")),
     "step without a frame": Wrong(lambda m: m.step(None, state()), V, ("input", "2 channels", "None")),
-    "cell with a sequence": Wrong(
-        lambda m: m.layers[0](frames()), V, ("input", "(B, Cin, H, W)", "(3, 2, 2, 5, 4)")
-    ),
+    "cell with a sequence": Wrong(lambda m: m.layers[0](frames()), V, ("input", "(B, Cin, H, W)", "(3, 2, 2, 5, 4)")),
     "cell with a wrong state": Wrong(
         lambda m: m.layers[0](frames(2, 2, 5, 4), (H, H[:1])), V, ("state[1]", "(2, 4, 5, 4)", "(1, 4, 5, 4)")
     ),

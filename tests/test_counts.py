@@ -13,7 +13,19 @@ from tritonlstm._layout import Layout
 from tritonlstm._sequence import Needs, Saved
 
 STEPS = (8, 24)
-NO_WORK = {"select", "slice", "view", "permute", "movedim", "expand", "_unsafe_view", "alias", "t", "transpose", "empty"}
+NO_WORK = {
+    "select",
+    "slice",
+    "view",
+    "permute",
+    "movedim",
+    "expand",
+    "_unsafe_view",
+    "alias",
+    "t",
+    "transpose",
+    "empty",
+}
 NO_WORK |= {"new_empty", "detach", "unsqueeze", "as_strided", "split", "lift_fresh", "empty_like", "unbind", "squeeze"}
 
 
@@ -56,7 +68,7 @@ class Count(TorchDispatchMode):
 
 def forward(problem: Problem, save: bool, pointwise=_launch):
     shape = problem.shape
-    layout = Layout.of(problem.weight, shape.steps, shape.batch, shape.spatial, padded=pointwise is _launch)
+    layout = Layout.of(problem.weight, shape.steps, shape.batch, shape.spatial, triton=pointwise is _launch)
     arguments = (getattr(problem, name) for name in ARGUMENTS)
     *_, saved = _sequence.forward(*arguments, layout, activation="tanh", pointwise=pointwise, save=save)
     return layout, saved

@@ -183,9 +183,10 @@ def test_inference_and_training_compute_the_same_bits(path: str):
 def test_gradients_are_the_same_bits_on_every_run_and_a_graph_may_be_used_twice(path: str):
     problem = Problem.random(Shape(), torch.float32)
     leaves = {name: tensor.requires_grad_() for name, tensor in problem.tensors().items()}
-    loss = sum((result * problem.cotangents[name]).sum() for name, result in zip(
-        ("output", "h_n", "c_n"), PATHS[path](replace(problem, **leaves)), strict=True
-    ))
+    loss = sum(
+        (result * problem.cotangents[name]).sum()
+        for name, result in zip(("output", "h_n", "c_n"), PATHS[path](replace(problem, **leaves)), strict=True)
+    )
     first = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
     second = torch.autograd.grad(loss, list(leaves.values()))
     again = problem.solve(PATHS[path])
@@ -206,8 +207,11 @@ def test_gradients_of_a_subset_are_those_of_the_whole(path: str):
         torch.testing.assert_close(grad, whole[f"grad of {name}"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [Shape(steps=2, channels=2, spatial=(3, 2)), Shape(spatial=(), kernel=(), steps=2)],
-                         ids=["images", "vectors"])
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(steps=2, channels=2, spatial=(3, 2)), Shape(spatial=(), kernel=(), steps=2)],
+    ids=["images", "vectors"],
+)
 @pytest.mark.parametrize("peephole", ["none", "channel", "full"])
 def test_gradcheck(shape: Shape, peephole: str):
     problem = Problem.random(shape.but(peephole=peephole), torch.float64)

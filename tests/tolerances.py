@@ -1,8 +1,8 @@
 """The one table of tolerances.
 
 PyTorch's own error is the budget: a result may be at most twice as far from the float64 oracle as plain PyTorch
-(`tritonlstm.reference` with every tensor in that dtype), plus a floor of a few roundings of the largest value. Errors are
-the largest absolute difference.
+(`tritonlstm.reference` with every tensor in that dtype), plus a floor of a few roundings of the largest value. Errors
+are the largest absolute difference.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Which implementation a call runs on.
 
-    "auto"    the Triton kernels where they can run, else the same algorithm in ATen calls
-    "triton"  the Triton kernels, or an error that says why not
-    "torch"   the equations as plain PyTorch operations (`reference`), for what the operators cannot do
+"auto"    the Triton kernels where they can run, else the same algorithm in ATen calls
+"triton"  the Triton kernels, or an error that says why not
+"torch"   the equations as plain PyTorch operations (`reference`), for what the operators cannot do
 """
 
 import importlib.util

@@ -1,8 +1,10 @@
 """The linear map of a time step, its adjoint and its weight gradient, over channels-last rows.
 
-A weight is dense (4C, *kernel, width); without kernel dimensions the map is a matrix product (the FC-LSTM), with them it
-is a convolution of stride 1 that keeps the image's size.
+A weight is dense (4C, *kernel, width); without kernel dimensions the map is a matrix product (the FC-LSTM), with them
+it is a convolution of stride 1 that keeps the image's size.
 """
+
+import functools
 
 import torch
 from torch import Tensor
@@ -17,9 +19,9 @@ def apply(rows: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor 
     The result lies in `out` where the backend can write there without a copy, else in a fresh tensor.
     """
     if weight.dim() == 2:
-        if bias is None:
-            return torch.mm(rows, weight.t(), out=out)
-        return torch.addmm(bias, rows, weight.t(), out=out)
+        out = out if rows.is_cuda else None  # a fresh tensor is aligned; see CPU_VECTOR_BYTES in _layout
+        product = torch.mm if bias is None else functools.partial(torch.addmm, bias)
+        return product(rows, weight.t(), out=out)
 
     image, kernel = from_rows(rows), from_rows(weight)
     ones, padding = _geometry(weight)

@@ -20,8 +20,8 @@ BIAS_IN_CONVOLUTION = False
 """The gate kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own."""
 
 _REDUCTION_PROGRAMS = 256
-"""Programs among which the parameter reduction is dealt out: about two for each multiprocessor of a large GPU. The number
-is fixed, so that the order of the sums is the same on every device. Not measured."""
+"""Programs among which the parameter reduction is dealt out: about two for each multiprocessor of a large GPU. The
+number is fixed, so that the order of the sums is the same on every device. Not measured."""
 
 _MAX_IMAGE_ELEMENTS = 2**30
 """H·W·C of a full peephole, whose offsets are 32-bit."""
@@ -112,8 +112,8 @@ def gates_backward(
     """One step's gate gradients.
 
     Reads gates (B, *spatial, 4C), peephole (3, pixels or 1, C), c_prev (B, *spatial, C), and dH_t in two parts:
-    grad_output (B, *spatial, C) with any strides, None for zero, from the loss, and grad_h, a slot of rows, from the step
-    after. grad_c (B, *spatial, C) comes as dC_t and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C).
+    grad_output (B, *spatial, C) with any strides, None for zero, from the loss, and grad_h, a slot of rows, from the
+    step after. grad_c (B, *spatial, C) comes as dC_t and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C).
     """
     config = _config("gates_backward", gates)
     if grad_output is None:

@@ -1,7 +1,8 @@
 """Where a layer's tensors lie in memory, and the copies that bring them there.
 
 Everything inside the operator is channels last: a (B, C, H, W) image is stored as rows of channels, one row for each
-pixel of each image, so that the flattened tensor is (M, C) with M = B·H·W. The convolution reads one such tensor a step,
+pixel of each image, so that the flattened tensor is (M, C) with M = B·H·W. The convolution reads one such tensor a
+step,
 
     inputs[t] = [ H_{t-1} | X_t | 0 ]        (B, *spatial, width)
 
@@ -15,10 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ALIGNMENT = 8
+GPU_MULTIPLE = 8
 """Channels to which a row of `inputs` is padded for the GPU: 16 bytes of a half type, what tensor cores and 16-byte
-accesses want. Not measured there yet. On a CPU padding only costs: 33 → 40 channels made the forward convolution 17%
-slower in float32 and 8% in bfloat16 (Zen 5, oneDNN), so a CPU's rows are not padded."""
+accesses want. Not measured there yet. On a CPU padding only costs a convolution: 33 → 40 channels made it 17% slower
+forward in float32 and 8% in bfloat16 (Zen 5, oneDNN), so there a row of an image is not padded."""
+
+CPU_VECTOR_BYTES = 64
+"""A CPU's matrix product rounds as its operands are aligned: with rows of whole cache lines, a step computes the same
+bits wherever in the sequence it stands."""
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -41,16 +46,20 @@ class Layout:
     width: int
 
     @classmethod
-    def of(cls, weight: Tensor, steps: int, batch: int, spatial: tuple[int, ...], *, padded: bool) -> "Layout":
-        """The layout of a call with weight (4C, Cin + C, *kernel), its rows padded to ALIGNMENT or not."""
+    def of(cls, weight: Tensor, steps: int, batch: int, spatial: tuple[int, ...], *, triton: bool) -> "Layout":
+        """The layout of a call with weight (4C, Cin + C, *kernel), whose gates run in Triton or not."""
         channels, used = weight.shape[0] // 4, weight.shape[1]
+        if weight.dim() == 2 and not weight.is_cuda:
+            multiple = CPU_VECTOR_BYTES // weight.element_size()
+        else:
+            multiple = GPU_MULTIPLE if triton or weight.is_cuda else 1
         return cls(
             steps=steps,
             batch=batch,
             spatial=tuple(spatial),
             in_channels=used - channels,
             channels=channels,
-            width=_round_up(used, ALIGNMENT) if padded else used,
+            width=_round_up(used, multiple),
         )
 
     @property

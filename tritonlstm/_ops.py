@@ -45,12 +45,12 @@ def _pointwise(triton: bool):
 
 
 def _layout(h0: Tensor, weight: Tensor, steps: int, triton: bool) -> Layout:
-    return Layout.of(weight, steps, h0.shape[0], h0.shape[2:], padded=triton or h0.is_cuda)
+    return Layout.of(weight, steps, h0.shape[0], h0.shape[2:], triton=triton)
 
 
 def _saved_layout(saved: Saved, weight: Tensor, triton: bool) -> Layout:
     steps, batch, *spatial, _ = saved.gates.shape
-    return Layout.of(weight, steps, batch, spatial, padded=triton or weight.is_cuda)
+    return Layout.of(weight, steps, batch, spatial, triton=triton)
 
 
 def _run_forward(input, h0, c0, weight, bias, peephole, steps, activation, triton, *, save):
@@ -148,9 +148,7 @@ def _setup_context(ctx, inputs, output):
     # The gradients depend on these three too, though they are computed from the packed copies: a second derivative must
     # find them. The input is large, so it is kept only where nothing else would tell that there is one.
     others = any(tensor is not None and tensor.requires_grad for tensor in (h0, c0, weight, bias, peephole))
-    ctx.save_for_backward(
-        packed_inputs, cells, gates, weight, bias, peephole, h0, c0, None if others else input
-    )
+    ctx.save_for_backward(packed_inputs, cells, gates, weight, bias, peephole, h0, c0, None if others else input)
     ctx.activation = activation
     ctx.triton = triton
 
@@ -183,7 +181,9 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        raise RuntimeError('tritonlstm: this backend is differentiable once; use backend="torch" for second derivatives')
+        raise RuntimeError(
+            'tritonlstm: this backend is differentiable once; use backend="torch" for second derivatives'
+        )
 
 
 class _Training(torch.autograd.Function):
@@ -218,7 +218,7 @@ def sequence(
     activation: str,
     triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """output (T, B, C, *spatial), h_n, c_n (B, C, *spatial) of one layer, differentiable once. Nothing is checked here."""
+    """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial) of one layer, differentiable once. Checks nothing."""
     args = (input, h0, c0, weight, bias, peephole, steps, activation, triton)
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -1,9 +1,9 @@
 """The algorithm: a whole sequence of one layer, forward and backward.
 
-Forward, two kernels a step: the linear map of the dense `inputs[t]`, and the gates, which write h_t into the hidden slot
-of `inputs[t+1]`. Backward, at most three a step: the gates' gradient, the adjoint map, whose result holds dH and dX side
-by side, and the copy of dX where the input needs it; then one weight gradient and one parameter reduction for each chunk
-of time. The gates come from `_launch` (Triton) or `_gates_aten`.
+Forward, two kernels a step: the linear map of the dense `inputs[t]`, and the gates, which write h_t into the hidden
+slot of `inputs[t+1]`. Backward, at most three a step: the gates' gradient, the adjoint map, whose result holds dH and
+dX side by side, and the copy of dX where the input needs it; then one weight gradient and one parameter reduction for
+each chunk of time. The gates come from `_launch` (Triton) or `_gates_aten`.
 """
 
 import math
@@ -27,9 +27,9 @@ from ._layout import (
 )
 
 CHUNK_FRACTION = 8
-"""dA is kept for at most this part of the saved bytes at once (one step at the least), which makes four or five chunks of
-a long sequence. On CPU the weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5),
-so the bound is chosen for memory; not measured on a GPU."""
+"""dA is kept for at most this part of the saved bytes at once (one step at the least), which makes four or five
+chunks of a long sequence. On CPU the weight gradient of ten steps at once was at most 9% faster than ten of one
+(float32, Zen 5), so the bound is chosen for memory; not measured on a GPU."""
 
 
 class Saved(NamedTuple):
@@ -123,7 +123,7 @@ def backward(
     grad_output (T, B, C, *spatial), grad_h_n and grad_c_n (B, C, *spatial): any strides, None for zero.
     """
     inputs, cells, gates = saved
-    channels, dtype = layout.channels, weight.dtype
+    dtype = weight.dtype
     packed_weight = pack_weight(weight, layout)
     packed_peephole = None if peephole is None else pack_peephole(peephole)
     # Where X needs no gradient, only the hidden columns of W are transposed.
@@ -133,7 +133,7 @@ def backward(
     grad_c = _copy_or_zeros(grad_c_n, layout, cell_dtype(dtype), like=weight)
 
     grad_input = weight.new_empty(layout.sequence_shape(layout.in_channels)) if needs.input else None
-    grad_weight = torch.zeros_like(packed_weight, dtype=cell_dtype(dtype)) if needs.weight else None
+    grad_weight = None
     sums = None
     if needs.bias or needs.peephole:
         pixels = packed_peephole.shape[1] if needs.peephole else 0
@@ -163,10 +163,9 @@ def backward(
                 grad_h = grad_row[..., layout.hidden_slot]
             if grad_input is not None:
                 grad_input[t] = grad_row[..., layout.input_slot]
-        if grad_weight is not None:
-            grad_weight += _convolution.weight_grad(
-                inputs[first:last].flatten(0, 1), grad_preact.flatten(0, 1), packed_weight
-            )
+        if needs.weight:
+            part = _convolution.weight_grad(inputs[first:last].flatten(0, 1), grad_preact.flatten(0, 1), packed_weight)
+            grad_weight = part.to(cell_dtype(dtype)) if grad_weight is None else grad_weight.add_(part)
         if sums is not None:
             sums.add(grad_preact, c_prev=cells[first:last], c=cells[first + 1 : last + 1])
 
@@ -179,6 +178,8 @@ def backward(
     if needs.c0:
         grads.append(from_rows(grad_c))
     if needs.weight:
+        if grad_weight is None:
+            grad_weight = torch.zeros_like(packed_weight)
         grads.append(unpack_weight_grad(grad_weight, weight, layout))
     if needs.bias:
         grads.append(grad_bias.to(bias.dtype))

@@ -98,9 +98,7 @@ def _layer(
     h, weight = h.to(dtype), weight.to(dtype)
     if uses_reference(backend):
         with torch.autocast(weight.device.type, enabled=False):
-            output, h, c = reference.sequence(
-                input, h, c, weight, bias, peephole, steps=steps, activation=activation
-            )
+            output, h, c = reference.sequence(input, h, c, weight, bias, peephole, steps=steps, activation=activation)
     else:
         triton = uses_triton(backend, weight)
         output, h, c = _ops.sequence(input, h, c, weight, bias, peephole, steps, activation, triton)

@@ -10,8 +10,8 @@
     o_t = σ(A_o + w_co ∘ C_t)
     H_t = o_t ∘ tanh(C_t)
 
-Any dtype, any device, differentiable as often as PyTorch is: this is also what `backend="torch"` runs. The backward pass
-that the kernels implement stands here a second time by hand, so that it can be held against autograd on its own.
+Any dtype, any device, differentiable as often as PyTorch is: this is also what `backend="torch"` runs. The backward
+pass that the kernels implement stands here a second time by hand, so that it can be held against autograd on its own.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Gates(NamedTuple):
 
 
 def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W * x + b: a convolution that keeps the image's size, or a matrix product if `weight` has no kernel dimensions."""
+    """W * x + b: a convolution that keeps the image's size; a product where `weight` has no kernel dimensions."""
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     return _CONVOLUTIONS[weight.dim() - 2](x, weight, bias, padding="same")

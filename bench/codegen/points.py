@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from tritonlstm import _launch
-from tritonlstm._layout import Layout, from_rows, pack_inputs, to_rows
+from tritonlstm._layout import Layout, from_rows, pack_inputs
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -52,7 +52,7 @@ def launch(point: Point) -> None:
     dtype, channels = DTYPES[point.dtype], point.channels
     steps, batch, height, width = 4, 8, 16, 16
     weight = torch.empty(4 * channels, 2 * channels, 3, 3, dtype=dtype, device="meta")
-    layout = Layout.of(weight, steps, batch, (height, width), padded=True)
+    layout = Layout.of(weight, steps, batch, (height, width), triton=True)
     peephole_pixels = {"none": 0, "full": layout.pixels}.get(point.variant, 1)
     peephole = weight.new_empty(3, peephole_pixels, channels) if peephole_pixels else None
     gates = weight.new_empty(layout.sequence_shape(4 * channels))

@@ -16,8 +16,9 @@ PATH = Path(__file__).with_name("table.json")
 REGISTERS = {"cuda": {True: 128, False: 160}, "hip": {True: 128, False: 192}}
 """At most so many registers a thread, by backend and by whether the channels allow 16-byte accesses (a multiple of 8).
 
-With 128, an NVIDIA multiprocessor holds 16 warps of such a kernel at once, with 160 it holds 12; with 128 and 192, a SIMD
-unit of AMD's holds four and two wavefronts. Odd channels need an address for each element, and more registers."""
+With 128, an NVIDIA multiprocessor holds 16 warps of such a kernel at once, with 160 it holds 12; with 128 and 192, a
+SIMD unit of AMD's holds four and two wavefronts. Odd channels need an address for each element, and more
+registers."""
 
 
 def measure(points: Iterable[Point], processes: int = 2) -> dict[str, dict]:

@@ -15,8 +15,8 @@ from .task import load_digits, make_sequences
 from .training import Contender, train
 
 ITERATIONS_A_SECOND = 8.0
-"""What two CPU cores manage, less a margin (Zen 5 with bfloat16): it turns --seconds into a number of iterations, so that
-a run depends on its options alone, however fast the machine is."""
+"""What two CPU cores manage, less a margin (Zen 5 with bfloat16): it turns --seconds into a number of iterations, so
+that a run depends on its options alone, however fast the machine is."""
 
 
 def main() -> int:

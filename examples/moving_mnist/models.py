@@ -33,7 +33,7 @@ class ConvLSTMForecaster(nn.Module):
 
 
 class FCLSTMForecaster(nn.Module):
-    """The same with peephole LSTMs over whole frames as vectors (the FC-LSTM of Srivastava et al. 2015 and Shi et al.)."""
+    """The same with peephole LSTMs over whole frames as vectors: the FC-LSTM of Shi et al. 2015."""
 
     def __init__(self, hidden_size: int = 128):
         super().__init__()

@@ -37,13 +37,15 @@ def score(forecast: Tensor, truth: Tensor) -> Scores:
 def score_last_frame(input: Tensor, truth: Tensor) -> Scores:
     """The forecast that nothing moves.
 
-    Its pixels are black and white, which cross-entropy punishes without end where they are wrong; so for that score they
-    are clipped to [ε, 1 - ε], with the ε that suits the forecast best.
+    Its pixels are black and white, which cross-entropy punishes without end where they are wrong; so for that score
+    they are clipped to [ε, 1 - ε], with the ε that suits the forecast best.
     """
     forecast = input[-1:].expand_as(truth)
     plain = score(forecast, truth)
     clipped = [forecast.clamp(epsilon, 1 - epsilon) for epsilon in (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)]
-    entropy = [F.binary_cross_entropy(each, truth, reduction="none").sum((0, 2, 3, 4)).mean().item() for each in clipped]
+    entropy = [
+        F.binary_cross_entropy(each, truth, reduction="none").sum((0, 2, 3, 4)).mean().item() for each in clipped
+    ]
     return Scores(plain.mse, plain.last_mse, min(entropy), plain.ssim)
 
 

@@ -36,7 +36,7 @@ def load_digits(seed: int) -> Digits:
 
 
 def make_sequences(digits: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Input and truth, each (10, count, 1, 32, 32) in [0, 1]: two digits of 14 pixels, moving by fractions of a pixel."""
+    """Input and truth, each (10, count, 1, 32, 32) in [0, 1]: two digits of 14 pixels, moving by half pixels."""
     movie = moving_mnist(digits, count, frames=FRAMES_IN + FRAMES_OUT, size=2 * SIZE, speed=SPEED, generator=generator)
     movie = F.avg_pool2d(movie.flatten(0, 1), 2).unflatten(0, movie.shape[:2])
     return movie[:FRAMES_IN], movie[FRAMES_IN:]

@@ -4,7 +4,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-
 from tritonlstm.kernels import activations
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,6 +10,7 @@ from .. import _checks
 from .._backend import BACKENDS
 from ..functional import ACTIVATIONS, State
 
+
 class RecurrentCell(nn.Module):
     """One layer's parameters and one of its steps.
 
@@ -138,9 +139,7 @@ class RecurrentStack(nn.Module):
             output, states = output.squeeze(1 - time_dim), tuple(_state_without_batch(pair) for pair in states)
         return output, states
 
-    def step(
-        self, frame: Tensor | None, state: Sequence[State] | None = None
-    ) -> tuple[Tensor, tuple[State, ...]]:
+    def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[State, ...]]:
         """One time step, for streaming: frame (B, Cin, *spatial) or without B → (output without T, state)."""
         batched = self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
         if not batched:

@@ -32,8 +32,8 @@ class ConvLSTM2dCell(RecurrentCell):
         zeros if None; h has the input's dtype, c is float32 where that is a half type. All may come without B.
 
     Parameters:
-        weight (4C, Cin + C, kh, kw): input channels first; gates in the order i, f, g, o. Starts as U(±√(3/fan_in)), of variance
-            1/fan_in: the gates' pre-activations then vary as much as what they see.
+        weight (4C, Cin + C, kh, kw): input channels first; gates in the order i, f, g, o. Starts as U(±√(3/fan_in)):
+            with a variance of 1/fan_in, the gates' pre-activations vary as much as what they see.
         bias (4C): starts at zero, its forget part at `forget_bias`.
         peephole (3, C, 1, 1) or (3, C, H, W): in the order i, f, o. Starts at zero.
 
