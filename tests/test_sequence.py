@@ -154,10 +154,17 @@ def test_nan_gradients_reach_what_the_reference_sends_them_to(path: str):
         assert torch.equal(got[name].isnan(), expected[name].isnan()), name
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("shape", [Shape(steps=7), Shape(steps=7, spatial=(), kernel=())], ids=["images", "vectors"])
-def test_a_sequence_equals_its_chunks_with_carried_state_bit_for_bit(path: str, shape: Shape):
-    problem = Problem.random(shape, torch.float32)
+CHUNKED = {
+    "images": Shape(steps=7),
+    "1×1 kernel": Shape(steps=7, kernel=(1, 1), batch=1, spatial=(5, 3)),
+    "vectors": VECTORS.but(steps=7, batch=3),
+}
+
+
+@pytest.mark.parametrize(("path", "dtype"), COMBINATIONS)
+@pytest.mark.parametrize("shape", CHUNKED.values(), ids=CHUNKED.keys())
+def test_a_sequence_equals_its_chunks_with_carried_state_bit_for_bit(path: str, dtype: torch.dtype, shape: Shape):
+    problem = Problem.random(shape, dtype)
     whole = PATHS[path](problem)
     outputs, state = [], {"h0": problem.h0, "c0": problem.c0}
     for first, last in ((0, 1), (1, 4), (4, 7)):

@@ -19,7 +19,7 @@ def apply(rows: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor 
     The result lies in `out` where the backend can write there without a copy, else in a fresh tensor.
     """
     if weight.dim() == 2:
-        out = out if rows.is_cuda else None  # a fresh tensor is aligned; see CPU_VECTOR_BYTES in _layout
+        out = out if rows.is_cuda else None  # a fresh tensor is aligned; see CPU_PRODUCT_BYTES in _layout
         product = torch.mm if bias is None else functools.partial(torch.addmm, bias)
         return product(rows, weight.t(), out=out)
 
@@ -88,7 +88,8 @@ def _geometry(weight: Tensor) -> tuple[list[int], list[int]]:
 
 def _cudnn_writes_in_place(image: Tensor) -> bool:
     # aten::convolution.out computes and then copies; only cuDNN's own operator writes where it is told.
-    return image.is_cuda and torch.version.hip is None and torch.backends.cudnn.is_acceptable(image)
+    cudnn = torch.version.hip is None and torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()
+    return cudnn and image.is_cuda and image.dtype in (torch.float16, torch.bfloat16, torch.float32)
 
 
 def _allows_tf32() -> bool:

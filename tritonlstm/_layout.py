@@ -19,11 +19,11 @@ from torch import Tensor
 GPU_MULTIPLE = 8
 """Channels to which a row of `inputs` is padded for the GPU: 16 bytes of a half type, what tensor cores and 16-byte
 accesses want. Not measured there yet. On a CPU padding only costs a convolution: 33 → 40 channels made it 17% slower
-forward in float32 and 8% in bfloat16 (Zen 5, oneDNN), so there a row of an image is not padded."""
+forward in float32 and 8% in bfloat16 (Zen 5, oneDNN), so there it is not done."""
 
-CPU_VECTOR_BYTES = 64
-"""A CPU's matrix product rounds as its operands are aligned: with rows of whole cache lines, a step computes the same
-bits wherever in the sequence it stands."""
+CPU_PRODUCT_BYTES = 64
+"""A CPU's matrix product, which a 1×1 convolution is too, rounds as its operands are aligned. With rows of whole cache
+lines a step computes the same bits wherever in the sequence it stands."""
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -49,8 +49,8 @@ class Layout:
     def of(cls, weight: Tensor, steps: int, batch: int, spatial: tuple[int, ...], *, triton: bool) -> "Layout":
         """The layout of a call with weight (4C, Cin + C, *kernel), whose gates run in Triton or not."""
         channels, used = weight.shape[0] // 4, weight.shape[1]
-        if weight.dim() == 2 and not weight.is_cuda:
-            multiple = CPU_VECTOR_BYTES // weight.element_size()
+        if math.prod(weight.shape[2:]) == 1 and not weight.is_cuda:
+            multiple = CPU_PRODUCT_BYTES // weight.element_size()
         else:
             multiple = GPU_MULTIPLE if triton or weight.is_cuda else 1
         return cls(
