@@ -37,10 +37,6 @@ class Case:
         """Random images (T, B, channels, H, W), stored channels last."""
         return torch.randn(self.steps, self.batch, self.size, self.size, channels).movedim(-1, 2)
 
-    def images(self) -> Tensor:
-        """One step of as many channels as the state has: (B, C, H, W), stored channels last."""
-        return torch.randn(self.batch, self.size, self.size, self.channels).movedim(-1, 1)
-
 
 CASES = {
     "paper": Case(batch=8, steps=10, in_channels=64, channels=64, kernel=5, size=16),

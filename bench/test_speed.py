@@ -57,6 +57,8 @@ class Contenders:
 def test_speed_and_memory(benchmark, rows: Rows, name: str, mode: str):
     contenders = Contenders(CASES[name])
     contenders.check()
+    if not benchmark.enabled:
+        pytest.skip("checked, not timed: benchmarks are disabled")
     run = contenders.infer if mode == "inference" else contenders.train
     ours, eager = interleave(
         benchmark, lambda: run(contenders.ours), lambda: run(contenders.eager), rounds=ROUNDS[mode]

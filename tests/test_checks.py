@@ -33,6 +33,7 @@ CONSTRUCTORS = {
     "half even kernel": Wrong(lambda: ConvLSTM2d(2, 4, (3, 2)), V, ("kernel_size", "odd", "(3, 2)")),
     "kernel triple": Wrong(lambda: ConvLSTM2d(2, 4, (3, 3, 3)), T, ("kernel_size", "pair", "(3, 3, 3)")),
     "negative kernel": Wrong(lambda: ConvLSTM2d(2, 4, -3), V, ("kernel_size", "at least 1", "-3")),
+    "layers a bool": Wrong(lambda: ConvLSTM2d(2, 4, 3, True), T, ("num_layers", "integer", "True")),
     "no layers": Wrong(lambda: ConvLSTM2d(2, 4, 3, 0), V, ("num_layers", "at least 1", "0")),
     "lists of two lengths": Wrong(
         lambda: ConvLSTM2d(2, [4, 4], [3, 3, 3]), V, ("num_layers", "one length", "hidden_channels", "3")
@@ -57,8 +58,16 @@ CONSTRUCTORS = {
     "hidden_size a string": Wrong(lambda: PeepholeLSTMCell(2, "4"), T, ("hidden_size", "integer", "'4'")),
     "peephole a string": Wrong(lambda: PeepholeLSTM(2, 4, peephole="full"), T, ("peephole", "bool", "'full'")),
     "forecaster, batch_first": Wrong(
-        lambda: EncoderForecaster(1, [4], 3, batch_first=True), T, ("batch_first", "(T, B, …)")
+        lambda: EncoderForecaster(1, [4], 3, batch_first=True), T, ("batch_first", "(T, B, …)", "True")
     ),
+    "forecaster, num_layers": Wrong(
+        lambda: EncoderForecaster(1, [4], 3, num_layers=1), T, ("num_layers", "hidden_channels", "1")
+    ),
+    "forecaster, one width": Wrong(lambda: EncoderForecaster(1, 4, 3), T, ("hidden_channels", "list", "4")),
+    "forecaster, two kernels": Wrong(
+        lambda: EncoderForecaster(1, [4, 4], [3, 5]), T, ("kernel_size", "one for all", "[3, 5]")
+    ),
+    "forecaster, no output": Wrong(lambda: EncoderForecaster(1, [4], 3, 0), V, ("out_channels", "at least 1", "0")),
 }
 
 STEPS, BATCH, SIZE = 3, 2, (5, 4)
@@ -94,6 +103,10 @@ CALLS = {
     "another device": Wrong(lambda m: m(frames().to("meta")), V, ("input", "cpu", "meta")),
     "no input": Wrong(lambda m: m(None, steps=3), V, ("input", "2 channels", "None")),
     "steps that disagree": Wrong(lambda m: m(frames(), steps=4), V, ("steps", "3", "4")),
+    "no steps": Wrong(lambda m: m(frames(), steps=0), V, ("steps", "at least 1", "0")),
+    "negative steps": Wrong(lambda m: m(frames(), steps=-3), V, ("steps", "at least 1", "-3")),
+    "steps a float": Wrong(lambda m: m(frames(), steps=3.0), T, ("steps", "integer", "3.0")),
+    "steps a bool": Wrong(lambda m: m(frames(1, 2, 2, 5, 4), steps=True), T, ("steps", "integer", "True")),
     "another image size": Wrong(lambda m: m(frames(3, 2, 2, 6, 4)), V, ("peephole", "(5, 4)", "(6, 4)")),
     "state a tensor": Wrong(lambda m: m(frames(), H), T, ("state", "2 layers", "Tensor")),
     "state of one layer": Wrong(lambda m: m(frames(), state()[:1]), T, ("state", "2 layers", "length 1")),
@@ -139,6 +152,14 @@ def conv_lstm(weight: torch.Tensor = WEIGHT, *args: object, **options: object) -
     return functional.conv_lstm(SEQUENCE, None, weight, *args, **options)
 
 
+def bfloat16_layer(h: torch.Tensor, c: torch.Tensor) -> object:
+    return ConvLSTM2d(2, 4, 3, dtype=torch.bfloat16)(SEQUENCE.bfloat16(), [(h, c)])
+
+
+def layer_alone(input: torch.Tensor | None, pairs: list | None, **options: object) -> object:
+    return ConvLSTM2d(0, [4, 3], 3)(input, pairs, **options)
+
+
 def alone(**options: object) -> object:
     return functional.conv_lstm(None, options.pop("state", None), torch.zeros(16, 4, 3, 3), **options)
 
@@ -152,6 +173,9 @@ FUNCTIONS = {
     "weight not a tensor": Wrong(lambda: conv_lstm([1.0]), T, ("weight", "Tensor", "list")),
     "bias too long": Wrong(lambda: conv_lstm(WEIGHT, torch.zeros(17)), V, ("bias", "(16,)", "(17,)")),
     "double bias": Wrong(lambda: conv_lstm(WEIGHT, torch.zeros(16).double()), T, ("bias", "float32", "float64")),
+    "double peephole": Wrong(
+        lambda: conv_lstm(WEIGHT, None, torch.zeros(3, 4, 1, 1).double()), T, ("peephole", "float32", "float64")
+    ),
     "peephole of two gates": Wrong(
         lambda: conv_lstm(WEIGHT, None, torch.zeros(2, 4, 1, 1)), V, ("peephole", "(3, 4", "(2, 4, 1, 1)")
     ),
@@ -171,11 +195,32 @@ FUNCTIONS = {
     "negative steps": Wrong(lambda: alone(state=(H, H), steps=-2), V, ("steps", "at least 1", "-2")),
     "steps a float": Wrong(lambda: alone(state=(H, H), steps=2.0), T, ("steps", "integer", "2.0")),
     "neither input nor state": Wrong(lambda: alone(steps=2), V, ("state", "(h, c)", "None")),
+    "c of a bfloat16 layer": Wrong(
+        lambda: bfloat16_layer(H.bfloat16(), H.bfloat16()), T, ("state[0][1] (c)", "float32", "bfloat16")
+    ),
+    "h of a bfloat16 layer": Wrong(lambda: bfloat16_layer(H, H), T, ("state[0][0] (h)", "bfloat16", "float32")),
+    "input of a layer without": Wrong(
+        lambda: layer_alone(SEQUENCE, state()), V, ("input", "Cin = 0", "(3, 2, 2, 5, 4)")
+    ),
+    "layer alone without steps": Wrong(lambda: layer_alone(None, state()), V, ("steps", "number of", "None")),
+    "layer alone without state": Wrong(lambda: layer_alone(None, None, steps=2), V, ("state", "(h, c)", "None")),
+    "layer alone, later state": Wrong(
+        lambda: layer_alone(None, state(second=4), steps=2), V, ("state[1][0]", "(2, 3, 5, 4)", "(2, 4, 5, 4)")
+    ),
     "vectors as images": Wrong(
         lambda: functional.peephole_lstm(SEQUENCE, None, torch.zeros(16, 6)), V, ("input", "(T, B, Cin)", "(3, 2, 2")
     ),
     "steps of a forecast": Wrong(
         lambda: EncoderForecaster(1, [2], 3)(torch.zeros(2, 1, 1, 4, 4), 0), V, ("steps", "at least 1", "0")
+    ),
+    "one sequence to forecast": Wrong(
+        lambda: EncoderForecaster(1, [2], 3)(torch.zeros(2, 1, 4, 4), 1), V, ("input", "(T, B, Cin, H, W)", "(2, 1, 4")
+    ),
+    "no digits": Wrong(
+        lambda: moving_mnist(torch.zeros(0, 3, 3), 1, generator=torch.Generator()), V, ("digits", "N", "(0, 3, 3)")
+    ),
+    "frame's size a float": Wrong(
+        lambda: moving_mnist(torch.zeros(1, 3, 3), 1, size=8.0, generator=torch.Generator()), T, ("size", "int", "8.0")
     ),
     "digits larger than the frame": Wrong(
         lambda: moving_mnist(torch.zeros(3, 28, 28), 1, size=28, generator=torch.Generator()),
@@ -227,6 +272,13 @@ def test_wrong_calls_compute_nothing_and_lose_nothing(wrong: Wrong):
     assert torch.equal(module(frames())[0], before)
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, parameters[name])
+
+
+@pytest.mark.parametrize(("backend", "name"), [("auto", "tritonlstm"), ("torch", "convolution")])
+def test_a_right_call_is_recorded(backend: str, name: str):
+    with Recorder() as recorder:
+        ConvLSTM2d(2, 4, 3, backend=backend)(frames())
+    assert any(name in each for each in recorder.names)
 
 
 def test_the_table_is_long_enough():

@@ -74,7 +74,7 @@ def forward(
     packed_peephole = None if peephole is None else pack_peephole(peephole)
     map_bias, gate_bias = (bias, None) if pointwise.BIAS_IN_CONVOLUTION else (None, bias)
     if map_bias is not None:
-        map_bias = map_bias.to(weight.dtype)
+        map_bias = map_bias.to(weight.dtype).contiguous()
     if gate_bias is not None:
         gate_bias = gate_bias.contiguous()
 

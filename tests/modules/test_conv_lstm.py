@@ -1,6 +1,7 @@
 """ConvLSTM2d and its cell: shapes, parameters, state, and that all ways to run it agree."""
 
 import copy
+import inspect
 import math
 import pickle
 
@@ -59,6 +60,25 @@ class TestParameters:
             "layers.1.peephole": (3, 7, H, W),
         }
         assert ConvLSTM2dCell(CIN, C, 3).peephole.shape == (3, C, 1, 1)
+
+    def test_defaults(self):
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(ConvLSTM2d).parameters.items()
+            if parameter.default is not parameter.empty
+        }
+        assert defaults == {
+            "num_layers": None,
+            "bias": True,
+            "peephole": "channel",
+            "spatial_size": None,
+            "activation": "tanh",
+            "forget_bias": 1.0,
+            "batch_first": False,
+            "backend": "auto",
+            "device": None,
+            "dtype": None,
+        }
 
     def test_absent_ones(self):
         cell = ConvLSTM2dCell(CIN, C, 3, bias=False, peephole="none")
@@ -215,6 +235,17 @@ class TestState:
         h, c = layer.layers[0](None, state[0])
         assert h.shape == c.shape == (B, C, H, W)
 
+    def test_without_input_batch_first_and_unbatched_agree(self):
+        layer = random_peepholes(ConvLSTM2d(0, [C, 3], 3))
+        state = random_state(layer)
+        output, states = layer(None, state, steps=T)
+        layer.batch_first = True
+        assert_same(layer(None, state, steps=T), (output.transpose(0, 1), states))
+        one = [(h[:1], c[:1]) for h, c in state]
+        bare, bare_states = layer(None, [(h[0], c[0]) for h, c in one], steps=T)
+        expected, expected_states = layer(None, one, steps=T)
+        assert_same((bare, bare_states), (expected[0], [(h[0], c[0]) for h, c in expected_states]))
+
 
 def test_one_image_seen_for_many_steps(layer: ConvLSTM2d, frames: Tensor):
     results = []
@@ -243,9 +274,11 @@ def test_backends_agree(frames: Tensor, options: dict):
     for backend in ("torch", "auto", "triton"):
         torch.manual_seed(1)
         layer = random_peepholes(ConvLSTM2d(CIN, [C, 3], 3, backend=backend, **options))
-        output, state = layer(frames)
+        leaves = [frames, *(tensor for pair in random_state(layer) for tensor in pair)]
+        leaves = [tensor.detach().requires_grad_() for tensor in leaves]
+        output, state = layer(leaves[0], list(zip(leaves[1::2], leaves[2::2], strict=True)))
         loss = output.square().sum() + sum(h.sum() + c.square().sum() for h, c in state)
-        results.append((output, *torch.autograd.grad(loss, list(layer.parameters()))))
+        results.append((output, *torch.autograd.grad(loss, [*leaves, *layer.parameters()])))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-5)
 
@@ -259,7 +292,7 @@ def test_backends_agree(frames: Tensor, options: dict):
     ],
 )
 def test_derivatives_of_a_stack(check, backend: str):
-    layer = random_peepholes(ConvLSTM2d(1, [2, 1], 3, backend=backend, dtype=torch.float64))
+    layer = random_peepholes(ConvLSTM2d(1, [2, 1], [(1, 3), (3, 1)], backend=backend, dtype=torch.float64))
     names = [name for name, _ in layer.named_parameters()]
 
     def run(frames: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -267,7 +300,7 @@ def test_derivatives_of_a_stack(check, backend: str):
         output, state = torch.func.functional_call(layer, named, (frames,))
         return output, *(tensor for pair in state for tensor in pair)
 
-    frames = torch.randn(2, 1, 1, 2, 3, dtype=torch.float64, requires_grad=True)
+    frames = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64, requires_grad=True)
     parameters = [parameter.detach().requires_grad_() for parameter in layer.parameters()]
     assert check(run, (frames, *parameters))
 

@@ -41,14 +41,18 @@ def test_without_peepholes_it_is_nn_lstm(layers: int, bias: bool):
 
     got = torch.autograd.grad(
         loss(output, torch.stack([h for h, _ in states]), torch.stack([c for _, c in states])),
-        [*leaves, *(cell.weight for cell in ours.layers)],
+        [*leaves, *(cell.weight for cell in ours.layers), *(cell.bias for cell in ours.layers if bias)],
     )
     wanted = torch.autograd.grad(
         loss(expected, h_n, c_n),
-        [*leaves, *(getattr(theirs, f"weight_{part}_l{i}") for i in range(layers) for part in ("ih", "hh"))],
+        [
+            *leaves,
+            *(getattr(theirs, f"weight_{part}_l{i}") for i in range(layers) for part in ("ih", "hh")),
+            *(getattr(theirs, f"bias_ih_l{i}") for i in range(layers) if bias),
+        ],
     )
     joined = [torch.cat(wanted[3 + 2 * i : 5 + 2 * i], 1) for i in range(layers)]
-    for one, other in zip(got, [*wanted[:3], *joined], strict=True):
+    for one, other in zip(got, [*wanted[:3], *joined, *wanted[3 + 2 * layers :]], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 

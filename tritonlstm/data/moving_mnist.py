@@ -34,11 +34,15 @@ def moving_mnist(
         (T, B, 1, size, size), in [0, 1], with the dtype of `digits`.
     """
     _checks.check_tensor("digits", digits)
-    if digits.dim() != 3 or not 0 < max(digits.shape[1:]) < size:
-        raise ValueError(f"digits: expected shape (N, h, w) with h, w < size = {size}, got {tuple(digits.shape)}")
+    _checks.check_integer("size", size, minimum=2)
+    if digits.dim() != 3 or not digits.numel() or max(digits.shape[1:]) >= size:
+        raise ValueError(
+            f"digits: expected shape (N, h, w), none of them 0, with h, w < size = {size}, got {tuple(digits.shape)}"
+        )
     _checks.check_integer("count", count, minimum=0)
     _checks.check_integer("frames", frames, minimum=1)
     _checks.check_integer("digits_per_sequence", digits_per_sequence, minimum=1)
+    _checks.check_number("speed", speed)
     height, width = digits.shape[1:]
     room = torch.tensor([size - height, size - width], dtype=torch.float64)
     t = torch.arange(frames, dtype=torch.float64)[:, None, None]

@@ -6,6 +6,11 @@ from torch import Tensor, nn
 from .. import _checks
 from ..modules import ConvLSTM2d
 
+_FIXED = {
+    "batch_first": "the model's sequences are (T, B, …)",
+    "num_layers": "hidden_channels has one value for each layer",
+}
+
 
 class EncoderForecaster(nn.Module):
     """Reads a sequence of images with one ConvLSTM stack and continues it with another.
@@ -19,7 +24,7 @@ class EncoderForecaster(nn.Module):
         hidden_channels: one for each encoder layer.
         kernel_size: odd; of all layers.
         out_channels: channels of the forecast frames; `in_channels` if None.
-        **options: for the `ConvLSTM2d` layers: peephole, activation, backend, …; not batch_first.
+        **options: for the `ConvLSTM2d` layers: peephole, activation, backend, …; not batch_first, not num_layers.
 
     Call:
         model(input, steps) → (steps, B, out_channels, H, W), from input (T, B, in_channels, H, W). The values are those
@@ -38,8 +43,15 @@ class EncoderForecaster(nn.Module):
         **options: object,
     ):
         super().__init__()
-        if "batch_first" in options:
-            raise TypeError("batch_first: expected nothing, for the model's sequences are (T, B, …)")
+        for name, reason in _FIXED.items():
+            if name in options:
+                raise TypeError(f"{name}: expected nothing, for {reason}, got {options[name]!r}")
+        if not isinstance(hidden_channels, list):
+            raise TypeError(f"hidden_channels: expected a list, one for each layer, got {hidden_channels!r}")
+        if isinstance(kernel_size, list):
+            raise TypeError(f"kernel_size: expected one for all layers, an integer or a pair, got {kernel_size!r}")
+        if out_channels is not None:
+            _checks.check_integer("out_channels", out_channels, minimum=1)
         options |= {"device": device, "dtype": dtype}
         self.encoder = ConvLSTM2d(in_channels, hidden_channels, kernel_size, **options)
         mirrored = hidden_channels[::-1]
@@ -51,6 +63,8 @@ class EncoderForecaster(nn.Module):
 
     def forward(self, input: Tensor, steps: int) -> Tensor:
         _checks.check_integer("steps", steps, minimum=1)
+        first = self.encoder.layers[0]
+        _checks.check_input("input", input, ("T", "B", "Cin", "H", "W"), first.in_channels, first.weight)
         _, states = self.encoder(input)
         output, hidden = None, []
         for layer, state in zip(self.forecaster, reversed(states)):
