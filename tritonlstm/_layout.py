@@ -99,15 +99,16 @@ def from_rows(rows: Tensor, channel_dim: int = 1) -> Tensor:
     return rows.movedim(-1, channel_dim)
 
 
-def pack_inputs(input: Tensor | None, h0: Tensor, layout: Layout) -> Tensor:
+def pack_inputs(input: Tensor | None, h0: Tensor, layout: Layout, steps: int | None = None) -> Tensor:
     """The convolution's inputs (T, B, *spatial, width): X in its slot, h0 in the first hidden slot, zeros as padding.
 
     The other hidden slots are left for the gate kernel to fill. X may have any strides, an expanded time axis included.
+    With `steps`, the inputs of so many steps from the first.
     """
-    inputs = h0.new_empty(layout.sequence_shape(layout.width))
+    inputs = h0.new_empty(layout.sequence_shape(layout.width, steps))
     inputs[0, ..., layout.hidden_slot] = to_rows(h0)
     if input is not None:
-        inputs[..., layout.input_slot] = to_rows(input, channel_dim=2)
+        inputs[..., layout.input_slot] = to_rows(input[:steps], channel_dim=2)
     inputs[..., layout.input_slot.stop :] = 0
     return inputs
 

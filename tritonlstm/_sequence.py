@@ -69,7 +69,11 @@ def forward(
     Arguments are in the public layout, results in rows; every result is a tensor of its own.
     """
     channels, steps = layout.channels, layout.steps
-    inputs = pack_inputs(input, h0, layout)
+    # On a CPU, whose calls cost little, one slot serves every step of inference: X is copied step by step, but where it
+    # is the same at all of them, and less memory is touched. On a GPU that copy would be a third kernel a step.
+    rolling = not save and pointwise.BIAS_IN_CONVOLUTION
+    x_moves = input is not None and input.stride(0) != 0
+    inputs = pack_inputs(input, h0, layout, steps=1 if rolling else steps)
     packed_weight = pack_weight(weight, layout)
     packed_peephole = None if peephole is None else pack_peephole(peephole)
     map_bias, gate_bias = (bias, None) if pointwise.BIAS_IN_CONVOLUTION else (None, bias)
@@ -87,7 +91,10 @@ def forward(
 
     for t in range(steps if layout.rows else 0):
         slot = t if save else 0
-        preact = _convolution.apply(inputs[t], packed_weight, map_bias, out=gates[slot])
+        current, following = (0, 0) if rolling else (t, t + 1)
+        if rolling and t > 0 and x_moves:
+            inputs[0, ..., layout.input_slot] = to_rows(input[t])
+        preact = _convolution.apply(inputs[current], packed_weight, map_bias, out=gates[slot])
         pointwise.gates_forward(
             layout,
             preact,
@@ -98,7 +105,7 @@ def forward(
             gates=gates[slot] if save else None,
             c=cells[slot + 1] if save else cells[slot],
             h=output[t],
-            h_next=inputs[t + 1, ..., layout.hidden_slot] if t + 1 < steps else h_n,
+            h_next=inputs[following, ..., layout.hidden_slot] if t + 1 < steps else h_n,
         )
     c_n = cells[-1].clone() if save else cells[0]
     return output, h_n, c_n, Saved(inputs, cells, gates) if save else None
@@ -164,8 +171,13 @@ def backward(
             if grad_input is not None:
                 grad_input[t] = grad_row[..., layout.input_slot]
         if needs.weight:
-            part = _convolution.weight_grad(inputs[first:last].flatten(0, 1), grad_preact.flatten(0, 1), packed_weight)
-            grad_weight = part.to(cell_dtype(dtype)) if grad_weight is None else grad_weight.add_(part)
+            rows, grad = inputs[first:last].flatten(0, 1), grad_preact.flatten(0, 1)
+            if grad_weight is None:
+                # Of the packed weight only the shape is needed from here on: the gradient takes its place.
+                packed_weight = _convolution.weight_grad(rows, grad, packed_weight)
+                grad_weight = packed_weight.to(cell_dtype(dtype))
+            else:
+                grad_weight += _convolution.weight_grad(rows, grad, packed_weight)
         if sums is not None:
             sums.add(grad_preact, c_prev=cells[first:last], c=cells[first + 1 : last + 1])
 
