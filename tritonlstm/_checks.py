@@ -107,6 +107,21 @@ def check_input(name: str, input: Tensor, dims: tuple[str, ...], in_channels: in
     check_device(name, input, weight.device)
 
 
+def count_steps(steps: int | None, input: Tensor | None) -> int:
+    """T, from the input (T, …) or, without one, from `steps`."""
+    if steps is not None:
+        check_integer("steps", steps, minimum=1)
+    elif input is None:
+        raise ValueError("steps: expected the number of time steps, which nothing else tells without input, got None")
+    if input is None:
+        return steps
+    if input.shape[0] == 0:
+        raise ValueError(f"input: expected at least one time step, got shape {tuple(input.shape)}")
+    if steps is not None and steps != input.shape[0]:
+        raise ValueError(f"steps: expected the input's {input.shape[0]} or None, got {steps}")
+    return input.shape[0]
+
+
 def check_pair(name: str, state: object) -> None:
     if not isinstance(state, (tuple, list)) or len(state) != 2:
         raise TypeError(f"{name}: expected a pair (h, c), got {describe(state)}")

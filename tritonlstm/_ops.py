@@ -1,4 +1,4 @@
-"""The registered operators: schema, implementation, fake and autograd, in that order.
+"""The registered operators: schema, implementation, fake, batching rule and autograd, in that order.
 
 A whole sequence is one opaque operator, so that a compiler sees neither the time loop nor its length. Training and
 inference have one each, so that inference saves nothing. Autograd comes twice, over the same two functions: registered
@@ -11,6 +11,7 @@ from torch import Tensor
 from . import _gates_aten, _sequence
 from ._layout import Layout, from_rows
 from ._sequence import Needs, Saved
+from ._vmap import batching_rule
 
 _ARGUMENTS = (
     "Tensor? input, Tensor h0, Tensor c0, Tensor weight, Tensor? bias, Tensor? peephole,"
@@ -80,7 +81,7 @@ def _training(*args):
 
 
 def _backward(grad_output, grad_h_n, grad_c_n, inputs, cells, gates, weight, bias, peephole, activation, triton, needs):
-    saved = Saved(inputs, cells, gates)
+    saved = Saved(*(tensor.contiguous() for tensor in (inputs, cells, gates)))  # no copy but of a slice under vmap
     with torch.autocast(weight.device.type, enabled=False), torch.cuda.device_of(weight):
         return _sequence.backward(
             grad_output,
@@ -138,6 +139,7 @@ for _name, _implementation, _fake in (
 ):
     torch.library.impl(f"tritonlstm::{_name}", "CompositeExplicitAutograd", _implementation)
     torch.library.register_fake(f"tritonlstm::{_name}", _fake)
+    torch.library.register_vmap(f"tritonlstm::{_name}", batching_rule(getattr(torch.ops.tritonlstm, _name)))
 
 
 def _setup_context(ctx, inputs, output):
@@ -199,6 +201,10 @@ class _Training(torch.autograd.Function):
     def backward(ctx, *grads):
         return _autograd_backward(ctx, grads, _Backward.apply)
 
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise RuntimeError('tritonlstm: this backend has no forward mode (jvp); use backend="torch" for it')
+
 
 torch.library.register_autograd(
     "tritonlstm::training",
@@ -223,6 +229,11 @@ def sequence(
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if torch.compiler.is_compiling():
+        if differentiable and torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                "tritonlstm: torch.compile cannot trace torch.func's transforms of this backend; transform the compiled"
+                ' function, or use backend="torch"'
+            )
         return torch.ops.tritonlstm.training(*args)[:3] if differentiable else torch.ops.tritonlstm.inference(*args)
     if differentiable or _forward_mode_is_on():
         return _Training.apply(*args)[:3]

@@ -114,19 +114,12 @@ def _sizes(
 ) -> tuple[int, int, tuple[int, ...]]:
     """T, B and the image's size, from the input or, without one, from `steps` and the state."""
     in_channels = weight.shape[1] - weight.shape[0] // 4
-    if steps is not None:
-        _checks.check_integer("steps", steps, minimum=1)
     if input is not None:
         _checks.check_input("input", input, ("T", "B", "Cin", *spatial_dims), in_channels, weight)
-        if input.shape[0] == 0:
-            raise ValueError(f"input: expected at least one time step, got shape {tuple(input.shape)}")
-        if steps is not None and steps != input.shape[0]:
-            raise ValueError(f"steps: expected the input's {input.shape[0]} or None, got {steps}")
-        return input.shape[0], input.shape[1], tuple(input.shape[3:])
+        return _checks.count_steps(steps, input), input.shape[1], tuple(input.shape[3:])
     if in_channels:
         raise ValueError(f"input: expected a Tensor with {in_channels} channels, got None")
-    if steps is None:
-        raise ValueError("steps: expected the number of time steps, which nothing else tells without input, got None")
+    steps = _checks.count_steps(steps, None)
     if state is None:
         raise ValueError("state: expected (h, c), which alone tells the sizes without input, got None")
     dims = ("B", "C", *spatial_dims)

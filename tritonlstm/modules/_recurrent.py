@@ -70,8 +70,16 @@ class RecurrentCell(nn.Module):
         if self.peephole is not None:
             nn.init.zeros_(self.peephole)
 
-    def forward(self, input: Tensor | None, state: State | None = None) -> State:
-        """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c)."""
+    def forward(
+        self, input: Tensor | None, state: State | None = None, steps: int | None = None
+    ) -> State | tuple[Tensor, State]:
+        """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
+
+        With `steps`, that many: input (T, B, Cin, *spatial) → (output, (h, c)). So the stack calls its cells, and hooks
+        on a cell, its parametrizations and its sharding see every call.
+        """
+        if steps is not None:
+            return self._run(input, state, steps)
         dims = ("B", "Cin", *self.spatial_dims)
         batched = _is_batched("input", input, dims, "state", state)
         if not batched:
@@ -79,10 +87,10 @@ class RecurrentCell(nn.Module):
         if input is not None:
             _checks.check_input("input", input, dims, self._in_channels, self.weight)
             input = input.unsqueeze(0)
-        _, state = self.run(input, state, steps=1)
+        _, state = self._run(input, state, steps=1)
         return state if batched else _state_without_batch(state)
 
-    def run(self, input: Tensor | None, state: State | None, steps: int | None) -> tuple[Tensor, State]:
+    def _run(self, input: Tensor | None, state: State | None, steps: int) -> tuple[Tensor, State]:
         """The cell over a whole sequence (T, B, Cin, *spatial)."""
         return self.layer_function(
             input,
@@ -182,9 +190,10 @@ class RecurrentStack(nn.Module):
         self, input: Tensor | None, state: Sequence[State] | None, steps: int | None
     ) -> tuple[Tensor, tuple[State, ...]]:
         """The layers over (T, B, Cin, *spatial), one after another."""
+        steps = _checks.count_steps(steps, input)
         output, states = input, []
         for index, cell in enumerate(self.layers):
-            output, pair = cell.run(output, state and state[index], steps)
+            output, pair = cell(output, state and state[index], steps)
             states.append(pair)
         return output, tuple(states)
 

@@ -1,0 +1,27 @@
+"""The operators under `torch.func.vmap`: one call for each sample, the results stacked.
+
+Only what has the samples' batch alone could be folded into one call; gradients for each sample and weights for each
+sample, for which vmap is used, could not.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def batching_rule(operator: Callable[..., tuple[Tensor, ...] | list[Tensor]]) -> Callable:
+    """The rule for `torch.library.register_vmap`, of an operator that returns several tensors."""
+
+    def rule(info, in_dims: tuple, *args: object) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        def sample(index: int) -> list[object]:
+            return [
+                arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
+                for arg, dim in zip(args, in_dims)
+            ]
+
+        calls = [operator(*sample(index)) for index in range(info.batch_size)]
+        results = tuple(torch.stack(tensors) for tensors in zip(*calls))
+        return results, (0,) * len(results)
+
+    return rule
