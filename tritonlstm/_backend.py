@@ -7,6 +7,9 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -21,8 +24,22 @@ _TRITON_INTERPRETS = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "tr
 """Triton reads this variable when a kernel is defined, so it must be set before this package is imported."""
 
 
+_in_onnx_as_operator: ContextVar[bool] = ContextVar("_in_onnx_as_operator", default=False)
+
+
+@contextmanager
+def as_operator_in_onnx() -> Iterator[None]:
+    """Within it, an export to ONNX sees the operators, which else no ONNX runtime would know."""
+    token = _in_onnx_as_operator.set(True)
+    try:
+        yield
+    finally:
+        _in_onnx_as_operator.reset(token)
+
+
 def uses_reference(backend: str) -> bool:
-    return backend == "torch"
+    """Whether a call runs as plain PyTorch operations."""
+    return backend == "torch" or (torch.onnx.is_in_onnx_export() and not _in_onnx_as_operator.get())
 
 
 def uses_triton(backend: str, weight: Tensor) -> bool:

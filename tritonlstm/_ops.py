@@ -155,11 +155,15 @@ def _setup_context(ctx, inputs, output):
     ctx.triton = triton
 
 
-def _autograd_backward(ctx, grads, backward):
+def _training_backward(ctx, grads, backward):
     """The gradients of all arguments, from those of (output, h_n, c_n), by `backward`."""
-    needs = list(ctx.needs_input_grad[: len(Needs._fields)])
     *saved, h0, c0, input = ctx.saved_tensors
-    wanted = iter(backward(*grads[:3], *saved, ctx.activation, ctx.triton, needs, h0, c0, input))
+    return _gradients(ctx, backward, (*grads[:3], *saved), (h0, c0, input))
+
+
+def _gradients(ctx, backward, operands, others):
+    needs = list(ctx.needs_input_grad[: len(Needs._fields)])
+    wanted = iter(backward(*operands, ctx.activation, ctx.triton, needs, *others))
     return (*(next(wanted) if needed else None for needed in needs), None, None, None)
 
 
@@ -199,7 +203,7 @@ class _Training(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        return _autograd_backward(ctx, grads, _Backward.apply)
+        return _training_backward(ctx, grads, _Backward.apply)
 
     @staticmethod
     def jvp(ctx, *tangents):
@@ -208,9 +212,33 @@ class _Training(torch.autograd.Function):
 
 torch.library.register_autograd(
     "tritonlstm::training",
-    lambda ctx, *grads: _autograd_backward(ctx, grads, _backward_by_operator),
+    lambda ctx, *grads: _training_backward(ctx, grads, _backward_by_operator),
     setup_context=_setup_context,
 )
+
+
+def _setup_inference_context(ctx, inputs, output):
+    *tensors, ctx.steps, ctx.activation, ctx.triton = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def _inference_backward(ctx, *grads):
+    """For an exported graph that is trained all the same: the forward pass again, now saving what it must."""
+    input, h0, c0, weight, bias, peephole = ctx.saved_tensors
+    arguments = (input, h0, c0, weight, bias, peephole, ctx.steps, ctx.activation, ctx.triton)
+    *_, packed_inputs, cells, gates = torch.ops.tritonlstm.training(*arguments)
+    operands = (*grads, packed_inputs, cells, gates, weight, bias, peephole)
+    backward = _backward_by_operator if torch.compiler.is_compiling() else _Backward.apply
+    return _gradients(ctx, backward, operands, (h0, c0, input))
+
+
+torch.library.register_autograd("tritonlstm::inference", _inference_backward, setup_context=_setup_inference_context)
+
+
+def _is_differentiated(args: tuple) -> bool:
+    tensors = (arg for arg in args if isinstance(arg, Tensor))
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def sequence(
@@ -226,8 +254,9 @@ def sequence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial) of one layer, differentiable once. Checks nothing."""
     args = (input, h0, c0, weight, bias, peephole, steps, activation, triton)
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    differentiable = _is_differentiated(args)
+    if torch.compiler.is_exporting():
+        return torch.ops.tritonlstm.inference(*args)
     if torch.compiler.is_compiling():
         if differentiable and torch._C._are_functorch_transforms_active():
             raise RuntimeError(

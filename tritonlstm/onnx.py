@@ -1,0 +1,75 @@
+"""ONNX for any number of time steps: each layer becomes one `Scan`.
+
+    with tritonlstm.onnx.scan() as table:
+        torch.onnx.export(model, (frames,), "model.onnx", dynamo=True, dynamic_shapes=…, custom_translation_table=table)
+
+Without it `torch.onnx.export` unrolls the equations over the T of its example. Needs onnxscript, as the exporter does.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from onnxscript import graph, script, values
+from onnxscript import opset18 as op
+from onnxscript.onnx_types import TensorType
+
+from . import _backend
+
+
+@script(values.Opset("tritonlstm", 1))
+def conv_lstm(input, h0, c0, weight, bias, w_ci, w_cf, w_co, is_relu) -> tuple[TensorType, TensorType, TensorType]:
+    """`reference.sequence` for images, as a Scan over the input's first dimension."""
+
+    @graph()
+    def step(h, c, x):
+        convolved = op.Conv(op.Concat(x, h, axis=1), weight, bias, auto_pad="SAME_UPPER")
+        a_i, a_f, a_g, a_o = op.Split(op.CastLike(convolved, c), axis=1, num_outputs=4)
+        i = op.Sigmoid(a_i + w_ci * c)
+        f = op.Sigmoid(a_f + w_cf * c)
+        if is_relu:
+            g = op.Relu(a_g)
+        else:
+            g = op.Tanh(a_g)
+        c_next = f * c + i * g
+        o = op.Sigmoid(a_o + w_co * c_next)
+        if is_relu:
+            squashed = op.Relu(c_next)
+        else:
+            squashed = op.Tanh(c_next)
+        h_next = op.CastLike(o * squashed, h)
+        output = op.Identity(h_next)
+        return h_next, c_next, output
+
+    h_n, c_n, output = op.Scan(h0, c0, input, body=step, num_scan_inputs=1)
+    return output, h_n, c_n
+
+
+def _translate(input, h0, c0, weight, bias, peephole, steps, activation, triton):
+    """`tritonlstm::inference` in ONNX; absent parameters are zeros, and vectors are images of one pixel."""
+    channels, dims = weight.shape[0] // 4, len(weight.shape) - 2
+    if bias is None:
+        bias = _zeros(weight, [4 * channels])
+    if peephole is None:
+        peephole = _zeros(c0, [3] + [1] * (1 + dims))
+    if input is None:
+        # A Scan must have something to scan: frames without channels.
+        steps = op.Constant(value_ints=[steps]) if isinstance(steps, int) else op.Reshape(steps, [1])
+        batch, none, spatial = op.Shape(h0, start=0, end=1), op.Constant(value_ints=[0]), op.Shape(h0, start=2)
+        input = _zeros(h0, op.Concat(steps, batch, none, spatial, axis=0))
+    if dims == 0:
+        input, h0, c0, weight, peephole = (op.Unsqueeze(each, [-1, -2]) for each in (input, h0, c0, weight, peephole))
+    peepholes = (op.Gather(op.CastLike(peephole, c0), index, axis=0) for index in range(3))
+    results = conv_lstm(input, h0, c0, weight, op.CastLike(bias, weight), *peepholes, activation == "relu")
+    return results if dims else tuple(op.Squeeze(result, [-1, -2]) for result in results)
+
+
+def _zeros(like, shape):
+    return op.Expand(op.CastLike(0.0, like), shape)
+
+
+@contextmanager
+def scan() -> Iterator[dict[Callable, Callable]]:
+    """Export layers as operators; the table that this gives tells the exporter how to write each as a Scan."""
+    with _backend.as_operator_in_onnx():
+        yield {torch.ops.tritonlstm.inference.default: _translate}
