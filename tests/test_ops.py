@@ -106,18 +106,10 @@ def test_forward_mode_is_refused_and_never_silently_zero(path: str, name: str):
         return PATHS[path](replace(problem, **{name: tensor}))[0]
 
     tensor = getattr(problem, name)
-    with pytest.raises((RuntimeError, NotImplementedError), match="jvp"):
+    with pytest.raises(RuntimeError, match='backend="torch"'):
         torch.func.jvp(run, (tensor,), (tensor,))
-    with torch.autograd.forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError), match="jvp"):
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match='backend="torch"'):
         run(torch.autograd.forward_ad.make_dual(tensor, tensor))
-
-
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 LAYERS = {

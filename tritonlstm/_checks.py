@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ._dtypes import cell_dtype, compute_dtype
+from ._dtypes import activation_dtypes, cell_dtype
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -23,7 +23,14 @@ def check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], meaning: str
 
 def check_device(name: str, tensor: Tensor, wanted: torch.device) -> None:
     if tensor.device != wanted:
-        raise ValueError(f"{name}: expected a tensor on {wanted}, where weight is, got one on {tensor.device}")
+        raise ValueError(f"{name}: expected a tensor on {wanted}, as the others, got one on {tensor.device}")
+
+
+def check_dtype(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Of an input or a hidden state: the dtype of `like` or, under autocast, any that autocast casts from and to."""
+    wanted = activation_dtypes(like)
+    if tensor.dtype not in wanted:
+        raise TypeError(f"{name}: expected {' or '.join(map(str, wanted))}, got {tensor.dtype}")
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
@@ -95,7 +102,7 @@ def check_peephole_size(peephole: Tensor | None, spatial: tuple[int, ...]) -> No
         )
 
 
-def check_input(name: str, input: Tensor, dims: tuple[str, ...], in_channels: int, weight: Tensor) -> None:
+def check_input(name: str, input: Tensor, dims: tuple[str, ...], in_channels: int) -> None:
     """`dims` names the dimensions: ("T", "B", "Cin", "H", "W")."""
     check_tensor(name, input)
     meaning = f"({', '.join(dims)})"
@@ -103,8 +110,6 @@ def check_input(name: str, input: Tensor, dims: tuple[str, ...], in_channels: in
         raise ValueError(f"{name}: expected {len(dims)} dimensions {meaning}, got shape {tuple(input.shape)}")
     if input.shape[dims.index("Cin")] != in_channels:
         raise ValueError(f"{name}: expected {meaning} with Cin = {in_channels}, got shape {tuple(input.shape)}")
-    _check_dtype(name, input, weight)
-    check_device(name, input, weight.device)
 
 
 def count_steps(steps: int | None, input: Tensor | None) -> int:
@@ -129,24 +134,18 @@ def check_pair(name: str, state: object) -> None:
         check_tensor(f"{name}[{index}]", tensor)
 
 
-def check_state(name: str, state: object, shape: tuple[int, ...], dims: tuple[str, ...], weight: Tensor) -> None:
-    """One layer's (h, c), each of this shape; h has the input's dtype, c that of `cell_dtype`."""
+def check_state(name: str, state: object, shape: tuple[int, ...], dims: tuple[str, ...], like: Tensor) -> None:
+    """One layer's (h, c), each of this shape; h has the dtype of `like`, the weight or the input, c its cell dtype."""
     check_pair(name, state)
     meaning = f"({', '.join(dims)})"
     for index, tensor in enumerate(state):
         check_shape(f"{name}[{index}]", tensor, shape, meaning)
-        check_device(f"{name}[{index}]", tensor, weight.device)
+        check_device(f"{name}[{index}]", tensor, like.device)
     h, c = state
-    _check_dtype(f"{name}[0] (h)", h, weight)
-    wanted = cell_dtype(compute_dtype(weight))
+    check_dtype(f"{name}[0] (h)", h, like)
+    wanted = cell_dtype(like.dtype)
     if c.dtype != wanted:
         raise TypeError(f"{name}[1] (c): expected {wanted}, the cell state's dtype, got {c.dtype}")
-
-
-def _check_dtype(name: str, tensor: Tensor, weight: Tensor) -> None:
-    wanted = (weight.dtype, compute_dtype(weight))
-    if tensor.dtype not in wanted:
-        raise TypeError(f"{name}: expected {' or '.join(map(str, dict.fromkeys(wanted)))}, got {tensor.dtype}")
 
 
 def describe(value: object) -> str:

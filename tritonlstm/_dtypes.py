@@ -1,5 +1,7 @@
 """Which dtype a call computes in, and which its cell state has."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,26 @@ def cell_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
     """The dtype of the convolution: autocast's where it is on (it never touches float64), else the weight's."""
-    device = weight.device.type
-    if weight.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
+    return torch.get_autocast_dtype(weight.device.type) if _is_autocast(weight) else weight.dtype
+
+
+def activation_dtypes(like: Tensor) -> tuple[torch.dtype, ...]:
+    """The dtypes of inputs and hidden states beside `like`: its own or, under autocast, what that casts from and to."""
+    if not _is_autocast(like):
+        return (like.dtype,)
+    return tuple(dict.fromkeys((like.dtype, torch.float32, torch.get_autocast_dtype(like.device.type))))
+
+
+def _is_autocast(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return tensor.dtype != torch.float64 and _has_autocast(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager:
+    """Within it, operations on the tensor's device keep their dtypes."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if _has_autocast(device) else nullcontext()
+
+
+def _has_autocast(device: str) -> bool:
+    return device != "meta"  # asking about it raises

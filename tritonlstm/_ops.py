@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _gates_aten, _sequence
+from ._dtypes import without_autocast
 from ._layout import Layout, from_rows
 from ._sequence import Needs, Saved
 from ._vmap import batching_rule
@@ -55,7 +56,7 @@ def _saved_layout(saved: Saved, weight: Tensor, triton: bool) -> Layout:
 
 
 def _run_forward(input, h0, c0, weight, bias, peephole, steps, activation, triton, *, save):
-    with torch.autocast(h0.device.type, enabled=False), torch.cuda.device_of(h0):
+    with without_autocast(h0), torch.cuda.device_of(h0):
         output, h_n, c_n, saved = _sequence.forward(
             input,
             h0,
@@ -82,7 +83,7 @@ def _training(*args):
 
 def _backward(grad_output, grad_h_n, grad_c_n, inputs, cells, gates, weight, bias, peephole, activation, triton, needs):
     saved = Saved(*(tensor.contiguous() for tensor in (inputs, cells, gates)))  # no copy but of a slice under vmap
-    with torch.autocast(weight.device.type, enabled=False), torch.cuda.device_of(weight):
+    with without_autocast(weight), torch.cuda.device_of(weight):
         return _sequence.backward(
             grad_output,
             grad_h_n,

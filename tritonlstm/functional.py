@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import _checks, _ops, reference
 from ._backend import BACKENDS, uses_reference, uses_triton
-from ._dtypes import cell_dtype, compute_dtype
+from ._dtypes import cell_dtype, compute_dtype, without_autocast
 
 ACTIVATIONS = ("tanh", "relu")
 
@@ -90,14 +90,14 @@ def _layer(
             weight.new_zeros(shape, dtype=cell_dtype(dtype), requires_grad=False),
         )
     else:
-        _checks.check_state("state", state, shape, ("B", "C", *spatial_dims), weight)
+        _checks.check_state("state", state, shape, ("B", "C", *spatial_dims), like=weight)
 
     # What autocast would do for a convolution, but for c, which stays in float32.
     h, c = state
     input = None if input is None else input.to(dtype)
     h, weight = h.to(dtype), weight.to(dtype)
     if uses_reference(backend):
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight):
             output, h, c = reference.sequence(input, h, c, weight, bias, peephole, steps=steps, activation=activation)
     else:
         triton = uses_triton(backend, weight)
@@ -115,7 +115,9 @@ def _sizes(
     """T, B and the image's size, from the input or, without one, from `steps` and the state."""
     in_channels = weight.shape[1] - weight.shape[0] // 4
     if input is not None:
-        _checks.check_input("input", input, ("T", "B", "Cin", *spatial_dims), in_channels, weight)
+        _checks.check_input("input", input, ("T", "B", "Cin", *spatial_dims), in_channels)
+        _checks.check_dtype("input", input, weight)
+        _checks.check_device("input", input, weight.device)
         return _checks.count_steps(steps, input), input.shape[1], tuple(input.shape[3:])
     if in_channels:
         raise ValueError(f"input: expected a Tensor with {in_channels} channels, got None")

@@ -63,8 +63,7 @@ class EncoderForecaster(nn.Module):
 
     def forward(self, input: Tensor, steps: int) -> Tensor:
         _checks.check_integer("steps", steps, minimum=1)
-        first = self.encoder.layers[0]
-        _checks.check_input("input", input, ("T", "B", "Cin", "H", "W"), first.in_channels, first.weight)
+        _checks.check_input("input", input, ("T", "B", "Cin", "H", "W"), self.encoder.layers[0].in_channels)
         _, states = self.encoder(input)
         output, hidden = None, []
         for layer, state in zip(self.forecaster, reversed(states)):

@@ -85,7 +85,7 @@ class RecurrentCell(nn.Module):
         if not batched:
             input, state = _with_batch(input, 0), _state_with_batch(state)
         if input is not None:
-            _checks.check_input("input", input, dims, self._in_channels, self.weight)
+            _checks.check_input("input", input, dims, self._in_channels)
             input = input.unsqueeze(0)
         _, state = self._run(input, state, steps=1)
         return state if batched else _state_without_batch(state)
@@ -163,7 +163,11 @@ class RecurrentStack(nn.Module):
         return self.layers[0].spatial_dims
 
     def _check(self, name: str, input: Tensor | None, dims: tuple[str, ...], state: Sequence[State] | None) -> bool:
-        """Check input and every layer's state, before the first layer runs; whether they have a batch dimension."""
+        """Check input and every layer's state, before the first layer runs; whether they have a batch dimension.
+
+        No weight is read: it may be a parametrization's, or not yet gathered where it is sharded. Each cell holds its
+        input against its own.
+        """
         if state is not None and (not isinstance(state, (tuple, list)) or len(state) != len(self.layers)):
             raise TypeError(
                 f"state: expected one pair (h, c) for each of {len(self.layers)} layers, got {_checks.describe(state)}"
@@ -172,8 +176,7 @@ class RecurrentStack(nn.Module):
         if not batched:
             dims = tuple(dim for dim in dims if dim != "B")
         if input is not None:
-            first = self.layers[0]
-            _checks.check_input(name, input, dims, first._in_channels, first.weight)
+            _checks.check_input(name, input, dims, self.layers[0]._in_channels)
         if state is not None:
             sizes = state[0][0] if input is None else input
             spatial = tuple(sizes.shape[sizes.dim() - len(self._spatial_dims) :])
@@ -183,7 +186,7 @@ class RecurrentStack(nn.Module):
             state_dims = ("B", "C", *self._spatial_dims)[0 if batched else 1 :]
             for index, (cell, pair) in enumerate(zip(self.layers, state, strict=True)):
                 shape = (*batch, cell._channels, *spatial)
-                _checks.check_state(f"state[{index}]", pair, shape, state_dims, cell.weight)
+                _checks.check_state(f"state[{index}]", pair, shape, state_dims, like=sizes)
         return batched
 
     def _run(

@@ -1,0 +1,40 @@
+"""The layers and inputs that the tests of PyTorch's features share."""
+
+import torch
+from torch import Tensor, nn
+
+from tritonlstm import ConvLSTM2d, PeepholeLSTM
+
+T, B, CIN, H, W = 4, 3, 2, 6, 5
+
+
+def with_peepholes(layer: nn.Module) -> nn.Module:
+    """The layer with peepholes that are not zero."""
+    for name, parameter in layer.named_parameters():
+        if name.endswith("peephole"):
+            nn.init.normal_(parameter, std=0.5)
+    return layer
+
+
+def conv_lstm(**options: object) -> ConvLSTM2d:
+    return with_peepholes(ConvLSTM2d(CIN, [4, 3], [3, (1, 5)], **options))
+
+
+def peephole_lstm(**options: object) -> PeepholeLSTM:
+    return with_peepholes(PeepholeLSTM(CIN, [4, 3], **options))
+
+
+def frames(steps: int = T, batch: int = B, height: int = H, width: int = W) -> Tensor:
+    return torch.randn(steps, batch, CIN, height, width)
+
+
+def twins(backend: str = "auto") -> tuple[ConvLSTM2d, ConvLSTM2d]:
+    """A layer on this backend, and one on PyTorch's plain operations with the same parameters."""
+    layer, plain = conv_lstm(backend=backend), conv_lstm(backend="torch")
+    plain.load_state_dict(layer.state_dict())
+    return layer, plain
+
+
+def gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    named = dict(module.named_parameters())
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))

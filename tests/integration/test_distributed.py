@@ -1,0 +1,72 @@
+"""Two processes on gloo train as one does, by the very code of examples/distributed.py."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from examples.distributed import Options, train
+
+ROOT = Path(__file__).parents[2]
+PROCESSES = 2
+
+ONE_PROCESS = Options(strategy="none")
+CASES = {
+    "ddp": Options("ddp"),
+    "ddp, compiled": Options("ddp", compile=True),
+    "ddp, activation checkpointing": Options("ddp", checkpoint=True),
+    "ddp, bf16": Options("ddp", bf16=True),
+    "fsdp": Options("fsdp"),
+    "fsdp, compiled": Options("fsdp", compile=True),
+    "fsdp, activation checkpointing": Options("fsdp", checkpoint=True),
+    "fsdp, bf16": Options("fsdp", bf16=True),
+    "fsdp, bf16, compiled": Options("fsdp", bf16=True, compile=True),
+}
+
+
+def _run_all(rank: int, folder: Path) -> None:
+    """In each process: every case, one after another; the first process writes their losses down."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+    for name, options in CASES.items():
+        torch._dynamo.reset()
+        losses = train(options, torch.device("cpu"))
+        if rank == 0:
+            (folder / f"{name}.json").write_text(json.dumps(losses))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("losses")
+    mp.start_processes(_run_all, (folder,), nprocs=PROCESSES, start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_loss_curve_of_one(folder: Path, case: str):
+    losses = torch.tensor(json.loads((folder / f"{case}.json").read_text()))
+    alone = torch.tensor(train(ONE_PROCESS, torch.device("cpu")))
+    assert alone[-1] < 0.8 * alone[0], "the model learns"
+    if CASES[case].bf16:
+        half = torch.tensor(train(replace(ONE_PROCESS, bf16=True), torch.device("cpu")))
+        # As near to float32's curve as one process in bfloat16 is, but for the order of roundings.
+        assert (losses - alone).abs().max() <= 3 * (half - alone).abs().max()
+    else:
+        torch.testing.assert_close(losses, alone, rtol=1e-4, atol=0)
+
+
+def test_the_torchrun_recipe():
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "examples/distributed.py"]
+    result = subprocess.run([*command, "--iterations", "3"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    losses = re.fullmatch(r"losses(( \d\.\d{4}){3})\n", result.stdout)[1].split()
+    expected = train(replace(ONE_PROCESS, iterations=3), torch.device("cpu"))
+    assert [float(loss) for loss in losses] == pytest.approx(expected, abs=2e-4)
