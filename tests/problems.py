@@ -1,6 +1,6 @@
 """Random problems for one layer, and the ways to solve them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -135,10 +135,18 @@ class Problem:
             cotangents={name: cast(tensor) for name, tensor in self.cotangents.items()},
         )
 
-    def solve(self, run: Callable[["Problem"], tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
-        """All results of `run` and all gradients, by name. Cotangents that are None are left out of the loss."""
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.tensors().items()}
+    def solve(
+        self,
+        run: Callable[["Problem"], tuple[Tensor, Tensor, Tensor]],
+        learning: Collection[str] = ARGUMENTS,
+    ) -> dict[str, Tensor]:
+        """All results of `run` and the gradients of the arguments in `learning`, by name.
+
+        Cotangents that are None are left out of the loss.
+        """
+        leaves = {name: tensor.detach().requires_grad_(name in learning) for name, tensor in self.tensors().items()}
         results = dict(zip(RESULTS, run(replace(self, **leaves)), strict=True))
+        leaves = {name: leaf for name, leaf in leaves.items() if name in learning}
         used = [name for name in RESULTS if self.cotangents[name] is not None]
         grads = torch.autograd.grad(
             [results[name] for name in used],

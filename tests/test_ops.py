@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import tritonlstm
 from tests.problems import ARGUMENTS, PATHS, SHAPES, Problem, Shape
 from tritonlstm import _ops
 
@@ -110,37 +109,6 @@ def test_forward_mode_is_refused_and_never_silently_zero(path: str, name: str):
         torch.func.jvp(run, (tensor,), (tensor,))
     with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match='backend="torch"'):
         run(torch.autograd.forward_ad.make_dual(tensor, tensor))
-
-
-LAYERS = {
-    "ConvLSTM2d": lambda: tritonlstm.ConvLSTM2d(2, [4, 3], 3),
-    "ConvLSTM2d, interpreted": lambda: tritonlstm.ConvLSTM2d(2, [4, 3], 3, backend="triton"),
-    "PeepholeLSTM": lambda: tritonlstm.PeepholeLSTM(2, [4, 3]),
-}
-
-
-@pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from inside torch's compiler
-@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
-def test_compiled_equals_eager_with_no_recompilation_for_other_t_and_b(make):
-    layer = make()
-    for cell in layer.layers:
-        torch.nn.init.normal_(cell.peephole)
-    compiled = torch.compile(layer, fullgraph=True)
-    spatial = (5, 4) if isinstance(layer, tritonlstm.ConvLSTM2d) else ()
-    compilations = []
-    for steps, batch in ((4, 2), (5, 3), (7, 4), (2, 6), (9, 2)):
-        input = torch.randn(steps, batch, 2, *spatial, requires_grad=True)
-        results = []
-        for run in (layer, compiled):
-            output, state = run(input)
-            loss = output.square().sum() + sum(h.sum() + c.square().sum() for h, c in state)
-            results.append((output, *torch.autograd.grad(loss, [input, *layer.parameters()])))
-        for eager, other in zip(*results, strict=True):
-            torch.testing.assert_close(other, eager, rtol=1e-5, atol=1e-5)
-        compilations.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    # The first call is compiled for its sizes, the second for any; the others use that.
-    assert compilations[1:] == [2] * 4
 
 
 def test_inference_saves_nothing():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.layouts import OF_IMAGES, OF_VECTORS, flip_storage
 from tests.problems import PATHS, SHAPES, VECTORS, Problem, Shape, by_reference
 from tests.tolerances import assert_close_to_oracle
 from tritonlstm._dtypes import cell_dtype
@@ -44,35 +45,8 @@ def test_absent_cotangents_count_as_zero(path: str, used: tuple[str, ...]):
     check(problem, path, torch.float32)
 
 
-def _expand_time(input: Tensor) -> Tensor:
-    return input[:1].expand(input.shape)
-
-
-def _slice_channels(input: Tensor) -> Tensor:
-    return torch.cat([input, input], 2)[:, :, ::2]
-
-
-def _channels_last(input: Tensor) -> Tensor:
-    return input.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, input.shape[:2])
-
-
-def _batch_first(input: Tensor) -> Tensor:
-    return input.transpose(0, 1).contiguous().transpose(0, 1)
-
-
-def _expand_space(input: Tensor) -> Tensor:
-    return input[..., :1, :1].expand(input.shape)
-
-
-def _flip_storage(input: Tensor) -> Tensor:
-    return input.permute(*reversed(range(input.dim()))).contiguous().permute(*reversed(range(input.dim())))
-
-
-STRIDES = [_expand_time, _slice_channels, _channels_last, _batch_first, _expand_space, _flip_storage]
-
-
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("layout", STRIDES)
+@pytest.mark.parametrize("layout", OF_IMAGES[1:])
 def test_any_strides_of_the_input(path: str, layout):
     problem = Problem.random(Shape(), torch.float32)
     problem.input = layout(problem.input)
@@ -83,7 +57,7 @@ def test_any_strides_of_the_input(path: str, layout):
 @pytest.mark.parametrize("name", ["h0", "c0", "weight", "peephole", "bias"])
 def test_any_strides_of_the_other_arguments(path: str, name: str):
     problem = Problem.random(Shape(peephole="full"), torch.float32)
-    strided = _flip_storage(getattr(problem, name).repeat_interleave(2, 0))[::2]
+    strided = flip_storage(getattr(problem, name).repeat_interleave(2, 0))[::2]
     assert not strided.is_contiguous()
     got = check(replace(problem, **{name: strided}), path, torch.float32)
     dense = problem.solve(PATHS[path])
@@ -92,7 +66,7 @@ def test_any_strides_of_the_other_arguments(path: str, name: str):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("layout", STRIDES)
+@pytest.mark.parametrize("layout", OF_IMAGES[1:])
 def test_any_strides_of_the_output_gradient(path: str, layout):
     problem = Problem.random(Shape(), torch.float32)
     problem.cotangents["output"] = layout(problem.cotangents["output"])
@@ -100,7 +74,7 @@ def test_any_strides_of_the_output_gradient(path: str, layout):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("layout", [_expand_time, _slice_channels, _batch_first, _flip_storage])
+@pytest.mark.parametrize("layout", OF_VECTORS[1:])
 def test_any_strides_of_the_output_gradient_of_vectors(path: str, layout):
     problem = Problem.random(VECTORS, torch.float32)
     problem.cotangents["output"] = layout(problem.cotangents["output"])

@@ -83,9 +83,9 @@ SECOND = {
     "hessian": lambda m, x: hessian(lambda b: loss(m)({**parameters(m), "layers.1.bias": b}, x))(
         parameters(m)["layers.1.bias"]
     ),
-    "grad of grad": lambda m, x: grad(
-        lambda p: sum(each.square().sum() for each in grad(loss(m))(p, x).values())
-    )(parameters(m)),
+    "grad of grad": lambda m, x: grad(lambda p: sum(each.square().sum() for each in grad(loss(m))(p, x).values()))(
+        parameters(m)
+    ),
     "jvp of grad": lambda m, x: jvp(lambda p: grad(loss(m))(p, x), (parameters(m),), (parameters(m),)),
 }
 

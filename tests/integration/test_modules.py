@@ -12,9 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, parametrizations, prune, skip_init
+from torch.nn.utils import parametrizations, parametrize, prune, skip_init
 
-from tests.integration.layers import B, CIN, H, W, conv_lstm, frames, gradients, peephole_lstm
+from tests.integration.layers import CIN, B, H, W, conv_lstm, frames, gradients, peephole_lstm
 from tritonlstm import ConvLSTM2d, PeepholeLSTM
 
 LAYERS = {"ConvLSTM2d": (conv_lstm, frames), "PeepholeLSTM": (peephole_lstm, lambda: frames()[..., 0, 0])}
@@ -64,7 +64,7 @@ class TestStateDict:
             layer.load_state_dict(state)
         with pytest.raises(RuntimeError, match=r'Unexpected key.*"layers.1.weights"'):
             layer.load_state_dict({**layer.state_dict(), "layers.1.weights": torch.zeros(1)})
-        with pytest.raises(RuntimeError, match="size mismatch for layers.0.peephole"):
+        with pytest.raises(RuntimeError, match=r"size mismatch for layers\.0\.peephole"):
             layer.load_state_dict({**layer.state_dict(), "layers.0.peephole": torch.zeros(3, 4, H, W)})
 
     @each_layer
@@ -246,9 +246,9 @@ class TestFrozen:
     @pytest.mark.parametrize("backend", ["auto", "triton"])
     @pytest.mark.parametrize("input_learns", [False, True])
     @pytest.mark.parametrize("frozen", SUBSETS, ids="+".join)
-    def test_subsets_get_the_same_gradients_and_no_needless_work(self, monkeypatch, frozen, input_learns, backend):
+    def test_subsets_get_the_same_gradients_and_no_needless_work(self, frozen, input_learns, backend):
         layer, input = conv_lstm(backend=backend), frames().requires_grad_(input_learns)
-        learning = {name: parameter for name, parameter in layer.named_parameters()}
+        learning = dict(layer.named_parameters())
         expected = gradients(layer, layer(input)[0].square().sum())
         for name in list(learning):
             if name.split(".")[-1] in frozen:

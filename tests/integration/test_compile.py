@@ -1,0 +1,159 @@
+"""torch.compile: the layers stay one operator each, whatever the mode, the sizes and the model around them."""
+
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import tritonlstm
+from tests.integration.layers import CIN, conv_lstm, frames, gradients, peephole_lstm
+
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    # From inside torch's compiler:
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
+
+LAYERS = {
+    "ConvLSTM2d": (conv_lstm, "auto"),
+    "ConvLSTM2d, interpreted": (conv_lstm, "triton"),
+    "PeepholeLSTM": (peephole_lstm, "auto"),
+    "PeepholeLSTM, plain": (peephole_lstm, "torch"),
+}
+
+
+def graphs() -> int:
+    """Graphs compiled since the test began."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def everything(run, layer: nn.Module, input: Tensor, state=None) -> list[Tensor]:
+    """Output, final states and the gradients of the input, the states and the parameters."""
+    input = input.detach().requires_grad_()
+    state = state and [tuple(tensor.detach().requires_grad_() for tensor in pair) for pair in state]
+    output, final = run(input, state)
+    loss = output.square().sum() + sum(h.sum() + c.square().sum() for h, c in final)
+    leaves = [input, *layer.parameters(), *(tensor for pair in state or () for tensor in pair)]
+    return [output, *(tensor for pair in final for tensor in pair), *torch.autograd.grad(loss, leaves)]
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+@pytest.mark.parametrize(("make", "backend"), LAYERS.values(), ids=LAYERS.keys())
+def test_every_mode_equals_eager_in_one_graph(make, backend: str, mode: str):
+    layer = make(backend=backend)
+    input = frames(steps=2) if make is conv_lstm else frames(steps=2)[..., 0, 0]
+    with torch.no_grad():
+        _, state = layer(input)
+    compiled = torch.compile(layer, fullgraph=True, mode=mode)
+    got, expected = everything(compiled, layer, input, state), everything(layer, layer, input, state)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert graphs() == 1
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(input, state), layer(input, state), rtol=1e-5, atol=1e-5)
+
+
+# The first has no two sizes alike, nor the channels', for the compiler takes such for one and the same.
+SIZES = [(4, 3, 6, 5), (5, 4, 7, 6), (7, 4, 9, 8), (2, 6, 5, 12), (9, 2, 4, 4), (3, 5, 11, 3)]
+
+
+@pytest.mark.parametrize("make", [conv_lstm, peephole_lstm])
+def test_no_recompilation_for_other_sizes(make):
+    layer = make()
+    compiled = torch.compile(layer, fullgraph=True)
+    counts = []
+    for size in SIZES:
+        input = frames(*size) if isinstance(layer, tritonlstm.ConvLSTM2d) else frames(*size)[..., 0, 0]
+        got, expected = everything(compiled, layer, input), everything(layer, layer, input)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        counts.append(graphs())
+    # The first call is compiled for its sizes, the second for any; the others use that.
+    assert counts[1:] == [2] * (len(SIZES) - 1)
+
+
+def test_dynamic_from_the_start_compiles_once():
+    layer = conv_lstm()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    for size in SIZES:
+        input = frames(*size)
+        torch.testing.assert_close(compiled(input), layer(input), rtol=1e-5, atol=1e-5)
+    assert graphs() == 1
+
+
+class Model(nn.Module):
+    """Convolutions and norms around the layer, which sees every frame and its own state."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(CIN, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.SiLU())
+        self.recurrent = tritonlstm.ConvLSTM2d(6, 8, 3)
+        self.head = nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, CIN, 1))
+
+    def forward(self, frames: Tensor, state=None):
+        features = self.stem(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        output, state = self.recurrent(features, state)
+        return self.head(output.flatten(0, 1)).unflatten(0, frames.shape[:2]), state
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16 autocast"])
+def test_inside_a_larger_model_with_its_loss(autocast: bool):
+    model, input = Model(), frames()
+
+    def loss(input: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            predicted, state = model(input[:-1])
+            predicted, state = model(input[1:], state)
+            last, _ = model.recurrent.step(predicted[-1].repeat(1, 3, 1, 1), state)
+        return F.mse_loss(predicted.float(), input[1:]) + last.float().mean()
+
+    eager = loss(input)
+    expected = gradients(model, eager)
+    compiled = torch.compile(loss, fullgraph=True)(input)
+    tolerance = {"rtol": 3e-2, "atol": 3e-2} if autocast else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(compiled, eager, **tolerance)
+    torch.testing.assert_close(gradients(model, compiled), expected, **tolerance)
+    assert graphs() == 1
+
+
+def test_a_training_loop_with_carried_state_does_not_recompile():
+    model = Model()
+    compiled, optimizer = torch.compile(model, fullgraph=True), torch.optim.Adam(model.parameters())
+    state, counts = None, []
+    for _ in range(4):
+        predicted, state = compiled(frames(), state)
+        predicted.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        state = [(h.detach(), c.detach()) for h, c in state]
+        counts.append(graphs())
+    assert counts == [1, 2, 2, 2], "once without a state, once with"
+
+
+def test_the_backward_pass_is_one_graph_too():
+    """Compiled autograd traces the backward pass, which would break at an operator that it cannot see through."""
+    layer, input = conv_lstm(), frames()
+    expected = gradients(layer, layer(input)[0].square().sum())
+    compiled = torch.compile(layer, fullgraph=True)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(fullgraph=True)):
+        compiled(input)[0].square().sum().backward()
+    assert torch._dynamo.utils.counters["compiled_autograd"]["captures"] == 1
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_compile_time_does_not_depend_on_the_number_of_steps(layers: int):
+    def seconds(steps: int) -> float:
+        torch._dynamo.reset()
+        layer = tritonlstm.ConvLSTM2d(CIN, [3] * layers, 3)
+        compiled = torch.compile(layer, fullgraph=True)
+        start = time.perf_counter()
+        compiled(frames(steps, 1, 3, 3))[0].sum().backward()
+        return time.perf_counter() - start
+
+    seconds(2)  # the compiler's own start
+    times = [(seconds(4), seconds(64)) for _ in range(3)]
+    short, long = (min(column) for column in zip(*times))
+    assert long <= 1.3 * short, times

@@ -1,0 +1,36 @@
+"""Tensors with the same shape and other strides, for sequences (T, B, C, *spatial)."""
+
+import torch
+from torch import Tensor
+
+
+def dense(input: Tensor) -> Tensor:
+    return input
+
+
+def expand_time(input: Tensor) -> Tensor:
+    return input[:1].expand(input.shape)
+
+
+def slice_channels(input: Tensor) -> Tensor:
+    return torch.cat([input, input], 2)[:, :, ::2]
+
+
+def channels_last(input: Tensor) -> Tensor:
+    return input.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, input.shape[:2])
+
+
+def batch_first(input: Tensor) -> Tensor:
+    return input.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+def expand_space(input: Tensor) -> Tensor:
+    return input[..., :1, :1].expand(input.shape)
+
+
+def flip_storage(input: Tensor) -> Tensor:
+    return input.permute(*reversed(range(input.dim()))).contiguous().permute(*reversed(range(input.dim())))
+
+
+OF_VECTORS = [dense, expand_time, slice_channels, batch_first, flip_storage]
+OF_IMAGES = [*OF_VECTORS, channels_last, expand_space]

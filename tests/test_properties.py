@@ -1,0 +1,94 @@
+"""The operators against the float64 oracle on examples that Hypothesis makes up.
+
+300 in a usual run, always the same ones; `pytest tests/test_properties.py --hypothesis-profile thorough` draws 3,000 new
+ones. A failure prints the smallest problem that fails, and the decorator that brings it back.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import event, given, note
+from hypothesis import strategies as st
+
+from tests import layouts
+from tests.problems import ARGUMENTS, PATHS, RESULTS, Problem, Shape, by_reference
+from tests.tolerances import assert_close_to_oracle
+from tritonlstm._dtypes import cell_dtype
+
+ODD = st.sampled_from([1, 3, 5])
+
+
+@dataclass(frozen=True)
+class Example:
+    path: str
+    dtype: torch.dtype
+    shape: Shape
+    input_layout: str
+    output_layout: str
+    weight_is_channels_last: bool
+    learning: tuple[str, ...]
+    """The arguments whose gradients are wanted: at least one."""
+    used: tuple[str, ...]
+    """The results that the loss depends on: at least one."""
+
+
+def _subsets(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.sampled_from(names), min_size=1, unique=True).map(tuple)
+
+
+@st.composite
+def examples(draw: st.DrawFn) -> Example:
+    is_image = draw(st.booleans())
+    shape = Shape(
+        steps=draw(st.integers(1, 5)),
+        batch=draw(st.integers(0, 3)),
+        in_channels=draw(st.integers(0, 6)),
+        channels=draw(st.integers(1, 9)),
+        spatial=draw(st.tuples(st.integers(1, 6), st.integers(1, 6))) if is_image else (),
+        kernel=draw(st.tuples(ODD, ODD)) if is_image else (),
+        bias=draw(st.booleans()),
+        peephole=draw(st.sampled_from(["none", "channel", "full"])),
+        activation=draw(st.sampled_from(["tanh", "relu"])),
+    )
+    path = draw(st.sampled_from(sorted(PATHS)))
+    dtypes = [torch.float32, torch.bfloat16, torch.float16] + [torch.float64] * (path == "aten")
+    of_these = [layout.__name__ for layout in (layouts.OF_IMAGES if is_image else layouts.OF_VECTORS)]
+    there = {"input": shape.in_channels > 0, "bias": shape.bias, "peephole": shape.peephole != "none"}
+    return Example(
+        path=path,
+        dtype=draw(st.sampled_from(dtypes)),
+        shape=shape,
+        input_layout=draw(st.sampled_from(of_these)),
+        output_layout=draw(st.sampled_from(of_these)),
+        weight_is_channels_last=is_image and draw(st.booleans()),
+        learning=draw(_subsets(tuple(name for name in ARGUMENTS if there.get(name, True)))),
+        used=draw(_subsets(RESULTS)),
+    )
+
+
+def problem_of(example: Example) -> Problem:
+    problem = Problem.random(example.shape, example.dtype)
+    if problem.input is not None:
+        problem.input = getattr(layouts, example.input_layout)(problem.input)
+    if example.weight_is_channels_last:
+        problem.weight = problem.weight.contiguous(memory_format=torch.channels_last)
+    problem.cotangents["output"] = getattr(layouts, example.output_layout)(problem.cotangents["output"])
+    problem.cotangents = {name: grad if name in example.used else None for name, grad in problem.cotangents.items()}
+    return problem
+
+
+@given(examples())
+def test_agrees_with_the_oracle(example: Example):
+    event(f"{example.path} {example.dtype}")
+    problem = problem_of(example)
+    got = problem.solve(PATHS[example.path], example.learning)
+    budget = problem.to(example.dtype).solve(by_reference, example.learning)
+    oracle = problem.to(torch.float64).solve(by_reference, example.learning)
+    assert got.keys() == oracle.keys()
+    for name in oracle:
+        note(name)
+        assert_close_to_oracle(name, got[name], budget[name], oracle[name], example.dtype)
+        assert got[name].dtype == (cell_dtype(example.dtype) if name in ("c_n", "grad of c0") else example.dtype)
+    for name, tensor in problem.tensors().items():
+        if name in example.learning and name in ("weight", "bias", "peephole"):
+            assert got[f"grad of {name}"].stride() == tensor.stride()
