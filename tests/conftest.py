@@ -1,4 +1,4 @@
-"""Settings of the whole run. Without a GPU, Triton interprets the kernels on CPU tensors."""
+"""Settings of the whole run. Triton interprets the kernels on CPU tensors, but for `python -m tests.gpu`."""
 
 import os
 
@@ -7,8 +7,7 @@ import torch
 # A compiled graph that an earlier version of the operators left on the disk would be taken for this one's.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from hypothesis import settings

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.layouts import flip_storage
 from tests.problems import ARGUMENTS, PATHS, SHAPES, Problem, Shape
 from tritonlstm import _ops
 
@@ -44,6 +45,34 @@ class TestOpcheck:
         problem = Problem.random(SHAPES[shape], torch.float32)
         args = backward_arguments(problem, triton, needed(problem))
         torch.library.opcheck(torch.ops.tritonlstm.backward.default, args)
+
+
+LEARNING = {"all": ARGUMENTS, "none": (), **{name: (name,) for name in ARGUMENTS}}
+
+
+@pytest.mark.parametrize("operator", ["inference", "training", "backward"])
+@pytest.mark.parametrize("strides", ["dense", "strided"])
+@pytest.mark.parametrize("learning", LEARNING.values(), ids=LEARNING.keys())
+@pytest.mark.parametrize("peephole", ["none", "channel", "full"])
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+def test_opcheck_of_every_combination(bias: bool, peephole: str, learning: tuple, strides: str, operator: str):
+    shape = Shape(2, 2, 2, 2, spatial=(3, 2), kernel=(3, 1), bias=bias, peephole=peephole)
+    problem = Problem.random(shape, torch.float32)
+    if learning and not set(learning) & problem.tensors().keys():
+        pytest.skip("what is to learn is not there")
+    if strides == "strided":
+        tensors = {
+            name: flip_storage(tensor.repeat_interleave(2, 0))[::2] for name, tensor in problem.tensors().items()
+        }
+        problem = replace(problem, **tensors)
+    if operator == "backward":
+        needs = [name in learning and getattr(problem, name) is not None for name in ARGUMENTS]
+        args = backward_arguments(problem, False, needs)
+    else:
+        for name, tensor in problem.tensors().items():
+            tensor.requires_grad_(name in learning)
+        args = arguments(problem, False)
+    torch.library.opcheck(getattr(torch.ops.tritonlstm, operator).default, args)
 
 
 @pytest.mark.parametrize("triton", [False, True], ids=["aten", "triton"])

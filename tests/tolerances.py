@@ -20,12 +20,19 @@ FLOOR = {
 is itself computed in float64."""
 
 
-def assert_close_to_oracle(name: str, got: Tensor, reference: Tensor, oracle: Tensor, dtype: torch.dtype) -> None:
-    """`got` is as near to the float64 `oracle` as `reference`, computed in `dtype`, allows."""
+def budget(reference: Tensor, oracle: Tensor, dtype: torch.dtype) -> float:
+    """The largest error that a result may have, from that of PyTorch's in `dtype`, `reference`."""
+    if oracle.numel() == 0:
+        return 0.0
+    return (FACTOR * (reference.double() - oracle).abs().max() + FLOOR[dtype] * oracle.abs().max()).item()
+
+
+def assert_within(name: str, got: Tensor, oracle: Tensor, budget: float) -> float:
+    """`got` is as near to the float64 `oracle` as its budget allows. Returns the part of it that it takes."""
     assert got.shape == oracle.shape, f"{name}: shape {tuple(got.shape)}, oracle {tuple(oracle.shape)}"
     if got.numel() == 0:
-        return
+        return 0.0
     assert got.isfinite().all(), f"{name}: not finite"
-    error = (got.double() - oracle).abs().max()
-    budget = FACTOR * (reference.double() - oracle).abs().max() + FLOOR[dtype] * oracle.abs().max()
+    error = (got.double() - oracle).abs().max().item()
     assert error <= budget, f"{name}: error {error:.3e}, budget {budget:.3e}"
+    return error / budget if budget > 0 else 0.0

@@ -1,0 +1,59 @@
+"""The device that these tests run on.
+
+`python -m tests.gpu` runs them on CUDA. In a usual run they go over the interpreted kernels on CPU tensors, a few small
+cases of each, so that the check itself is checked.
+"""
+
+import os
+
+import pytest
+import torch
+
+ON_CUDA = os.environ.get("TRITON_INTERPRET") == "0" and torch.cuda.is_available()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cuda: needs a GPU")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("cuda") and not ON_CUDA:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU: make gpu-check"))
+
+
+@pytest.fixture
+def device() -> str:
+    return "cuda" if ON_CUDA else "cpu"
+
+
+@pytest.fixture
+def backend() -> str:
+    """The kernels, whatever the device."""
+    return "auto" if ON_CUDA else "triton"
+
+
+@pytest.fixture(autouse=True)
+def _full_precision():
+    """float32 is float32: TF32, cuDNN's default, has a test of its own."""
+    convolution, product = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = convolution.fp32_precision, product.fp32_precision
+    convolution.fp32_precision = product.fp32_precision = "ieee"
+    yield
+    convolution.fp32_precision, product.fp32_precision = before
+
+
+@pytest.fixture
+def repeatable():
+    """cuDNN's weight gradient repeats its bits only where it is told to."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    yield
+    torch.backends.cudnn.deterministic = before
+
+
+@pytest.fixture(autouse=True)
+def _free_memory():
+    yield
+    if ON_CUDA:
+        torch.cuda.empty_cache()

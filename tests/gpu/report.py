@@ -1,0 +1,71 @@
+"""What the GPU check writes down: the machine, the versions, the commit, and each check with its figures."""
+
+import json
+import platform
+import re
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+
+ROOT = Path(__file__).parents[2]
+
+
+class Report:
+    """A pytest plugin that collects outcomes, and the figures that tests give with `record_property`."""
+
+    def __init__(self, command: str):
+        self._command = command
+        self._start = time.time()
+        self._checks = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and report.passed:
+            return
+        check = {"outcome": report.outcome, "seconds": round(report.duration, 3), **dict(report.user_properties)}
+        if report.skipped:
+            check["reason"] = report.longrepr[2]
+        if report.failed:
+            check["error"] = str(report.longrepr)[-2000:]
+        self._checks[report.nodeid.split("tests/gpu/")[-1]] = check
+
+    def summary(self) -> str:
+        counts = Counter(check["outcome"] for check in self._checks.values())
+        seconds = time.time() - self._start
+        return f"{', '.join(f'{number} {outcome}' for outcome, number in sorted(counts.items()))} in {seconds:.0f} s"
+
+    def save(self) -> Path:
+        """Write check.json, and return its path."""
+        name = torch.cuda.get_device_name()
+        path = ROOT / "bench/results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") / "check.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "device": name,
+            "capability": list(torch.cuda.get_device_capability()),
+            "memory_bytes": torch.cuda.get_device_properties(0).total_memory,
+            "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0],
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "torch": torch.__version__,
+            "triton": triton.__version__,
+            "python": platform.python_version(),
+            "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+            "command": self._command,
+            "summary": self.summary(),
+            "checks": self._checks,
+        }
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        return path.relative_to(ROOT)
+
+
+def _output(*command: str) -> str:
+    """What a command prints; "unknown" where it is not there or fails."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()

@@ -1,0 +1,169 @@
+"""The kernels against the float64 oracle, the same bits on every run, and tensors of more than 2³¹ elements."""
+
+import pytest
+import torch
+
+from tests.gpu.conftest import ON_CUDA
+from tests.layouts import OF_IMAGES, OF_VECTORS
+from tests.problems import SHAPES, VECTORS, Problem, Shape, by_operator, by_reference, budgets
+from tests.tolerances import assert_within
+from tritonlstm import ConvLSTM2d, _gates_aten
+from tritonlstm._layout import Layout
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LARGER = {
+    "paper": Shape(steps=3, batch=4, in_channels=64, channels=64, spatial=(16, 16), kernel=(5, 5)),
+    "one grey channel": Shape(steps=3, batch=2, in_channels=1, channels=64, spatial=(32, 32), kernel=(3, 3)),
+    "odd": Shape(steps=2, batch=2, in_channels=7, channels=33, spatial=(61, 47), kernel=(3, 3)),
+    "many pixels, full peephole": Shape(steps=2, channels=8, spatial=(128, 96), kernel=(3, 3), peephole="full"),
+}
+CASES = SHAPES | LARGER if ON_CUDA else {"base": SHAPES["base"], "vectors": SHAPES["vectors"]}
+
+
+def check(draw, dtype: torch.dtype, device: str, record_property) -> None:
+    """Every result and every gradient; records the largest error, as a part of what is allowed."""
+    problem = draw(0)
+    got = problem.on(device).solve(by_operator(triton=dtype != torch.float64))
+    oracle = problem.to(torch.float64).solve(by_reference)
+    budget = budgets(draw, dtype, device=device)
+    parts = {}
+    for name in oracle:
+        parts[name] = assert_within(name, got[name].cpu(), oracle[name], budget[name])
+    record_property("largest_part_of_budget", round(max(parts.values()), 3))
+
+
+@pytest.mark.parametrize("shape", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+def test_kernels_agree_with_the_oracle(shape: Shape, dtype: torch.dtype, device: str, record_property):
+    check(lambda seed: Problem.random(shape, dtype, seed), dtype, device, record_property)
+
+
+@pytest.mark.parametrize("shape", CASES.values(), ids=CASES.keys())
+def test_float64_agrees_with_the_oracle(shape: Shape, device: str, record_property):
+    check(lambda seed: Problem.random(shape, torch.float64, seed), torch.float64, device, record_property)
+
+
+@pytest.mark.parametrize("layout", OF_IMAGES[1:])
+def test_any_strides_of_input_and_output_gradient(layout, device: str, record_property):
+    def draw(seed: int) -> Problem:
+        problem = Problem.random(Shape(), torch.float32, seed)
+        problem.input = layout(problem.input)
+        problem.cotangents["output"] = layout(problem.cotangents["output"])
+        return problem
+
+    check(draw, torch.float32, device, record_property)
+
+
+@pytest.mark.parametrize("layout", OF_VECTORS[1:])
+def test_any_strides_of_vectors(layout, device: str, record_property):
+    def draw(seed: int) -> Problem:
+        problem = Problem.random(VECTORS, torch.float32, seed)
+        problem.cotangents["output"] = layout(problem.cotangents["output"])
+        return problem
+
+    check(draw, torch.float32, device, record_property)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("shape", ["base", "64 channels", "1×1 kernel", "vectors"])
+def test_tf32_errs_no_more_than_pytorch_with_tf32(shape: str, device: str, record_property):
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "tf32"
+    check(lambda seed: Problem.random(SHAPES[shape], torch.float32, seed), torch.float32, device, record_property)
+
+
+@pytest.mark.usefixtures("repeatable")
+@pytest.mark.parametrize("peephole", ["none", "channel", "full"])
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+def test_20_runs_give_the_same_bits(dtype: torch.dtype, peephole: str, device: str):
+    size = {"batch": 4, "channels": 64, "spatial": (24, 24)} if ON_CUDA else {}
+    problem = Problem.random(Shape(peephole=peephole, **size), dtype).on(device)
+    first = problem.solve(by_operator(triton=True))
+    for _ in range(20 if ON_CUDA else 2):
+        for name, tensor in problem.solve(by_operator(triton=True)).items():
+            assert torch.equal(tensor, first[name]), name
+
+
+def test_without_cudnns_determinism_all_but_the_weight_gradient_repeat(device: str):
+    problem = Problem.random(Shape(peephole="full"), torch.bfloat16).on(device)
+    first = problem.solve(by_operator(triton=True))
+    again = problem.solve(by_operator(triton=True))
+    for name in first:
+        assert name == "grad of weight" or torch.equal(again[name], first[name]), name
+
+
+@pytest.mark.cuda
+def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
+    """One step whose gates have 2.2·10⁹ elements: the first and the last rows, against ATen on those rows alone."""
+    from tritonlstm import _launch
+
+    channels, rows, few = 132, 2**22, 4096
+    layout = Layout(1, rows, (1,), 0, channels, channels)
+    part = Layout(1, few, (1,), 0, channels, channels)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.empty(shape, device=device, dtype=dtype)
+
+    def ends(tensor: torch.Tensor) -> list[torch.Tensor]:
+        return [tensor[:few].clone(), tensor[-few:].clone()]
+
+    generator = torch.Generator(device).manual_seed(0)
+    preact = empty(rows, 1, 4 * channels).normal_(generator=generator)
+    assert preact.numel() > 2**31
+    c = empty(rows, 1, channels, dtype=torch.float32).normal_(generator=generator)
+    peephole = torch.randn(3, 1, channels, device=device, generator=generator)
+    preacts, cells = ends(preact), ends(c)
+
+    c_next, h, h_next = torch.empty_like(c), empty(rows, 1, channels), empty(rows, 1, channels)
+    _launch.gates_forward(
+        layout, preact, None, peephole, c, activation="tanh", gates=preact, c=c_next, h=h, h_next=h_next
+    )
+    expected_gates = []
+    for place, (a, c_prev) in enumerate(zip(preacts, cells)):
+        gates, c_part = torch.empty_like(a), torch.empty_like(c_prev)
+        h_part, h_next_part = torch.empty_like(a[..., :channels]), torch.empty_like(a[..., :channels])
+        _gates_aten.gates_forward(
+            part, a, None, peephole, c_prev, activation="tanh", gates=gates, c=c_part, h=h_part, h_next=h_next_part
+        )
+        expected_gates.append(gates)
+        for got, wanted in ((preact, gates), (c_next, c_part), (h, h_part), (h_next, h_next_part)):
+            torch.testing.assert_close(ends(got)[place], wanted, rtol=1e-2, atol=1e-2)
+
+    grad_c, grad_h, grad_preact = torch.empty_like(c).normal_(generator=generator), h_next, empty(*preact.shape)
+    grad_cs, grad_hs = ends(grad_c), ends(grad_h)
+    _launch.gates_backward(
+        layout, preact, peephole, c, activation="tanh", grad_output=h, grad_h=grad_h, grad_c=grad_c,
+        grad_preact=grad_preact,
+    )  # fmt: skip
+    for place, gates in enumerate(expected_gates):
+        wanted = torch.empty_like(gates)
+        _gates_aten.gates_backward(
+            part, gates, peephole, cells[place], activation="tanh", grad_output=ends(h)[place], grad_h=grad_hs[place],
+            grad_c=grad_cs[place], grad_preact=wanted,
+        )  # fmt: skip
+        torch.testing.assert_close(ends(grad_preact)[place], wanted, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(ends(grad_c)[place], grad_cs[place], rtol=2e-2, atol=2e-2)
+
+    sums = _launch.ParameterGrads(layout, like=c, bias=True, peephole_pixels=1, itemsize=2)
+    sums.add(grad_preact[None], c_prev=c[None], c=c_next[None])
+    bias, _ = sums.result()
+    expected = sum(piece.sum((0, 1), dtype=torch.float64) for piece in grad_preact.split(2**18))
+    record_property("largest_bias_error", (bias - expected).abs().max().item() / expected.abs().max().item())
+    torch.testing.assert_close(bias.double(), expected, rtol=1e-3, atol=1e-2 * rows**0.5)
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("repeatable")
+def test_a_sequence_of_more_than_2_31_elements_equals_its_parts(device: str):
+    layer = ConvLSTM2d(8, 64, 3, device=device, dtype=torch.bfloat16)
+    input = torch.randn(9, 4, 8, 1024, 1024, device=device, dtype=torch.bfloat16)
+    with torch.no_grad():
+        output, state = layer(input)
+        assert output.numel() > 2**31
+        carried = None
+        for first in range(0, 9, 3):
+            part, carried = layer(input[first : first + 3], carried)
+            assert torch.equal(output[first : first + 3], part), first
+            del part
+    for (h, c), (h_part, c_part) in zip(state, carried, strict=True):
+        assert torch.equal(h, h_part)
+        assert torch.equal(c, c_part)
