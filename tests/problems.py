@@ -188,8 +188,8 @@ def by_reference(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 DRAWS = 5
-"""Problems of one shape whose errors make its budget. On a dozen numbers of bfloat16 one problem alone made a third of a
-percent of right answers look wrong, though their errors were on average two thirds of PyTorch's."""
+"""Problems of one shape whose errors make its budget. On a dozen numbers of bfloat16 one problem alone made a third of
+a percent of right answers look wrong, though their errors were on average two thirds of PyTorch's."""
 
 
 def budgets(

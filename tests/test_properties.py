@@ -11,7 +11,7 @@ from hypothesis import event, given, note
 from hypothesis import strategies as st
 
 from tests import layouts
-from tests.problems import ARGUMENTS, PATHS, RESULTS, Problem, Shape, by_reference, budgets
+from tests.problems import ARGUMENTS, PATHS, RESULTS, Problem, Shape, budgets, by_reference
 from tests.tolerances import assert_within
 from tritonlstm._dtypes import cell_dtype
 
@@ -51,7 +51,11 @@ def examples(draw: st.DrawFn) -> Example:
         activation=activation,
     )
     path = draw(st.sampled_from(sorted(PATHS)))
-    dtypes = [torch.float32, torch.bfloat16, torch.float16] + [torch.float64] * (path == "aten")
+    dtypes = [torch.float32] + [torch.float64] * (path == "aten")
+    if activation == "tanh":
+        # With relu c has no bound, nor then have a half type's errors: a few draws make no budget for them. The chosen
+        # shapes of test_sequence.py do.
+        dtypes += [torch.bfloat16, torch.float16]
     of_these = [layout.__name__ for layout in (layouts.OF_IMAGES if is_image else layouts.OF_VECTORS)]
     there = {"input": shape.in_channels > 0, "bias": shape.bias, "peephole": shape.peephole != "none"}
     return Example(

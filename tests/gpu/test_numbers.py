@@ -5,7 +5,7 @@ import torch
 
 from tests.gpu.conftest import ON_CUDA
 from tests.layouts import OF_IMAGES, OF_VECTORS
-from tests.problems import SHAPES, VECTORS, Problem, Shape, by_operator, by_reference, budgets
+from tests.problems import SHAPES, VECTORS, Problem, Shape, budgets, by_operator, by_reference
 from tests.tolerances import assert_within
 from tritonlstm import ConvLSTM2d, _gates_aten
 from tritonlstm._layout import Layout
