@@ -55,18 +55,14 @@ def test_inference_takes_one_convolution_and_one_gate_kernel_a_step(record_prope
     counts = per_step(make_run)
     record_property("kernels_per_step", counts)
     assert counts.pop("gates_forward_kernel") == 1
-    assert not [name for name in counts if "at::native" in name or "Mem" in name], (
-        "neither copies nor pointwise kernels"
-    )
+    assert not copies(counts)
 
 
 @pytest.mark.parametrize("input_learns", [False, True])
 def test_training_takes_at_most_three_kernels_a_step_back(input_learns: bool, record_property):
     def make_run(steps: int) -> Callable[[], object]:
         layer, input = layer_and_input(steps, input_learns)
-        return lambda: layer(input)[0].backward(
-            torch.ones((), device="cuda", dtype=torch.bfloat16).expand(steps, 4, 64, 32, 32)
-        )
+        return lambda: layer(input)[0].sum().backward()
 
     counts = per_step(make_run)
     record_property("kernels_per_step", counts)
