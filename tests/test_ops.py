@@ -126,7 +126,6 @@ def test_a_second_derivative_is_refused_and_never_silently_zero(path: str, name:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", ARGUMENTS)
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")  # from torch.func itself
 def test_forward_mode_is_refused_and_never_silently_zero(path: str, name: str):
     problem = Problem.random(Shape(), torch.float32)
 

@@ -7,10 +7,7 @@ from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, j
 
 from tests.integration.layers import conv_lstm, frames, twins
 
-pytestmark = [  # torch.func's own
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch.func's own
 
 
 def parameters(layer: nn.Module) -> dict[str, Tensor]:

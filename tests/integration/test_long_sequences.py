@@ -54,7 +54,6 @@ def test_state_that_is_carried_but_not_detached_gives_the_whole_gradient():
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_checkpointing_each_part_gives_the_gradient_of_the_whole(reentrant: bool, compiled: bool):
     layer, _ = twins()
     sequence = frames(steps=STEPS).requires_grad_()
