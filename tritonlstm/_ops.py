@@ -259,7 +259,8 @@ def sequence(
     if torch.compiler.is_exporting():
         return torch.ops.tritonlstm.inference(*args)
     if torch.compiler.is_compiling():
-        if differentiable and torch._C._are_functorch_transforms_active():
+        # Dynamo 2.11 even takes what a transform differentiates for what needs no gradient.
+        if torch._C._are_functorch_transforms_active():
             raise RuntimeError(
                 "tritonlstm: torch.compile cannot trace torch.func's transforms of this backend; transform the compiled"
                 ' function, or use backend="torch"'
