@@ -256,10 +256,9 @@ def sequence(
     """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial) of one layer, differentiable once. Checks nothing."""
     args = (input, h0, c0, weight, bias, peephole, steps, activation, triton)
     differentiable = _is_differentiated(args)
-    if torch.compiler.is_exporting():
+    if torch.compiler._is_exporting_flag:  # is_exporting() is True in all that torch 2.11 compiles
         return torch.ops.tritonlstm.inference(*args)
     if torch.compiler.is_compiling():
-        # Dynamo 2.11 even takes what a transform differentiates for what needs no gradient.
         if torch._C._are_functorch_transforms_active():
             raise RuntimeError(
                 "tritonlstm: torch.compile cannot trace torch.func's transforms of this backend; transform the compiled"

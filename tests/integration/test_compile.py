@@ -1,6 +1,7 @@
 """torch.compile: the layers stay one operator each, whatever the mode, the sizes and the model around them."""
 
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -51,6 +52,24 @@ def test_every_mode_equals_eager_in_one_graph(make, backend: str, mode: str):
     assert graphs() == 1
     with torch.no_grad():
         torch.testing.assert_close(compiled(input, state), layer(input, state), rtol=1e-5, atol=1e-5)
+
+
+def test_training_and_inference_compile_to_an_operator_each():
+    layer, input = conv_lstm(), frames()
+    compiled = torch.compile(layer, fullgraph=True)
+    with torch.no_grad():
+        compiled(input)
+    compiled(input)[0].sum().backward()
+    with torch.profiler.profile() as training:
+        compiled(input)[0].sum().backward()
+    with torch.no_grad(), torch.profiler.profile() as inference:
+        compiled(input)
+
+    def operators(profile: torch.profiler.profile) -> Counter:
+        return Counter(event.name for event in profile.events() if event.name.startswith("tritonlstm::"))
+
+    assert operators(training) == {"tritonlstm::training": 2, "tritonlstm::backward": 2}
+    assert operators(inference) == {"tritonlstm::inference": 2}
 
 
 # The first has no two sizes alike, nor the channels', for the compiler takes such for one and the same.
