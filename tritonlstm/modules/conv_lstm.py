@@ -30,6 +30,8 @@ class ConvLSTM2dCell(RecurrentCell):
     Call:
         cell(input, state=None) → (h, c). input (B, Cin, H, W), or None where Cin = 0; state (h, c), each (B, C, H, W),
         zeros if None; h has the input's dtype, c is float32 where that is a half type. All may come without B.
+        cell(input, state, steps) → (output, (h, c)) takes all T = steps of them: input (T, B, Cin, H, W), output
+        (T, B, C, H, W). So the stack calls it.
 
     Parameters:
         weight (4C, Cin + C, kh, kw): input channels first; gates in the order i, f, g, o. Starts as U(±√(3/fan_in)):

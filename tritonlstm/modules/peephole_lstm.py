@@ -24,6 +24,8 @@ class PeepholeLSTMCell(RecurrentCell):
     Call:
         cell(input, state=None) → (h, c). input (B, Cin), or None where Cin = 0; state (h, c), each (B, C), zeros if
         None; h has the input's dtype, c is float32 where that is a half type. All may come without B.
+        cell(input, state, steps) → (output, (h, c)) takes all T = steps of them: input (T, B, Cin), output (T, B, C).
+        So the stack calls it.
 
     Parameters:
         weight (4C, Cin + C): input columns first; gates in the order i, f, g, o. Starts as U(±√(3/(Cin + C))),
