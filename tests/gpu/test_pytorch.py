@@ -4,7 +4,6 @@ import copy
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from tests.integration.layers import CIN, conv_lstm, frames, gradients
+from tests.integration.layers import CIN, conv_lstm, frames, gradients, in_threads
 from tritonlstm import ConvLSTM2d
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("repeatable")]
@@ -144,24 +143,16 @@ class TestStreamsAndThreads:
         assert_same(got, expected)
 
     def test_many_threads_with_a_stream_each(self):
-        layer, input, failures = larger(), frames(6).cuda(), []
+        layer, input = larger(), frames(6).cuda()
         expected = gradients(layer, layer(input)[0].square().sum())
         torch.cuda.synchronize()
 
         def work() -> None:
-            try:
-                with torch.cuda.stream(torch.cuda.Stream()):
-                    for _ in range(10):
-                        assert_same(gradients(layer, layer(input)[0].square().sum()), expected)
-            except BaseException as failure:
-                failures.append(failure)
+            with torch.cuda.stream(torch.cuda.Stream()):
+                for _ in range(10):
+                    assert_same(gradients(layer, layer(input)[0].square().sum()), expected)
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not failures, failures[0]
+        in_threads(4, work)
 
     @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
     def test_a_device_that_is_not_the_current_one(self):

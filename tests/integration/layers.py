@@ -1,5 +1,8 @@
 """The layers and inputs that the tests of PyTorch's features share."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor, nn
 
@@ -38,3 +41,10 @@ def twins(backend: str = "auto") -> tuple[ConvLSTM2d, ConvLSTM2d]:
 def gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     named = dict(module.named_parameters())
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    """Run `work` in so many threads at once; raises what any of them raised."""
+    with ThreadPoolExecutor(count) as pool:
+        for future in [pool.submit(work) for _ in range(count)]:
+            future.result()

@@ -4,7 +4,6 @@ import copy
 import gc
 import pickle
 import resource
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, skip_init
 
-from tests.integration.layers import CIN, B, H, W, conv_lstm, frames, gradients, peephole_lstm
+from tests.integration.layers import CIN, B, H, W, conv_lstm, frames, gradients, in_threads, peephole_lstm
 from tritonlstm import ConvLSTM2d, PeepholeLSTM
 
 LAYERS = {"ConvLSTM2d": (conv_lstm, frames), "PeepholeLSTM": (peephole_lstm, lambda: frames()[..., 0, 0])}
@@ -317,25 +316,16 @@ def test_saved_tensors_may_be_packed_by_hooks():
 def test_many_threads_may_call_one_module_at_once(make, make_input):
     layer, input = make(), make_input()
     expected, expected_gradients = layer(input), gradients(layer, layer(input)[0].square().sum())
-    failures = []
 
     def work() -> None:
-        try:
-            for _ in range(20):
+        for _ in range(20):
+            assert_same(layer(input), expected)
+            with torch.no_grad():
                 assert_same(layer(input), expected)
-                with torch.no_grad():
-                    assert_same(layer(input), expected)
-                got = gradients(layer, layer(input)[0].square().sum())
-                assert_same(list(got.values()), list(expected_gradients.values()))
-        except BaseException as failure:
-            failures.append(failure)
+            got = gradients(layer, layer(input)[0].square().sum())
+            assert_same(list(got.values()), list(expected_gradients.values()))
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures[0]
+    in_threads(8, work)
 
 
 def _memory() -> tuple[int, int]:
