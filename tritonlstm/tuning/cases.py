@@ -1,0 +1,57 @@
+"""The named layers that tests, tuner and benchmarks share, as sizes alone."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stack of ConvLSTM layers with one odd square kernel, over a batch of sequences of images."""
+
+    batch: int
+    steps: int
+    in_channels: int
+    channels: tuple[int, ...]
+    """Hidden channels, one for each layer."""
+    kernel: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        layers = "-".join(map(str, self.channels))
+        return (
+            f"B{self.batch} T{self.steps} {self.in_channels}→{layers}"
+            f" {self.kernel}×{self.kernel} {self.height}×{self.width}"
+        )
+
+    def but(self, **changes: object) -> "Case":
+        return replace(self, **changes)
+
+    @property
+    def layers(self) -> tuple[tuple[int, int], ...]:
+        """(Cin, C) of each layer."""
+        return tuple(zip((self.in_channels, *self.channels), self.channels))
+
+
+CASES = {
+    "paper": Case(16, 20, 16, (128, 64, 64), 5, 16, 16),
+    "openstl": Case(16, 20, 16, (128, 128, 128, 128), 5, 16, 16),
+    "nowcast": Case(8, 10, 64, (64,), 3, 128, 128),
+    "latency": Case(1, 16, 32, (32,), 3, 64, 64),
+    "copied-3x3": Case(1, 5, 512, (128, 64, 64, 32, 32), 3, 64, 32),
+    "copied-5x5": Case(1, 9, 512, (128, 64, 64), 5, 64, 32),
+    "odd": Case(4, 10, 33, (33,), 3, 61, 47),
+}
+"""paper: the Moving MNIST network of Shi et al. 2015. openstl: ConvLSTM-S of OpenSTL. nowcast: radar images. latency:
+one sequence alone. copied: the examples in the README of automan000/Convolutional_LSTM_PyTorch, which people start
+from. odd: nothing a multiple of anything."""
+
+TWINS = {
+    "paper": CASES["paper"].but(batch=8, steps=10, channels=(64, 32, 32)),
+    "openstl": CASES["openstl"].but(batch=8, steps=10, channels=(32, 32, 32, 32)),
+    "nowcast": CASES["nowcast"].but(batch=2, in_channels=32, channels=(32,), height=64, width=64),
+    "latency": CASES["latency"],
+    "copied-3x3": CASES["copied-3x3"].but(in_channels=128, channels=(32, 16, 16, 8, 8)),
+    "copied-5x5": CASES["copied-5x5"].but(in_channels=128, channels=(32, 16, 16)),
+    "odd": CASES["odd"].but(batch=1),
+}
+"""The same layers, small enough for two CPU cores: fewer channels, images and steps, the same depth and kernels."""
