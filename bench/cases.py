@@ -1,48 +1,87 @@
-"""The layers that are timed."""
+"""What is timed: the layers of `tritonlstm.tuning.cases` with parameters, inputs and cotangents.
+
+Everything is random. Zeros run faster on a GPU, and peepholes, which start at zero, would hide an error in them.
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tritonlstm import ConvLSTM2d
+from tritonlstm.tuning.cases import Case
+
+
+class Parameters(NamedTuple):
+    """One layer's: weight (4C, Cin + C, k, k), bias (4C), peephole (3, C, 1, 1) or None."""
+
+    weight: Tensor
+    bias: Tensor
+    peephole: Tensor | None
+
+    def present(self) -> list[Tensor]:
+        return [tensor for tensor in self if tensor is not None]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One ConvLSTM layer with an odd square kernel over a batch of square images."""
+class Problem:
+    """A case with its numbers. input (T, B, Cin, H, W) and cotangent (T, B, C, H, W) are stored channels last."""
 
-    batch: int
-    steps: int
-    in_channels: int
-    channels: int
-    kernel: int
-    size: int
+    case: Case
+    layers: tuple[Parameters, ...]
+    input: Tensor
+    cotangent: Tensor
 
-    def __str__(self) -> str:
-        return (
-            f"B{self.batch} T{self.steps} {self.in_channels}→{self.channels}"
-            f" {self.kernel}×{self.kernel} {self.size}×{self.size}"
-        )
+    def to(self, dtype: torch.dtype) -> "Problem":
+        """The same numbers in another dtype."""
 
-    def layer(self) -> ConvLSTM2d:
-        """The layer, every parameter of it random: peepholes start at zero, which would hide an error in them."""
-        layer = ConvLSTM2d(self.in_channels, self.channels, self.kernel, peephole="channel")
-        for cell in layer.layers:
-            torch.nn.init.normal_(cell.bias, std=0.5)
-            torch.nn.init.normal_(cell.peephole, std=0.5)
-        return layer
+        def cast(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(dtype)
 
-    def sequence(self, channels: int) -> Tensor:
-        """Random images (T, B, channels, H, W), stored channels last."""
-        return torch.randn(self.steps, self.batch, self.size, self.size, channels).movedim(-1, 2)
+        layers = tuple(Parameters(*map(cast, layer)) for layer in self.layers)
+        return Problem(self.case, layers, cast(self.input), cast(self.cotangent))
+
+    def image(self, index: int) -> "Problem":
+        """The same with one image of the batch."""
+        own = slice(index, index + 1)
+        return Problem(self.case.but(batch=1), self.layers, self.input[:, own], self.cotangent[:, own])
+
+    def leaves(self) -> tuple[Parameters, ...]:
+        """The layers' parameters, copied and wanting gradients; weights channels last, as convolutions like them."""
+
+        def leaf(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+            return tensor.detach().clone(memory_format=layout).requires_grad_()
+
+        return tuple(Parameters(*map(leaf, layer)) for layer in self.layers)
 
 
-CASES = {
-    "paper": Case(batch=8, steps=10, in_channels=64, channels=64, kernel=5, size=16),
-    "large": Case(batch=4, steps=10, in_channels=32, channels=32, kernel=3, size=64),
-    "grey": Case(batch=8, steps=10, in_channels=1, channels=32, kernel=3, size=32),
-    "latency": Case(batch=1, steps=16, in_channels=32, channels=32, kernel=3, size=64),
-}
-"""By the use they stand for: a layer of the paper's Moving MNIST network, a large image, one grey or radar channel at
-the bottom of a stack, and one sequence alone."""
+def sequence(case: Case, channels: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Random images (T, B, channels, H, W), stored channels last."""
+    shape = (case.steps, case.batch, case.height, case.width, channels)
+    return torch.randn(shape, generator=generator, device=generator.device).to(dtype).movedim(-1, 2)
+
+
+def problem(
+    case: Case, dtype: torch.dtype, device: torch.device | str = "cpu", *, peephole: bool = True, seed: int = 0
+) -> Problem:
+    """A case's problem. Weights vary by 1/fan_in, so that the gates see what they would at a layer's start."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int, std: float) -> Tensor:
+        return (std * torch.randn(shape, generator=generator, device=device)).to(dtype)
+
+    layers = []
+    for in_channels, channels in case.layers:
+        fan_in = (in_channels + channels) * case.kernel**2
+        weight = normal(4 * channels, in_channels + channels, case.kernel, case.kernel, std=fan_in**-0.5)
+        bias = normal(4 * channels, std=0.5)
+        layers.append(Parameters(weight, bias, normal(3, channels, 1, 1, std=0.5) if peephole else None))
+    return Problem(
+        case,
+        tuple(layers),
+        input=sequence(case, case.in_channels, dtype, generator),
+        cotangent=sequence(case, case.channels[-1], dtype, generator),
+    )

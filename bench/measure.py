@@ -1,11 +1,20 @@
-"""How time and memory are measured."""
+"""How time and memory are measured: in turns, and on a CPU. `cuda_clock` has the same for a GPU."""
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile
+
+Sampler = Callable[[], float]
+"""Runs what is timed once, and returns the seconds it took."""
+
+Drive = Callable[[Sampler, Callable[[], None], Callable[[], None], int], None]
+"""drive(first, before, after, rounds) calls before, first and after, so many times."""
 
 
 @dataclass(frozen=True)
@@ -21,48 +30,99 @@ class Times:
     @property
     def spread(self) -> tuple[float, float]:
         """The durations that a fifth of the runs stay below, and above: p20 and p80."""
+        if len(self.durations) == 1:
+            return self.durations[0], self.durations[0]
         p20, _, _, p80 = statistics.quantiles(self.durations, n=5, method="inclusive")
         return p20, p80
 
 
-def interleave(
-    benchmark, ours: Callable[[], object], other: Callable[[], object], rounds: int, warmup_rounds: int = 2
-) -> tuple[Times, Times]:
-    """Time two functions round by round, so that whatever disturbs the machine disturbs both.
+def drive(first: Sampler, before: Callable[[], None], after: Callable[[], None], rounds: int) -> None:
+    for _ in range(rounds):
+        before()
+        first()
+        after()
 
-    pytest-benchmark times `ours`; `other` runs around it, before it in even rounds and after it in odd ones, so that
-    neither always follows the other.
+
+def interleave(samplers: dict[str, Sampler], rounds: int, warmup: int = 2, drive: Drive = drive) -> dict[str, Times]:
+    """Time contenders round by round, so that whatever disturbs the machine disturbs all of them.
+
+    Each round begins one contender later than the one before, and every other round goes backwards, so that none always
+    follows the same other. `drive` calls the first contender; pytest-benchmark may do so.
     """
-    durations = []
-    rounds_done = 0
+    names = list(samplers)
+    durations = {name: [] for name in names}
+    round_ = 0
 
-    def time_other() -> None:
-        start = time.perf_counter()
-        other()
-        durations.append(time.perf_counter() - start)
+    def sample(name: str) -> None:
+        durations[name].append(samplers[name]())
+
+    def others() -> tuple[list[str], list[str]]:
+        """Who comes before and after the first contender in this round."""
+        start = (round_ // 2) % len(names)
+        order = names[start:] + names[:start]
+        order = order[::-1] if round_ % 2 else order
+        at = order.index(names[0])
+        return order[:at], order[at + 1 :]
 
     def before() -> None:
-        if rounds_done % 2 == 0:
-            time_other()
+        for name in others()[0]:
+            sample(name)
+
+    def first() -> float:
+        sample(names[0])
+        return durations[names[0]][-1]
 
     def after() -> None:
-        nonlocal rounds_done
-        if rounds_done % 2 == 1:
-            time_other()
-        rounds_done += 1
+        nonlocal round_
+        for name in others()[1]:
+            sample(name)
+        round_ += 1
 
-    benchmark.pedantic(ours, setup=before, teardown=after, rounds=rounds, warmup_rounds=warmup_rounds)
-    return Times(benchmark.stats.stats.data), Times(durations[warmup_rounds:])
+    drive(first, before, after, warmup + rounds)
+    return {name: Times(values[warmup:]) for name, values in durations.items()}
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """How far `run` drives PyTorch's CPU memory above where it was: the largest sum of what is allocated less freed."""
-    run()  # what is cached for good is not this run's
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+class WallClock:
+    """Times by the machine's clock."""
+
+    device = torch.device("cpu")
+    graphs = False
+
+    def settle(self) -> None:
+        """Nothing to wait for here."""
+
+    def sampler(
+        self,
+        run: Callable[..., Any],
+        arguments: Sequence[tuple],
+        *,
+        graph: bool = False,
+        wait: Callable[[Any], Any] | None = None,
+    ) -> Sampler:
+        """A call of `run` with the next of `arguments`, which go round. There are no graphs here.
+
+        `wait` returns when what `run` returned is there.
+        """
+        following = itertools.cycle(arguments)
+
+        def sample() -> float:
+            own = next(following)
+            start = time.perf_counter()
+            result = run(*own)
+            if wait is not None:
+                wait(result)
+            return time.perf_counter() - start
+
+        return sample
+
+    def peak(self, run: Callable[[], Any]) -> int:
+        """How far `run` drives PyTorch's memory above where it was: the largest sum of what is allocated less freed."""
+        run()  # what is cached for good is not this run's
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            run()
+        events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+        held = peak = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            held += event.nbytes()
+            peak = max(peak, held)
+        return peak

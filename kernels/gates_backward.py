@@ -8,13 +8,15 @@
     da_g = dc ∘ i ∘ φ'(A_g)
     dc_prev = dc ∘ f + da_i ∘ w_ci + da_f ∘ w_cf
 
-c = f ∘ c_prev + i ∘ g is made again rather than loaded: four bytes an element less to read.
+c = f ∘ c_prev + i ∘ g is made again rather than loaded: four bytes an element less to read. Where the gates were not
+kept, they too are made again, from their pre-activations, as in gates.py.
 """
 
 import triton
 import triton.language as tl
 
 from .activations import activate, apply_slope, sigmoid_slope
+from .gates import apply_gates, load_four, store_four
 from .tiles import locate, peephole_offsets
 
 
@@ -31,13 +33,14 @@ from .tiles import locate, peephole_offsets
     ]
 )
 def gates_backward_kernel(
-    gates_ptr,  # (M, 4C)  i, f, g, o
+    gates_ptr,  # (M, 4C)  i, f, g, o, or their pre-activations
+    bias_ptr,  # (4C)  for pre-activations
     peephole_ptr,  # (3, 1 or n_pixels, C)  w_ci, w_cf, w_co
     c_prev_ptr,  # (M, C)
     grad_output_ptr,  # (B, H, W, C) with its own strides
     grad_h_ptr,  # (M, C) in rows of stride_grad_h_row, from the step after
     grad_c_ptr,  # (M, C)  in: dC_t from the step after; out: dC_{t-1}
-    grad_preact_ptr,  # (M, 4C)  out
+    grad_preact_ptr,  # (M, 4C)  out; may be gates_ptr
     n_rows,  # M
     n_pixels,  # H·W
     width,  # W
@@ -47,6 +50,8 @@ def gates_backward_kernel(
     stride_grad_output_c,
     C: tl.constexpr,
     stride_grad_h_row: tl.constexpr,
+    ACTIVATED: tl.constexpr,  # whether gates_ptr has gates
+    HAS_BIAS: tl.constexpr,
     PEEPHOLE: tl.constexpr,  # "none", "channel", "full"
     ACTIVATION: tl.constexpr,  # "tanh", "relu"
     GRAD_OUTPUT: tl.constexpr,  # "none", "dense": as (M, C), "strided"
@@ -71,21 +76,27 @@ def gates_backward_kernel(
     else:
         tl.static_assert(GRAD_OUTPUT == "none")
 
-    p_gates = gates_ptr + i_row * (4 * C) + o_gates
-    b_i = tl.load(p_gates, mask=mask, other=0.0).to(tl.float32)
-    b_f = tl.load(p_gates + C, mask=mask, other=0.0).to(tl.float32)
-    b_g = tl.load(p_gates + 2 * C, mask=mask, other=0.0).to(tl.float32)
-    b_o = tl.load(p_gates + 3 * C, mask=mask, other=0.0).to(tl.float32)
+    b_i, b_f, b_g, b_o = load_four(gates_ptr + i_row * (4 * C) + o_gates, C, mask)
     b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
     p_grad_c = grad_c_ptr + i_row * C + o_state
     b_dc = tl.load(p_grad_c, mask=mask, other=0.0).to(tl.float32)
-
-    b_squashed = activate(b_f * b_c_prev + b_i * b_g, ACTIVATION)
-    b_da_o = b_dh * b_squashed * sigmoid_slope(b_o)
-    b_dc += apply_slope(b_dh * b_o, b_squashed, ACTIVATION)
     if PEEPHOLE != "none":
         p_peephole = peephole_ptr + peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE, C, BLOCK)
         period = C if PEEPHOLE == "channel" else n_pixels.to(tl.int64) * C
+    else:
+        p_peephole, period = peephole_ptr, 0
+    if ACTIVATED:
+        b_c = b_f * b_c_prev + b_i * b_g
+    else:
+        p_bias = bias_ptr + o_channel if HAS_BIAS else bias_ptr
+        b_i, b_f, b_g, b_o, b_c = apply_gates(
+            b_i, b_f, b_g, b_o, b_c_prev, p_bias, p_peephole, period, mask, C, HAS_BIAS, PEEPHOLE, ACTIVATION
+        )
+
+    b_squashed = activate(b_c, ACTIVATION)
+    b_da_o = b_dh * b_squashed * sigmoid_slope(b_o)
+    b_dc += apply_slope(b_dh * b_o, b_squashed, ACTIVATION)
+    if PEEPHOLE != "none":
         b_dc += b_da_o * tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32)
     b_da_i = b_dc * b_g * sigmoid_slope(b_i)
     b_da_f = b_dc * b_c_prev * sigmoid_slope(b_f)
@@ -96,8 +107,5 @@ def gates_backward_kernel(
         b_dc_prev += b_da_f * tl.load(p_peephole + period, mask=mask, other=0.0).to(tl.float32)
 
     p_grad_preact = grad_preact_ptr + i_row * (4 * C) + o_gates
-    tl.store(p_grad_preact, b_da_i.to(grad_preact_ptr.dtype.element_ty), mask=mask)
-    tl.store(p_grad_preact + C, b_da_f.to(grad_preact_ptr.dtype.element_ty), mask=mask)
-    tl.store(p_grad_preact + 2 * C, b_da_g.to(grad_preact_ptr.dtype.element_ty), mask=mask)
-    tl.store(p_grad_preact + 3 * C, b_da_o.to(grad_preact_ptr.dtype.element_ty), mask=mask)
+    store_four(p_grad_preact, C, mask, b_da_i, b_da_f, b_da_g, b_da_o)
     tl.store(p_grad_c, b_dc_prev.to(grad_c_ptr.dtype.element_ty), mask=mask)

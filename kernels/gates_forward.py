@@ -1,20 +1,17 @@
 """One step's gates: pre-activations to h_t and c_t.
 
-    i = σ(A_i + b_i + w_ci ∘ c_prev)
-    f = σ(A_f + b_f + w_cf ∘ c_prev)
-    g = φ(A_g + b_g)                      φ = tanh or relu
-    c = f ∘ c_prev + i ∘ g
-    o = σ(A_o + b_o + w_co ∘ c)           the new cell state
-    h = o ∘ φ(c)
+    i, f, g, o, c                         as in gates.py
+    h = o ∘ φ(c)                          φ = tanh or relu
 
-Each tensor is read once and written once. h goes to two places: the sequence's output, and the slot of the next step's
-convolution input, whose rows are wider.
+Each tensor is read once and written once. h goes to the sequence's output and, where the next step reads it elsewhere,
+to the slot of its convolution's input, whose rows are wider.
 """
 
 import triton
 import triton.language as tl
 
-from .activations import activate, sigmoid
+from .activations import activate
+from .gates import apply_gates, load_four, store_four
 from .tiles import locate, peephole_offsets
 
 
@@ -22,6 +19,7 @@ from .tiles import locate, peephole_offsets
 @triton.jit(do_not_specialize=["n_rows", "n_pixels"])
 def gates_forward_kernel(
     preact_ptr,  # (M, 4C)  A: i, f, g, o
+    addend_ptr,  # (M, 4C)  a second part of A
     bias_ptr,  # (4C)
     peephole_ptr,  # (3, 1 or n_pixels, C)  w_ci, w_cf, w_co
     c_prev_ptr,  # (M, C)
@@ -33,10 +31,13 @@ def gates_forward_kernel(
     n_pixels,  # H·W
     C: tl.constexpr,
     stride_h_next_row: tl.constexpr,
+    HAS_ADDEND: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_C_PREV: tl.constexpr,  # else zero
     PEEPHOLE: tl.constexpr,  # "none", "channel", "full"
     ACTIVATION: tl.constexpr,  # "tanh", "relu"
     SAVE_GATES: tl.constexpr,
+    HAS_H_NEXT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     i_tile = tl.program_id(0)
@@ -44,40 +45,32 @@ def gates_forward_kernel(
     o_state = o_row * C + o_channel
     o_gates = o_row * (4 * C) + o_channel
 
-    p_preact = preact_ptr + i_row * (4 * C) + o_gates
-    a_i = tl.load(p_preact, mask=mask, other=0.0).to(tl.float32)
-    a_f = tl.load(p_preact + C, mask=mask, other=0.0).to(tl.float32)
-    a_g = tl.load(p_preact + 2 * C, mask=mask, other=0.0).to(tl.float32)
-    a_o = tl.load(p_preact + 3 * C, mask=mask, other=0.0).to(tl.float32)
-    b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        p_bias = bias_ptr + o_channel
-        a_i += tl.load(p_bias, mask=mask, other=0.0).to(tl.float32)
-        a_f += tl.load(p_bias + C, mask=mask, other=0.0).to(tl.float32)
-        a_g += tl.load(p_bias + 2 * C, mask=mask, other=0.0).to(tl.float32)
-        a_o += tl.load(p_bias + 3 * C, mask=mask, other=0.0).to(tl.float32)
+    a_i, a_f, a_g, a_o = load_four(preact_ptr + i_row * (4 * C) + o_gates, C, mask)
+    if HAS_ADDEND:
+        x_i, x_f, x_g, x_o = load_four(addend_ptr + i_row * (4 * C) + o_gates, C, mask)
+        a_i += x_i
+        a_f += x_f
+        a_g += x_g
+        a_o += x_o
+    if HAS_C_PREV:
+        b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+    else:
+        b_c_prev = tl.zeros([BLOCK], tl.float32)
     if PEEPHOLE != "none":
         p_peephole = peephole_ptr + peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE, C, BLOCK)
         period = C if PEEPHOLE == "channel" else n_pixels.to(tl.int64) * C
-        a_i += tl.load(p_peephole, mask=mask, other=0.0).to(tl.float32) * b_c_prev
-        a_f += tl.load(p_peephole + period, mask=mask, other=0.0).to(tl.float32) * b_c_prev
-
-    b_i = sigmoid(a_i)
-    b_f = sigmoid(a_f)
-    b_g = activate(a_g, ACTIVATION)
-    b_c = b_f * b_c_prev + b_i * b_g
-    if PEEPHOLE != "none":
-        a_o += tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32) * b_c
-    b_o = sigmoid(a_o)
+    else:
+        p_peephole, period = peephole_ptr, 0
+    p_bias = bias_ptr + o_channel if HAS_BIAS else bias_ptr
+    b_i, b_f, b_g, b_o, b_c = apply_gates(
+        a_i, a_f, a_g, a_o, b_c_prev, p_bias, p_peephole, period, mask, C, HAS_BIAS, PEEPHOLE, ACTIVATION
+    )
     b_h = b_o * activate(b_c, ACTIVATION)
 
     tl.store(c_ptr + i_row * C + o_state, b_c.to(c_ptr.dtype.element_ty), mask=mask)
     tl.store(h_ptr + i_row * C + o_state, b_h.to(h_ptr.dtype.element_ty), mask=mask)
-    p_h_next = h_next_ptr + i_row * stride_h_next_row + o_row * stride_h_next_row + o_channel
-    tl.store(p_h_next, b_h.to(h_next_ptr.dtype.element_ty), mask=mask)
+    if HAS_H_NEXT:
+        p_h_next = h_next_ptr + i_row * stride_h_next_row + o_row * stride_h_next_row + o_channel
+        tl.store(p_h_next, b_h.to(h_next_ptr.dtype.element_ty), mask=mask)
     if SAVE_GATES:
-        p_gates = gates_ptr + i_row * (4 * C) + o_gates
-        tl.store(p_gates, b_i.to(gates_ptr.dtype.element_ty), mask=mask)
-        tl.store(p_gates + C, b_f.to(gates_ptr.dtype.element_ty), mask=mask)
-        tl.store(p_gates + 2 * C, b_g.to(gates_ptr.dtype.element_ty), mask=mask)
-        tl.store(p_gates + 3 * C, b_o.to(gates_ptr.dtype.element_ty), mask=mask)
+        store_four(gates_ptr + i_row * (4 * C) + o_gates, C, mask, b_i, b_f, b_g, b_o)

@@ -2,6 +2,10 @@
 
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One core for a worker and what it starts: a second thread, waiting for its turn, took twice the time of the first.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 # A compiled graph that an earlier version of the operators left on the disk would be taken for this one's.

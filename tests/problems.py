@@ -1,5 +1,6 @@
 """Random problems for one layer, and the ways to solve them."""
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
@@ -10,13 +11,17 @@ from tests.tolerances import budget
 from tritonlstm import _ops, reference
 from tritonlstm._dtypes import cell_dtype
 
-ARGUMENTS = ("input", "h0", "c0", "weight", "bias", "peephole")
+ARGUMENTS = ("input", "h0", "c0", "weight", "input_weight", "bias", "peephole")
 RESULTS = ("output", "h_n", "c_n")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes and options of a problem. `kernel` and `spatial` are () for a layer of vectors."""
+    """The sizes and options of a problem.
+
+    `kernel` and `spatial` are () for a layer of vectors; `input_kernel` is there where the input's has another size;
+    without `state` the layer starts from zero.
+    """
 
     steps: int = 4
     batch: int = 2
@@ -24,6 +29,8 @@ class Shape:
     channels: int = 5
     spatial: tuple[int, ...] = (6, 7)
     kernel: tuple[int, ...] = (3, 5)
+    input_kernel: tuple[int, ...] | None = None
+    state: bool = True
     bias: bool = True
     peephole: str = "channel"
     activation: str = "tanh"
@@ -56,10 +63,16 @@ SHAPES = {
     "96 channels": Shape(in_channels=1, channels=96, steps=2, spatial=(3, 5), kernel=(1, 1)),
     "130 channels": Shape(in_channels=4, channels=130, steps=2, spatial=(3, 3), kernel=(3, 3)),
     "state alone": Shape(in_channels=0),
+    "no state": Shape(state=False),
+    "no state, no peephole": Shape(state=False, peephole="none", bias=False),
+    "no state, one step": Shape(state=False, steps=1),
+    "input kernel": Shape(input_kernel=(5, 1)),
+    "input kernel, no state, full peephole": Shape(input_kernel=(1, 1), kernel=(3, 3), state=False, peephole="full"),
     "1×1 kernel": Shape(kernel=(1, 1)),
     "kernel larger than the image": Shape(spatial=(2, 2), kernel=(5, 5)),
     "vectors": VECTORS,
     "vectors, no peephole": VECTORS.but(peephole="none"),
+    "vectors, no state": VECTORS.but(state=False),
     "vectors, one step": VECTORS.but(steps=1, batch=1),
     "vectors, state alone": VECTORS.but(in_channels=0, bias=False),
 }
@@ -71,9 +84,10 @@ class Problem:
 
     shape: Shape
     input: Tensor | None
-    h0: Tensor
-    c0: Tensor
+    h0: Tensor | None
+    c0: Tensor | None
     weight: Tensor
+    input_weight: Tensor | None
     bias: Tensor | None
     peephole: Tensor | None
     cotangents: dict[str, Tensor | None] = field(default_factory=dict)
@@ -86,16 +100,22 @@ class Problem:
             return (torch.randn(*size, generator=generator, dtype=torch.float64) * scale).to(dtype)
 
         steps, batch, channels = shape.steps, shape.batch, shape.channels
-        fan_in = (shape.in_channels + channels) * max(1, torch.Size(shape.kernel).numel())
+        apart = shape.input_kernel is not None
+        pixels, input_pixels = (
+            math.prod(kernel or ()) for kernel in (shape.kernel, shape.input_kernel or shape.kernel)
+        )
+        scale = (shape.in_channels * input_pixels + channels * pixels) ** -0.5
+        columns = channels if apart else shape.in_channels + channels
         peephole_size = {"none": None, "channel": (1,) * len(shape.spatial), "full": shape.spatial}[shape.peephole]
         state = (batch, channels, *shape.spatial)
         cell = cell_dtype(dtype)
         problem = cls(
             shape,
             input=normal(steps, batch, shape.in_channels, *shape.spatial) if shape.in_channels else None,
-            h0=normal(*state, scale=0.5),
-            c0=normal(*state, dtype=cell),
-            weight=normal(4 * channels, shape.in_channels + channels, *shape.kernel, scale=fan_in**-0.5),
+            h0=normal(*state, scale=0.5) if shape.state else None,
+            c0=normal(*state, dtype=cell) if shape.state else None,
+            weight=normal(4 * channels, columns, *shape.kernel, scale=scale),
+            input_weight=normal(4 * channels, shape.in_channels, *shape.input_kernel, scale=scale) if apart else None,
             bias=normal(4 * channels, scale=0.5) if shape.bias else None,
             peephole=None if peephole_size is None else normal(3, channels, *peephole_size, scale=0.5),
             cotangents={
@@ -114,10 +134,13 @@ class Problem:
         Where relu's argument is near zero, a rounding decides whether a gradient is there or not: no error at all.
         """
         signs = 1.0 - 2.0 * (torch.arange(self.shape.channels) % 2)
-        self.c0 = (self.c0.abs() + 0.5) * signs.view(-1, *(1 for _ in self.shape.spatial)).to(self.c0.dtype)
+        if self.c0 is not None:
+            self.c0 = (self.c0.abs() + 0.5) * signs.view(-1, *(1 for _ in self.shape.spatial)).to(self.c0.dtype)
         if self.bias is not None:
             self.bias.chunk(4)[2].copy_(2 * signs)
-            self.weight.chunk(4)[2].mul_(0.25)
+            for weight in (self.weight, self.input_weight):
+                if weight is not None:
+                    weight.chunk(4)[2].mul_(0.25)
 
     def tensors(self) -> dict[str, Tensor]:
         """The arguments that are there, by name."""
@@ -171,20 +194,41 @@ class Problem:
         return {name: tensor.detach() for name, tensor in {**results, **named}.items()}
 
 
-def by_operator(triton: bool) -> Callable[[Problem], tuple[Tensor, Tensor, Tensor]]:
-    """Solve with the sequence operator, its gates in Triton or in ATen."""
+def by_operator(
+    triton: bool, hoisted: bool = False, recompute: bool = False
+) -> Callable[[Problem], tuple[Tensor, Tensor, Tensor]]:
+    """Solve with the sequence operator, its gates in Triton or in ATen; hoisted where nothing else is possible too."""
 
     def run(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-        arguments = (getattr(problem, name) for name in ARGUMENTS)
-        return _ops.sequence(*arguments, problem.shape.steps, problem.shape.activation, triton)
+        return _ops.sequence(*operands(problem, triton, hoisted, recompute))
 
     return run
 
 
+def operands(problem: Problem, triton: bool, hoisted: bool = False, recompute: bool = False) -> tuple:
+    """The arguments of the operators that run forward."""
+    shape = problem.shape
+    hoisted = (hoisted or shape.input_kernel is not None) and shape.in_channels > 0
+    tensors = (getattr(problem, name) for name in ARGUMENTS)
+    return (*tensors, shape.steps, shape.activation, triton, hoisted, recompute)
+
+
 def by_reference(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """Solve with the oracle's equations, in the problem's dtype."""
-    arguments = (getattr(problem, name) for name in ARGUMENTS)
-    return reference.sequence(*arguments, steps=problem.shape.steps, activation=problem.shape.activation)
+    shape, h0, c0 = problem.shape, problem.h0, problem.c0
+    if not shape.state:
+        h0 = c0 = problem.weight.new_zeros(shape.batch, shape.channels, *shape.spatial)
+    return reference.sequence(
+        problem.input,
+        h0,
+        c0,
+        problem.weight,
+        problem.bias,
+        problem.peephole,
+        input_weight=problem.input_weight,
+        steps=shape.steps,
+        activation=shape.activation,
+    )
 
 
 def _draws(problem: Problem) -> int:
@@ -193,7 +237,8 @@ def _draws(problem: Problem) -> int:
     On a dozen numbers of bfloat16 one problem alone made a third of a percent of right answers look wrong, though their
     errors were on average two thirds of PyTorch's.
     """
-    return min(40, max(5, 512 // max(1, problem.h0.numel())))
+    shape = problem.shape
+    return min(40, max(5, 512 // max(1, shape.batch * shape.channels * math.prod(shape.spatial))))
 
 
 def budgets(
@@ -212,3 +257,11 @@ def budgets(
 
 PATHS = {"aten": by_operator(triton=False), "triton": by_operator(triton=True)}
 """The two implementations of the gates. On a CPU, "triton" is interpreted."""
+
+MODES = {
+    "concat, save": {},
+    "concat, recompute": {"recompute": True},
+    "hoisted, save": {"hoisted": True},
+    "hoisted, recompute": {"hoisted": True, "recompute": True},
+}
+"""The schedules and what they keep."""

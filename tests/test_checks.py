@@ -50,6 +50,24 @@ CONSTRUCTORS = {
     ),
     "unknown activation": Wrong(lambda: ConvLSTM2d(2, 4, 3, activation="gelu"), V, ("activation", "'relu'", "'gelu'")),
     "unknown backend": Wrong(lambda: ConvLSTM2d(2, 4, 3, backend="cudnn"), V, ("backend", "'auto'", "'cudnn'")),
+    "unknown memory": Wrong(lambda: ConvLSTM2d(2, 4, 3, memory="less"), V, ("memory", "'recompute'", "'less'")),
+    "unknown schedule": Wrong(lambda: ConvLSTM2d(2, 4, 3, schedule="x"), V, ("schedule", "'hoisted'", "'x'")),
+    "unknown schedule of vectors": Wrong(lambda: PeepholeLSTM(2, 4, schedule="x"), V, ("schedule", "'auto'", "'x'")),
+    "even input kernel": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, input_kernel_size=2), V, ("input_kernel_size", "odd", "(2, 2)")
+    ),
+    "input kernel a string": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, input_kernel_size="3"), T, ("input_kernel_size", "pair", "'3'")
+    ),
+    "two input kernels for three layers": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, 3, input_kernel_size=[3, 5]), V, ("input_kernel_size", "3", "[3, 5]")
+    ),
+    "two kernels in one convolution": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, input_kernel_size=5, schedule="concat"), V, ("schedule", "input_kernel_size", "5")
+    ),
+    "forecaster, input kernels": Wrong(
+        lambda: EncoderForecaster(1, [2, 2], 3, input_kernel_size=[3, 5]), T, ("input_kernel_size", "one", "[3, 5]")
+    ),
     "forget_bias a string": Wrong(lambda: ConvLSTM2d(2, 4, 3, forget_bias="1"), T, ("forget_bias", "number", "'1'")),
     "batch_first a number": Wrong(lambda: ConvLSTM2d(2, 4, 3, batch_first=1), T, ("batch_first", "bool", "1")),
     "integer dtype": Wrong(lambda: ConvLSTM2d(2, 4, 3, dtype=torch.int32), T, ("dtype", "float32", "int32")),
@@ -152,6 +170,10 @@ def conv_lstm(weight: torch.Tensor = WEIGHT, *args: object, **options: object) -
     return functional.conv_lstm(SEQUENCE, None, weight, *args, **options)
 
 
+def apart(input_weight: object, **options: object) -> object:
+    return conv_lstm(WEIGHT[:, 2:], input_weight=input_weight, **options)
+
+
 def bfloat16_layer(h: torch.Tensor, c: torch.Tensor) -> object:
     return ConvLSTM2d(2, 4, 3, dtype=torch.bfloat16)(SEQUENCE.bfloat16(), [(h, c)])
 
@@ -183,6 +205,27 @@ FUNCTIONS = {
     "peephole of another size": Wrong(
         lambda: conv_lstm(WEIGHT, None, torch.zeros(3, 4, 5, 5)), V, ("peephole", "(5, 5)", "(5, 4)")
     ),
+    "input_weight beside a whole weight": Wrong(
+        lambda: conv_lstm(input_weight=torch.zeros(16, 2, 5, 5)), V, ("weight", "4 columns", "(16, 6, 3, 3)")
+    ),
+    "input_weight of other rows": Wrong(lambda: apart(torch.zeros(12, 2, 5, 5)), V, ("input_weight", "16", "(12, 2")),
+    "input_weight of vectors": Wrong(lambda: apart(torch.zeros(16, 2)), V, ("input_weight", "4 dimensions", "(16, 2)")),
+    "input_weight without channels": Wrong(
+        lambda: apart(torch.zeros(16, 0, 5, 5)), V, ("input_weight", "at least 1", "(16, 0")
+    ),
+    "even input_weight": Wrong(lambda: apart(torch.zeros(16, 2, 5, 4)), V, ("input_weight", "odd", "(5, 4)")),
+    "double input_weight": Wrong(
+        lambda: apart(torch.zeros(16, 2, 5, 5).double()), T, ("input_weight", "float32", "float64")
+    ),
+    "input_weight not a tensor": Wrong(lambda: apart([1.0]), T, ("input_weight", "Tensor", "list")),
+    "input_weight for other frames": Wrong(
+        lambda: apart(torch.zeros(16, 3, 5, 5)), V, ("input", "Cin = 3", "(3, 2, 2")
+    ),
+    "two kernels in one convolution, as a function": Wrong(
+        lambda: apart(torch.zeros(16, 2, 5, 5), schedule="concat"), V, ("schedule", "one kernel", "auto")
+    ),
+    "unknown memory": Wrong(lambda: conv_lstm(memory="none"), V, ("memory", "'save'", "'none'")),
+    "unknown schedule": Wrong(lambda: conv_lstm(schedule=None), V, ("schedule", "'auto'", "None")),
     "unknown backend": Wrong(lambda: conv_lstm(backend="gpu"), V, ("backend", "'triton'", "'gpu'")),
     "unknown activation": Wrong(lambda: conv_lstm(activation="sin"), V, ("activation", "'tanh'", "'sin'")),
     "double in Triton": Wrong(

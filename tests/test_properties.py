@@ -11,7 +11,7 @@ from hypothesis import event, given, note
 from hypothesis import strategies as st
 
 from tests import layouts
-from tests.problems import ARGUMENTS, PATHS, RESULTS, Problem, Shape, budgets, by_reference
+from tests.problems import ARGUMENTS, MODES, PATHS, RESULTS, Problem, Shape, budgets, by_operator, by_reference
 from tests.tolerances import assert_within
 from tritonlstm._dtypes import cell_dtype
 
@@ -22,6 +22,7 @@ ODD = st.sampled_from([1, 3, 5])
 class Example:
     path: str
     dtype: torch.dtype
+    mode: str
     shape: Shape
     input_layout: str
     output_layout: str
@@ -39,13 +40,16 @@ def _subsets(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
 @st.composite
 def examples(draw: st.DrawFn) -> Example:
     is_image, activation = draw(st.booleans()), draw(st.sampled_from(["tanh", "relu"]))
+    in_channels = draw(st.integers(0, 6))
     shape = Shape(
         steps=draw(st.integers(1, 5)),
         batch=draw(st.integers(0, 3)),
-        in_channels=draw(st.integers(0, 6)),
+        in_channels=in_channels,
         channels=draw(st.integers(1, 9)),
         spatial=draw(st.tuples(st.integers(1, 6), st.integers(1, 6))) if is_image else (),
         kernel=draw(st.tuples(ODD, ODD)) if is_image else (),
+        input_kernel=draw(st.none() | st.tuples(ODD, ODD)) if is_image and in_channels else None,
+        state=in_channels == 0 or draw(st.booleans()),
         bias=activation == "relu" or draw(st.booleans()),  # a bias keeps relu's arguments away from its kink
         peephole=draw(st.sampled_from(["none", "channel", "full"])),
         activation=activation,
@@ -57,10 +61,18 @@ def examples(draw: st.DrawFn) -> Example:
         # shapes of test_sequence.py do.
         dtypes += [torch.bfloat16, torch.float16]
     of_these = [layout.__name__ for layout in (layouts.OF_IMAGES if is_image else layouts.OF_VECTORS)]
-    there = {"input": shape.in_channels > 0, "bias": shape.bias, "peephole": shape.peephole != "none"}
+    there = {
+        "input": shape.in_channels > 0,
+        "h0": shape.state,
+        "c0": shape.state,
+        "input_weight": shape.input_kernel is not None,
+        "bias": shape.bias,
+        "peephole": shape.peephole != "none",
+    }
     return Example(
         path=path,
         dtype=draw(st.sampled_from(dtypes)),
+        mode=draw(st.sampled_from(sorted(MODES))),
         shape=shape,
         input_layout=draw(st.sampled_from(of_these)),
         output_layout=draw(st.sampled_from(of_these)),
@@ -83,10 +95,10 @@ def problem_of(example: Example, seed: int = 0) -> Problem:
 
 @given(examples())
 def test_agrees_with_the_oracle(example: Example):
-    event(f"{example.path} {example.dtype}")
+    event(f"{example.path} {example.dtype} {example.mode}")
     problem = problem_of(example)
     budget = budgets(lambda seed: problem_of(example, seed), example.dtype, example.learning)
-    got = problem.solve(PATHS[example.path], example.learning)
+    got = problem.solve(by_operator(example.path == "triton", **MODES[example.mode]), example.learning)
     oracle = problem.to(torch.float64).solve(by_reference, example.learning)
     assert got.keys() == oracle.keys()
     for name in oracle:
@@ -94,5 +106,5 @@ def test_agrees_with_the_oracle(example: Example):
         assert_within(name, got[name], oracle[name], budget[name])
         assert got[name].dtype == (cell_dtype(example.dtype) if name in ("c_n", "grad of c0") else example.dtype)
     for name, tensor in problem.tensors().items():
-        if name in example.learning and name in ("weight", "bias", "peephole"):
+        if name in example.learning and name in ("weight", "input_weight", "bias", "peephole"):
             assert got[f"grad of {name}"].stride() == tensor.stride()

@@ -11,6 +11,9 @@ from tritonlstm import reference
 
 TINY = {
     "images": Shape(steps=2, batch=1, in_channels=1, channels=2, spatial=(2, 3), kernel=(3, 1)),
+    "input kernel": Shape(
+        steps=2, batch=1, in_channels=1, channels=2, spatial=(2, 3), kernel=(3, 1), input_kernel=(1, 3)
+    ),
     "vectors": Shape(steps=3, batch=2, in_channels=2, channels=2, spatial=(), kernel=()),
 }
 
@@ -32,9 +35,14 @@ def test_derivatives(shape: Shape, peephole: str, check):
 def test_backward_by_hand_agrees_with_autograd(shape: Shape):
     problem = Problem.random(shape, torch.float64)
     expected = problem.solve(by_reference)
+    given = {name: getattr(problem, name) for name in ARGUMENTS}
+    if not shape.state:
+        given["h0"] = given["c0"] = torch.zeros_like(problem.cotangents["h_n"])
+    input_weight = given.pop("input_weight")
     grads = reference.sequence_backward(
         *problem.cotangents.values(),
-        *(getattr(problem, name) for name in ARGUMENTS),
+        *given.values(),
+        input_weight=input_weight,
         steps=shape.steps,
         activation=shape.activation,
     )

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.layouts import OF_IMAGES, OF_VECTORS, flip_storage
-from tests.problems import PATHS, SHAPES, VECTORS, Problem, Shape, by_reference
+from tests.layouts import OF_IMAGES, OF_VECTORS, dense, expand_time, flip_storage
+from tests.problems import MODES, PATHS, SHAPES, VECTORS, Problem, Shape, by_operator, by_reference
 from tests.tolerances import assert_within, budget
 from tritonlstm._dtypes import cell_dtype
 
@@ -18,10 +18,12 @@ COMBINATIONS = [
     for name, dtype in DTYPES.items()
     if (path, name) != ("triton", "fp64")  # the kernels compute in float32
 ]
+OTHER_MODES = [name for name in MODES if name != "concat, save"]
+each_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def check(problem: Problem, path: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    got = problem.solve(PATHS[path])
+def check(problem: Problem, path: str, dtype: torch.dtype, mode: str = "concat, save") -> dict[str, Tensor]:
+    got = problem.solve(by_operator(path == "triton", **MODES[mode]))
     reference = problem.to(dtype).solve(by_reference)
     oracle = problem.to(torch.float64).solve(by_reference)
     for name in oracle:
@@ -37,6 +39,15 @@ def test_agrees_with_the_oracle(path: str, dtype: torch.dtype, shape: Shape):
     check(Problem.random(shape, dtype), path, dtype)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("mode", OTHER_MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("path", PATHS)
+def test_other_modes_agree_with_the_oracle(path: str, dtype: torch.dtype, mode: str, shape: Shape):
+    check(Problem.random(shape, dtype), path, dtype, mode)
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("used", [("output",), ("h_n",), ("c_n",), ("output", "c_n")], ids="+".join)
 def test_absent_cotangents_count_as_zero(path: str, used: tuple[str, ...]):
@@ -47,16 +58,18 @@ def test_absent_cotangents_count_as_zero(path: str, used: tuple[str, ...]):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("layout", OF_IMAGES[1:])
-def test_any_strides_of_the_input(path: str, layout):
+@each_mode
+def test_any_strides_of_the_input(path: str, mode: str, layout):
     problem = Problem.random(Shape(), torch.float32)
     problem.input = layout(problem.input)
-    check(problem, path, torch.float32)
+    check(problem, path, torch.float32, mode)
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", ["h0", "c0", "weight", "peephole", "bias"])
+@pytest.mark.parametrize("name", ["h0", "c0", "weight", "input_weight", "peephole", "bias"])
 def test_any_strides_of_the_other_arguments(path: str, name: str):
-    problem = Problem.random(Shape(peephole="full"), torch.float32)
+    input_kernel = (1, 3) if name == "input_weight" else None
+    problem = Problem.random(Shape(peephole="full", input_kernel=input_kernel), torch.float32)
     strided = flip_storage(getattr(problem, name).repeat_interleave(2, 0))[::2]
     assert not strided.is_contiguous()
     got = check(replace(problem, **{name: strided}), path, torch.float32)
@@ -67,10 +80,11 @@ def test_any_strides_of_the_other_arguments(path: str, name: str):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("layout", OF_IMAGES[1:])
-def test_any_strides_of_the_output_gradient(path: str, layout):
+@each_mode
+def test_any_strides_of_the_output_gradient(path: str, mode: str, layout):
     problem = Problem.random(Shape(), torch.float32)
     problem.cotangents["output"] = layout(problem.cotangents["output"])
-    check(problem, path, torch.float32)
+    check(problem, path, torch.float32, mode)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -82,15 +96,17 @@ def test_any_strides_of_the_output_gradient_of_vectors(path: str, layout):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_stride_0_gradients(path: str):
+@each_mode
+def test_stride_0_gradients(path: str, mode: str):
     problem = Problem.random(Shape(), torch.float32)
     problem.cotangents = {name: torch.ones(()).expand(grad.shape) for name, grad in problem.cotangents.items()}
-    check(problem, path, torch.float32)
+    check(problem, path, torch.float32, mode)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_saturated_gates(path: str, activation: str):
+@each_mode
+def test_saturated_gates(path: str, activation: str, mode: str):
     """Pre-activations of ±1e4: everything stays finite, and as near to the oracle as the reference."""
     problem = Problem.random(Shape(activation=activation, steps=3), torch.float32)
     problem.weight = problem.weight * 0
@@ -98,7 +114,7 @@ def test_saturated_gates(path: str, activation: str):
     problem.bias = 1e4 * signs
     if activation == "relu":
         problem.bias.chunk(4)[2].clamp_(max=10.0)
-    check(problem, path, torch.float32)
+    check(problem, path, torch.float32, mode)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -152,37 +168,46 @@ def test_a_sequence_equals_its_chunks_with_carried_state_bit_for_bit(path: str, 
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_inference_and_training_compute_the_same_bits(path: str):
-    problem = Problem.random(Shape(), torch.float32)
-    inference = PATHS[path](problem)
-    training = PATHS[path](replace(problem, weight=problem.weight.requires_grad_()))
+@pytest.mark.parametrize("layout", [dense, expand_time])
+@pytest.mark.parametrize("shape", [Shape(steps=11), Shape(steps=17, state=False)], ids=["state", "no state"])
+@each_mode
+def test_inference_and_training_compute_the_same_bits(path: str, mode: str, shape: Shape, layout):
+    problem = Problem.random(shape, torch.float32)
+    problem.input = layout(problem.input)
+    run = by_operator(path == "triton", **MODES[mode])
+    inference = run(problem)
+    training = run(replace(problem, weight=problem.weight.requires_grad_()))
     for without, having in zip(inference, training, strict=True):
         assert torch.equal(without, having)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_gradients_are_the_same_bits_on_every_run_and_a_graph_may_be_used_twice(path: str):
-    problem = Problem.random(Shape(), torch.float32)
+@each_mode
+def test_gradients_are_the_same_bits_on_every_run_and_a_graph_may_be_used_twice(path: str, mode: str):
+    problem, run = Problem.random(Shape(), torch.float32), by_operator(path == "triton", **MODES[mode])
     leaves = {name: tensor.requires_grad_() for name, tensor in problem.tensors().items()}
     loss = sum(
         (result * problem.cotangents[name]).sum()
-        for name, result in zip(("output", "h_n", "c_n"), PATHS[path](replace(problem, **leaves)), strict=True)
+        for name, result in zip(("output", "h_n", "c_n"), run(replace(problem, **leaves)), strict=True)
     )
     first = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
     second = torch.autograd.grad(loss, list(leaves.values()))
-    again = problem.solve(PATHS[path])
+    again = problem.solve(run)
     for name, one, two in zip(leaves, first, second, strict=True):
         assert torch.equal(one, two), name
         assert torch.equal(one, again[f"grad of {name}"]), name
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_gradients_of_a_subset_are_those_of_the_whole(path: str):
-    problem = Problem.random(Shape(peephole="full"), torch.float32)
-    whole = problem.solve(PATHS[path])
+@pytest.mark.parametrize("input_kernel", [None, (1, 3)], ids=["one kernel", "input kernel"])
+@each_mode
+def test_gradients_of_a_subset_are_those_of_the_whole(path: str, input_kernel: tuple | None, mode: str):
+    problem = Problem.random(Shape(peephole="full", input_kernel=input_kernel), torch.float32)
+    run = by_operator(path == "triton", **MODES[mode])
+    whole = problem.solve(run)
     for name in problem.tensors():
         leaf = getattr(problem, name).detach().requires_grad_()
-        results = PATHS[path](replace(problem, **{name: leaf}))
+        results = run(replace(problem, **{name: leaf}))
         (grad,) = torch.autograd.grad(results, leaf, list(problem.cotangents.values()))
         # Without dX, a narrower convolution makes dH: the same sums, perhaps in another order.
         torch.testing.assert_close(grad, whole[f"grad of {name}"], rtol=1e-5, atol=1e-5)
@@ -190,15 +215,20 @@ def test_gradients_of_a_subset_are_those_of_the_whole(path: str):
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape(steps=2, channels=2, spatial=(3, 2)), Shape(spatial=(), kernel=(), steps=2)],
-    ids=["images", "vectors"],
+    [
+        Shape(steps=2, channels=2, spatial=(3, 2)),
+        Shape(steps=2, channels=2, spatial=(3, 2), input_kernel=(1, 3)),
+        Shape(spatial=(), kernel=(), steps=2),
+    ],
+    ids=["images", "input kernel", "vectors"],
 )
 @pytest.mark.parametrize("peephole", ["none", "channel", "full"])
-def test_gradcheck(shape: Shape, peephole: str):
+@each_mode
+def test_gradcheck(shape: Shape, peephole: str, mode: str):
     problem = Problem.random(shape.but(peephole=peephole), torch.float64)
     names = list(problem.tensors())
 
     def run(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return PATHS["aten"](replace(problem, **dict(zip(names, tensors, strict=True))))
+        return by_operator(False, **MODES[mode])(replace(problem, **dict(zip(names, tensors, strict=True))))
 
     assert torch.autograd.gradcheck(run, [tensor.requires_grad_() for tensor in problem.tensors().values()])

@@ -46,7 +46,7 @@ import importlib.util, sys, torch, tritonlstm
 from tritonlstm import kernels, tuning
 assert tritonlstm.__file__.startswith(sys.argv[1]), tritonlstm.__file__
 assert kernels.__file__.startswith(sys.argv[1]), kernels.__file__
-assert tuning.pick_config("gates_forward", "sm_90", 2).block > 0
+assert tuning.pick_config("gates_forward", "sm_90", 2, 64).block > 0
 layer = tritonlstm.ConvLSTM2d(1, 2, 3, backend=sys.argv[2])
 output, _ = layer(torch.ones(2, 1, 1, 3, 3))
 output.sum().backward()
@@ -70,6 +70,25 @@ def test_works_from_another_directory(wheel: Path, tmp_path: Path, backend: str)
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_has_the_command(wheel: Path, tmp_path: Path):
+    target = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+    (entry_points,) = target.glob("*.dist-info/entry_points.txt")
+    assert "tritonlstm = tritonlstm.cli:main" in entry_points.read_text()
+    environment = os.environ | {"PYTHONPATH": str(target), "TRITONLSTM_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-m", "tritonlstm", "info"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "kernels/tuned/default.json" in result.stdout
 
 
 def test_the_kernels_folder_is_no_package_of_its_own():

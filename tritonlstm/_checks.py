@@ -61,8 +61,13 @@ def check_odd(name: str, sizes: tuple[int, ...]) -> None:
         raise ValueError(f'{name}: expected odd sizes, which "same" padding needs, got {tuple(sizes)}')
 
 
-def check_parameters(weight: Tensor, bias: Tensor | None, peephole: Tensor | None, spatial_dims: int) -> None:
-    """weight (4C, Cin + C, *kernel), bias (4C), peephole (3, C, *spatial or ones)."""
+def check_parameters(
+    weight: Tensor, input_weight: Tensor | None, bias: Tensor | None, peephole: Tensor | None, spatial_dims: int
+) -> None:
+    """weight (4C, Cin + C, *kernel), bias (4C), peephole (3, C, *spatial or ones).
+
+    With input_weight (4C, Cin, *input_kernel), weight is (4C, C, *kernel).
+    """
     check_tensor("weight", weight)
     if weight.dim() != 2 + spatial_dims:
         raise ValueError(f"weight: expected {2 + spatial_dims} dimensions, got shape {tuple(weight.shape)}")
@@ -76,6 +81,8 @@ def check_parameters(weight: Tensor, bias: Tensor | None, peephole: Tensor | Non
             f"weight: expected at least C = {rows // 4} columns (input and hidden channels), got {tuple(weight.shape)}"
         )
     check_odd("weight (its kernel)", tuple(kernel))
+    if input_weight is not None:
+        _check_input_weight(input_weight, weight, spatial_dims)
     for name, tensor in (("bias", bias), ("peephole", peephole)):
         if tensor is None:
             continue
@@ -90,6 +97,25 @@ def check_parameters(weight: Tensor, bias: Tensor | None, peephole: Tensor | Non
             f"peephole: expected shape (3, C, …) = (3, {rows // 4}, …) in {2 + spatial_dims} dimensions,"
             f" got {tuple(peephole.shape)}"
         )
+
+
+def _check_input_weight(input_weight: Tensor, weight: Tensor, spatial_dims: int) -> None:
+    check_tensor("input_weight", input_weight)
+    rows, columns = weight.shape[:2]
+    if columns != rows // 4:
+        raise ValueError(
+            f"weight: expected C = {rows // 4} columns beside input_weight, for the hidden state alone,"
+            f" got {tuple(weight.shape)}"
+        )
+    if input_weight.dim() != 2 + spatial_dims or input_weight.shape[0] != rows or input_weight.shape[1] == 0:
+        raise ValueError(
+            f"input_weight: expected shape (4·C, Cin, …) = ({rows}, at least 1, …) in {2 + spatial_dims} dimensions,"
+            f" got {tuple(input_weight.shape)}"
+        )
+    check_device("input_weight", input_weight, weight.device)
+    if input_weight.dtype != weight.dtype:
+        raise TypeError(f"input_weight: expected {weight.dtype}, as weight has, got {input_weight.dtype}")
+    check_odd("input_weight (its kernel)", tuple(input_weight.shape[2:]))
 
 
 def check_peephole_size(peephole: Tensor | None, spatial: tuple[int, ...]) -> None:

@@ -13,6 +13,10 @@ from ._layout import Layout
 BIAS_IN_CONVOLUTION = True
 """The convolution adds the bias for nothing; here it would cost a pass over 4C channels."""
 
+INFERENCE_SLOTS = 1
+"""One slot serves every step of inference: X is copied step by step, which costs little here, and less memory is
+touched."""
+
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
 
@@ -50,81 +54,116 @@ def _peephole_rows(peephole: Tensor, layout: Layout) -> Tensor:
 def gates_forward(
     layout: Layout,
     preact: Tensor,
+    addend: Tensor | None,
     bias: Tensor | None,
     peephole: Tensor | None,
-    c_prev: Tensor,
+    c_prev: Tensor | None,
     *,
     activation: str,
     gates: Tensor | None,
     c: Tensor,
     h: Tensor,
-    h_next: Tensor,
+    h_next: Tensor | None,
 ) -> None:
     """One step's gates; see `_launch.gates_forward` for the shapes. `preact` is overwritten."""
     assert bias is None, "the convolution has added it"
     activate, _ = _ACTIVATIONS[activation]
     preact = preact.to(c.dtype)
+    if addend is not None:
+        preact += addend
     in_place = gates is None or gates.dtype != c.dtype
     activated = preact if in_place else gates
+    _activate(layout, preact, peephole, c_prev, activation=activation, gates=activated, c=c)
+    squashed = activate(c, out=torch.empty_like(c))
+    torch.mul(_split(activated)[3], squashed, out=h)
+    if h_next is not None:
+        h_next.copy_(h)
+    if gates is not None and in_place:
+        gates.copy_(activated)
+
+
+def _activate(
+    layout: Layout,
+    preact: Tensor,
+    peephole: Tensor | None,
+    c_prev: Tensor | None,
+    *,
+    activation: str,
+    gates: Tensor,
+    c: Tensor,
+) -> None:
+    """Pre-activations to gates, which may be the same tensor, and c, which may be c_prev. `preact` is overwritten."""
+    activate, _ = _ACTIVATIONS[activation]
     a_i, a_f, a_g, a_o = _split(preact)
-    i, f, g, o = _split(activated)
+    i, f, g, o = _split(gates)
     if peephole is not None:
-        w_ci, w_cf, w_co = _peephole_rows(peephole.to(c.dtype), layout)
-        a_i.addcmul_(w_ci, c_prev)
-        a_f.addcmul_(w_cf, c_prev)
+        w_ci, w_cf, w_co = _peephole_rows(peephole.to(preact.dtype), layout)
+        if c_prev is not None:
+            a_i.addcmul_(w_ci, c_prev)
+            a_f.addcmul_(w_cf, c_prev)
     channels = layout.channels
-    torch.sigmoid(preact[..., : 2 * channels], out=activated[..., : 2 * channels])
+    torch.sigmoid(preact[..., : 2 * channels], out=gates[..., : 2 * channels])
     activate(a_g, out=g)
-    torch.mul(f, c_prev, out=c)
-    c.addcmul_(i, g)
+    if c_prev is None:
+        torch.mul(i, g, out=c)
+    else:
+        torch.mul(f, c_prev, out=c)
+        c.addcmul_(i, g)
     if peephole is not None:
         a_o.addcmul_(w_co, c)
     torch.sigmoid(a_o, out=o)
-    squashed = activate(c, out=torch.empty_like(c))
-    torch.mul(o, squashed, out=h)
-    h_next.copy_(h)
-    if gates is not None and in_place:
-        gates.copy_(activated)
 
 
 def gates_backward(
     layout: Layout,
     gates: Tensor,
+    bias: Tensor | None,
     peephole: Tensor | None,
     c_prev: Tensor,
     *,
+    activated: bool,
     activation: str,
     grad_output: Tensor | None,
     grad_h: Tensor,
     grad_c: Tensor,
     grad_preact: Tensor,
 ) -> None:
-    """One step's gate gradients; see `_launch.gates_backward` for the shapes. `grad_c` becomes dC_{t-1}."""
+    """One step's gate gradients; see `_launch.gates_backward` for the shapes. `grad_c` becomes dC_{t-1}.
+
+    Pre-activations are overwritten. The order is one in which each dA may lie where its gate did.
+    """
+    assert bias is None, "the convolution has added it"
     activate, activation_backward = _ACTIVATIONS[activation]
-    i, f, g, o = _split(gates.to(grad_c.dtype))
-    in_place = grad_preact.dtype == grad_c.dtype
-    result = grad_preact if in_place else torch.empty_like(grad_preact, dtype=grad_c.dtype)
+    gates = gates.to(grad_c.dtype)
+    c = torch.empty_like(grad_c)
+    i, f, g, o = _split(gates)
+    if activated:
+        torch.mul(f, c_prev, out=c).addcmul_(i, g)
+    else:
+        _activate(layout, gates, peephole, c_prev, activation=activation, gates=gates, c=c)
+    result = grad_preact if grad_preact.dtype == grad_c.dtype else gates
     da_i, da_f, da_g, da_o = _split(result)
 
-    c = torch.mul(f, c_prev).addcmul_(i, g)
     squashed = activate(c, out=c)
     dh = grad_h.to(grad_c.dtype)
     if grad_output is not None:
         dh = dh + grad_output
-    scratch = torch.mul(dh, squashed)
-    _sigmoid_backward(scratch, o, grad_input=da_o)
-    torch.mul(dh, o, out=scratch)
-    grad_c.add_(activation_backward(scratch, squashed, grad_input=scratch))
+    through_c = torch.mul(dh, o)
+    _sigmoid_backward(torch.mul(dh, squashed), o, grad_input=da_o)
+    grad_c.add_(activation_backward(through_c, squashed, grad_input=through_c))
     if peephole is not None:
         w_ci, w_cf, w_co = _peephole_rows(peephole.to(grad_c.dtype), layout)
         grad_c.addcmul_(da_o, w_co)
-    _sigmoid_backward(torch.mul(grad_c, g, out=scratch), i, grad_input=da_i)
-    _sigmoid_backward(torch.mul(grad_c, c_prev, out=scratch), f, grad_input=da_f)
-    activation_backward(torch.mul(grad_c, i, out=scratch), g, grad_input=da_g)
+    through_g = torch.mul(grad_c, i, out=through_c)
+    scratch = torch.mul(grad_c, g, out=squashed)
+    _sigmoid_backward(scratch, i, grad_input=da_i)
+    activation_backward(through_g, g, grad_input=da_g)
+    torch.mul(grad_c, c_prev, out=scratch)
     grad_c.mul_(f)
+    _sigmoid_backward(scratch, f, grad_input=da_f)
     if peephole is not None:
         grad_c.addcmul_(da_i, w_ci).addcmul_(da_f, w_cf)
-    if not in_place:
+    if result is not grad_preact:
         grad_preact.copy_(result)
 
 

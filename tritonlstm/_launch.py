@@ -4,12 +4,11 @@ It allocates what a kernel needs, picks its configuration and lays out its grid.
 Triton interprets (TRITON_INTERPRET=1).
 """
 
-import functools
-
 import torch
 import triton
 from torch import Tensor
 
+from ._devices import architecture
 from ._layout import Layout
 from .kernels.gates_backward import gates_backward_kernel
 from .kernels.gates_forward import gates_forward_kernel
@@ -19,6 +18,10 @@ from .tuning import Config, pick_config
 BIAS_IN_CONVOLUTION = False
 """The gate kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own."""
 
+INFERENCE_SLOTS = 8
+"""Steps whose convolution inputs inference keeps at once: one copy of X for eight steps, not a third kernel at each.
+Not measured."""
+
 _REDUCTION_PROGRAMS = 256
 """Programs among which the parameter reduction is dealt out: about two for each multiprocessor of a large GPU. The
 number is fixed, so that the order of the sums is the same on every device. Not measured."""
@@ -27,17 +30,8 @@ _MAX_IMAGE_ELEMENTS = 2**30
 """H·W·C of a full peephole, whose offsets are 32-bit."""
 
 
-@functools.cache
-def _arch(device: torch.device) -> str:
-    if device.type != "cuda":
-        return device.type
-    if torch.version.hip is not None:
-        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-
-
 def _config(kernel: str, tensor: Tensor) -> Config:
-    return pick_config(kernel, _arch(tensor.device), tensor.element_size())
+    return pick_config(kernel, architecture(tensor.device), tensor.element_size(), tensor.shape[-1] // 4)
 
 
 def _peephole_kind(layout: Layout, peephole: Tensor | None) -> str:
@@ -56,27 +50,29 @@ def _peephole_kind(layout: Layout, peephole: Tensor | None) -> str:
 def gates_forward(
     layout: Layout,
     preact: Tensor,
+    addend: Tensor | None,
     bias: Tensor | None,
     peephole: Tensor | None,
-    c_prev: Tensor,
+    c_prev: Tensor | None,
     *,
     activation: str,
     gates: Tensor | None,
     c: Tensor,
     h: Tensor,
-    h_next: Tensor,
+    h_next: Tensor | None,
 ) -> None:
     """One step's gates.
 
-    Reads preact (B, *spatial, 4C), bias (4C), peephole (3, pixels or 1, C) and c_prev (B, *spatial, C). Writes gates
-    (B, *spatial, 4C), which may be `preact` and is None where nothing is to be saved, c, which may be `c_prev`, h, and
-    h_next: h once more, a slot of wider rows. All are dense but h_next.
+    Reads preact (B, *spatial, 4C), addend, a second part of it, bias (4C), peephole (3, pixels or 1, C) and c_prev
+    (B, *spatial, C), None for zero. Writes gates (B, *spatial, 4C), which may be `preact` and is None where nothing is
+    to be saved, c, which may be `c_prev`, h, and h_next: h once more, a slot of wider rows. All are dense but h_next.
     """
     config = _config("gates_forward", preact)
     # One program for each tile of BLOCK elements of (M, C).
     grid = (triton.cdiv(layout.rows * layout.channels, config.block),)
     gates_forward_kernel[grid](
         preact_ptr=preact,
+        addend_ptr=addend,
         bias_ptr=bias,
         peephole_ptr=peephole,
         c_prev_ptr=c_prev,
@@ -87,11 +83,14 @@ def gates_forward(
         n_rows=layout.rows,
         n_pixels=layout.pixels,
         C=layout.channels,
-        stride_h_next_row=h_next.stride(-2),
+        stride_h_next_row=0 if h_next is None else h_next.stride(-2),
+        HAS_ADDEND=addend is not None,
         HAS_BIAS=bias is not None,
+        HAS_C_PREV=c_prev is not None,
         PEEPHOLE=_peephole_kind(layout, peephole),
         ACTIVATION=activation,
         SAVE_GATES=gates is not None,
+        HAS_H_NEXT=h_next is not None,
         BLOCK=config.block,
         num_warps=config.num_warps,
     )
@@ -100,9 +99,11 @@ def gates_forward(
 def gates_backward(
     layout: Layout,
     gates: Tensor,
+    bias: Tensor | None,
     peephole: Tensor | None,
     c_prev: Tensor,
     *,
+    activated: bool,
     activation: str,
     grad_output: Tensor | None,
     grad_h: Tensor,
@@ -111,9 +112,10 @@ def gates_backward(
 ) -> None:
     """One step's gate gradients.
 
-    Reads gates (B, *spatial, 4C), peephole (3, pixels or 1, C), c_prev (B, *spatial, C), and dH_t in two parts:
-    grad_output (B, *spatial, C) with any strides, None for zero, from the loss, and grad_h, a slot of rows, from the
-    step after. grad_c (B, *spatial, C) comes as dC_t and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C).
+    Reads gates (B, *spatial, 4C), activated or, to be so here, their pre-activations without bias, bias (4C), peephole
+    (3, pixels or 1, C), c_prev (B, *spatial, C), and dH_t in two parts: grad_output (B, *spatial, C) with any strides,
+    None for zero, from the loss, and grad_h, a slot of rows, from the step after. grad_c (B, *spatial, C) comes as dC_t
+    and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C), which may be `gates`.
     """
     config = _config("gates_backward", gates)
     if grad_output is None:
@@ -126,6 +128,7 @@ def gates_backward(
     grid = (triton.cdiv(layout.rows * layout.channels, config.block),)
     gates_backward_kernel[grid](
         gates_ptr=gates,
+        bias_ptr=None if activated else bias,
         peephole_ptr=peephole,
         c_prev_ptr=c_prev,
         grad_output_ptr=grad_output,
@@ -141,6 +144,8 @@ def gates_backward(
         stride_grad_output_c=strides[3],
         C=layout.channels,
         stride_grad_h_row=grad_h.stride(-2),
+        ACTIVATED=activated,
+        HAS_BIAS=bias is not None and not activated,
         PEEPHOLE=_peephole_kind(layout, peephole),
         ACTIVATION=activation,
         GRAD_OUTPUT=kind,
@@ -164,7 +169,7 @@ class ParameterGrads:
         columns = self._pixels * layout.channels
         self._column_block = min(triton.next_power_of_2(columns), 256)
         self._column_programs = triton.cdiv(columns, self._column_block)
-        self._config = pick_config("parameter_grads", _arch(like.device), itemsize)
+        self._config = pick_config("parameter_grads", architecture(like.device), itemsize, layout.channels)
         self._repeat_block = max(1, self._config.block // self._column_block)
         most_repeats = layout.steps * layout.rows // self._pixels
         splits = min(

@@ -1,13 +1,7 @@
 """Where a layer's tensors lie in memory, and the copies that bring them there.
 
 Everything inside the operator is channels last: a (B, C, H, W) image is stored as rows of channels, one row for each
-pixel of each image, so that the flattened tensor is (M, C) with M = B·H·W. The convolution reads one such tensor a
-step,
-
-    inputs[t] = [ H_{t-1} | X_t | 0 ]        (B, *spatial, width)
-
-in which the gate kernel of the step before has already written the hidden part: nothing is concatenated. The public
-weight has the input channels first; its columns are put in this order in the one copy that makes it channels last.
+pixel of each image, so that the flattened tensor is (M, C) with M = B·H·W.
 """
 
 import math
@@ -17,9 +11,9 @@ import torch
 from torch import Tensor
 
 GPU_MULTIPLE = 8
-"""Channels to which a row of `inputs` is padded for the GPU: 16 bytes of a half type, what tensor cores and 16-byte
-accesses want. Not measured there yet. On a CPU padding only costs a convolution: 33 → 40 channels made it 17% slower
-forward in float32 and 8% in bfloat16 (Zen 5, oneDNN), so there it is not done."""
+"""Channels to which a row is padded for the GPU: 16 bytes of a half type, what tensor cores and 16-byte accesses want.
+Not measured there yet. On a CPU padding only costs a convolution: 33 → 40 channels made it 17% slower forward in
+float32 and 8% in bfloat16 (Zen 5, oneDNN), so there it is not done."""
 
 CPU_PRODUCT_BYTES = 64
 """A CPU's matrix product, which a 1×1 convolution is too, rounds as its operands are aligned. With rows of whole cache
@@ -34,8 +28,8 @@ def _round_up(value: int, multiple: int) -> int:
 class Layout:
     """The sizes of one layer's sequence.
 
-    `spatial` is () for a layer of vectors (the FC-LSTM) and (H, W) for one of images; `width` counts the channels of a
-    row of `inputs`: hidden, input and padding.
+    `spatial` is () for a layer of vectors (the FC-LSTM) and (H, W) for one of images. Rows of channels are padded with
+    zeros to a multiple of `multiple`.
     """
 
     steps: int
@@ -43,12 +37,24 @@ class Layout:
     spatial: tuple[int, ...]
     in_channels: int
     channels: int
-    width: int
+    multiple: int
 
     @classmethod
-    def of(cls, weight: Tensor, steps: int, batch: int, spatial: tuple[int, ...], *, triton: bool) -> "Layout":
-        """The layout of a call with weight (4C, Cin + C, *kernel), whose gates run in Triton or not."""
-        channels, used = weight.shape[0] // 4, weight.shape[1]
+    def of(
+        cls,
+        weight: Tensor,
+        input_weight: Tensor | None,
+        steps: int,
+        batch: int,
+        spatial: tuple[int, ...],
+        *,
+        triton: bool,
+    ) -> "Layout":
+        """The layout of a call, whose gates run in Triton or not.
+
+        weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *input_kernel).
+        """
+        channels, columns = weight.shape[0] // 4, weight.shape[1]
         if math.prod(weight.shape[2:]) == 1 and not weight.is_cuda:
             multiple = CPU_PRODUCT_BYTES // weight.element_size()
         else:
@@ -57,9 +63,9 @@ class Layout:
             steps=steps,
             batch=batch,
             spatial=tuple(spatial),
-            in_channels=used - channels,
+            in_channels=columns - channels if input_weight is None else input_weight.shape[1],
             channels=channels,
-            width=_round_up(used, multiple),
+            multiple=multiple,
         )
 
     @property
@@ -71,6 +77,16 @@ class Layout:
     def rows(self) -> int:
         """Rows of one step: M = B·H·W."""
         return self.batch * self.pixels
+
+    @property
+    def width(self) -> int:
+        """Channels of a row that holds hidden, input and padding."""
+        return _round_up(self.channels + self.in_channels, self.multiple)
+
+    @property
+    def input_width(self) -> int:
+        """Channels of a row that holds input and padding."""
+        return _round_up(self.in_channels, self.multiple)
 
     @property
     def hidden_slot(self) -> slice:
@@ -99,36 +115,26 @@ def from_rows(rows: Tensor, channel_dim: int = 1) -> Tensor:
     return rows.movedim(-1, channel_dim)
 
 
-def pack_inputs(input: Tensor | None, h0: Tensor, layout: Layout, steps: int | None = None) -> Tensor:
-    """The convolution's inputs (T, B, *spatial, width): X in its slot, h0 in the first hidden slot, zeros as padding.
-
-    The other hidden slots are left for the gate kernel to fill. X may have any strides, an expanded time axis included.
-    With `steps`, the inputs of so many steps from the first.
-    """
-    inputs = h0.new_empty(layout.sequence_shape(layout.width, steps))
-    inputs[0, ..., layout.hidden_slot] = to_rows(h0)
-    if input is not None:
-        inputs[..., layout.input_slot] = to_rows(input[:steps], channel_dim=2)
-    inputs[..., layout.input_slot.stop :] = 0
-    return inputs
-
-
-def pack_weight(weight: Tensor, layout: Layout) -> Tensor:
-    """weight (4C, Cin + C, *kernel) as dense (4C, *kernel, width), its columns in the order of a row of `inputs`."""
-    columns = to_rows(weight)
-    packed = weight.new_empty((*columns.shape[:-1], layout.width))
-    packed[..., layout.hidden_slot] = columns[..., layout.in_channels :]
-    packed[..., layout.input_slot] = columns[..., : layout.in_channels]
-    packed[..., layout.input_slot.stop :] = 0
+def pack_columns(width: int, *parts: Tensor) -> Tensor:
+    """Weights (4C, K, *kernel) side by side in their columns, as one dense (4C, *kernel, width) with zeros behind."""
+    rows = [to_rows(part) for part in parts]
+    packed = rows[0].new_empty((*rows[0].shape[:-1], width))
+    first = 0
+    for part in rows:
+        packed[..., first : first + part.shape[-1]] = part
+        first += part.shape[-1]
+    packed[..., first:] = 0
     return packed
 
 
-def unpack_weight_grad(grad: Tensor, weight: Tensor, layout: Layout) -> Tensor:
-    """The gradient of the packed weight as one of `weight`, with its dtype and its strides."""
+def like_weight(weight: Tensor, *parts: Tensor) -> Tensor:
+    """Gradients in columns (4C, *kernel, K), side by side as a gradient of `weight`, with its dtype and its strides."""
     result = torch.empty_like(weight)
     columns = to_rows(result)
-    columns[..., : layout.in_channels] = grad[..., layout.input_slot]
-    columns[..., layout.in_channels :] = grad[..., layout.hidden_slot]
+    first = 0
+    for part in parts:
+        columns[..., first : first + part.shape[-1]] = part
+        first += part.shape[-1]
     return result
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from . import _gates_aten, _sequence
-from ._dtypes import without_autocast
+from ._dtypes import cell_dtype, without_autocast
 from ._layout import Layout, from_rows
-from ._sequence import Needs, Saved
+from ._schedules import Needs, Saved, Weights, schedule
 from ._vmap import batching_rule
 
 _ARGUMENTS = (
-    "Tensor? input, Tensor h0, Tensor c0, Tensor weight, Tensor? bias, Tensor? peephole,"
-    " SymInt steps, str activation, bool triton"
+    "Tensor? input, Tensor? h0, Tensor? c0, Tensor weight, Tensor? input_weight, Tensor? bias, Tensor? peephole,"
+    " SymInt steps, str activation, bool triton, bool hoisted, bool recompute"
 )
 _TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
 
@@ -32,8 +32,9 @@ torch.library.define(
 )
 torch.library.define(
     "tritonlstm::backward",
-    "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor inputs, Tensor cells, Tensor gates,"
-    " Tensor weight, Tensor? bias, Tensor? peephole, str activation, bool triton, bool[] needs) -> Tensor[]",
+    "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? input, Tensor? h0, Tensor? output,"
+    " Tensor inputs, Tensor cells, Tensor gates, Tensor weight, Tensor? input_weight, Tensor? bias, Tensor? peephole,"
+    " str activation, bool triton, bool hoisted, bool recompute, bool[] needs) -> Tensor[]",
     tags=_TAGS,
 )
 
@@ -46,31 +47,37 @@ def _pointwise(triton: bool):
     return _launch
 
 
-def _layout(h0: Tensor, weight: Tensor, steps: int, triton: bool) -> Layout:
-    return Layout.of(weight, steps, h0.shape[0], h0.shape[2:], triton=triton)
+def _layout(input, h0, weights: Weights, steps: int, triton: bool) -> Layout:
+    batch, spatial = (input.shape[1], input.shape[3:]) if h0 is None else (h0.shape[0], h0.shape[2:])
+    return Layout.of(*weights, steps, batch, spatial, triton=triton)
 
 
-def _saved_layout(saved: Saved, weight: Tensor, triton: bool) -> Layout:
-    steps, batch, *spatial, _ = saved.gates.shape
-    return Layout.of(weight, steps, batch, spatial, triton=triton)
+def _saved_layout(saved: Saved, weights: Weights, triton: bool) -> Layout:
+    states, batch, *spatial, _ = saved.cells.shape
+    return Layout.of(*weights, states - 1, batch, spatial, triton=triton)
 
 
-def _run_forward(input, h0, c0, weight, bias, peephole, steps, activation, triton, *, save):
-    with without_autocast(h0), torch.cuda.device_of(h0):
+def _run_forward(
+    input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute, *, save
+):
+    weights = Weights(weight, input_weight)
+    with without_autocast(weight), torch.cuda.device_of(weight):
         output, h_n, c_n, saved = _sequence.forward(
             input,
             h0,
             c0,
-            weight,
+            weights,
             bias,
             peephole,
-            _layout(h0, weight, steps, triton),
+            _layout(input, h0, weights, steps, triton),
             activation=activation,
             pointwise=_pointwise(triton),
+            schedule=schedule(hoisted),
             save=save,
+            recompute=recompute,
         )
     public = from_rows(output, channel_dim=2), from_rows(h_n), from_rows(c_n)
-    return (*public, *saved) if save else public
+    return (*public, saved.inputs, saved.cells, saved.gates) if save else public
 
 
 def _inference(*args):
@@ -81,52 +88,96 @@ def _training(*args):
     return _run_forward(*args, save=True)
 
 
-def _backward(grad_output, grad_h_n, grad_c_n, inputs, cells, gates, weight, bias, peephole, activation, triton, needs):
-    saved = Saved(*(tensor.contiguous() for tensor in (inputs, cells, gates)))  # no copy but of a slice under vmap
+def _backward(
+    grad_output,
+    grad_h_n,
+    grad_c_n,
+    input,
+    h0,
+    output,
+    inputs,
+    cells,
+    gates,
+    weight,
+    input_weight,
+    bias,
+    peephole,
+    activation,
+    triton,
+    hoisted,
+    recompute,
+    needs,
+):
+    inputs, cells, gates = (tensor.contiguous() for tensor in (inputs, cells, gates))  # a copy of vmap's slices alone
+    saved, weights = Saved(input, h0, output, inputs, cells, gates), Weights(weight, input_weight)
     with without_autocast(weight), torch.cuda.device_of(weight):
         return _sequence.backward(
             grad_output,
             grad_h_n,
             grad_c_n,
             saved,
-            weight,
+            weights,
             bias,
             peephole,
-            _saved_layout(saved, weight, triton),
+            _saved_layout(saved, weights, triton),
             activation=activation,
             pointwise=_pointwise(triton),
+            schedule=schedule(hoisted),
+            recompute=recompute,
             needs=Needs(*needs),
         )
 
 
-def _fake_inference(input, h0, c0, weight, bias, peephole, steps, activation, triton):
-    layout = _layout(h0, weight, steps, triton)
+def _fake_inference(input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute):
+    layout = _layout(input, h0, Weights(weight, input_weight), steps, triton)
     return (
         from_rows(weight.new_empty(layout.sequence_shape(layout.channels)), channel_dim=2),
         from_rows(weight.new_empty(layout.step_shape(layout.channels))),
-        from_rows(c0.new_empty(layout.step_shape(layout.channels))),
+        from_rows(weight.new_empty(layout.step_shape(layout.channels), dtype=cell_dtype(weight.dtype))),
     )
 
 
-def _fake_training(input, h0, c0, weight, bias, peephole, steps, activation, triton):
-    layout = _layout(h0, weight, steps, triton)
+def _fake_training(input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute):
+    layout = _layout(input, h0, Weights(weight, input_weight), steps, triton)
+    cells = weight.new_empty(layout.sequence_shape(layout.channels, steps + 1), dtype=cell_dtype(weight.dtype))
     return (
-        *_fake_inference(input, h0, c0, weight, bias, peephole, steps, activation, triton),
-        weight.new_empty(layout.sequence_shape(layout.width)),
-        c0.new_empty(layout.sequence_shape(layout.channels, steps + 1)),
-        weight.new_empty(layout.sequence_shape(4 * layout.channels)),
+        *_fake_inference(
+            input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute
+        ),
+        weight.new_empty(layout.sequence_shape(layout.width, 0 if hoisted else steps)),
+        cells,
+        weight.new_empty(layout.sequence_shape(4 * layout.channels, 0 if recompute else steps)),
     )
 
 
 def _fake_backward(
-    grad_output, grad_h_n, grad_c_n, inputs, cells, gates, weight, bias, peephole, activation, triton, needs
+    grad_output,
+    grad_h_n,
+    grad_c_n,
+    input,
+    h0,
+    output,
+    inputs,
+    cells,
+    gates,
+    weight,
+    input_weight,
+    bias,
+    peephole,
+    activation,
+    triton,
+    hoisted,
+    recompute,
+    needs,
 ):
-    layout = _saved_layout(Saved(inputs, cells, gates), weight, triton)
+    saved = Saved(input, h0, output, inputs, cells, gates)
+    layout = _saved_layout(saved, Weights(weight, input_weight), triton)
     makers = Needs(
         input=lambda: from_rows(weight.new_empty(layout.sequence_shape(layout.in_channels)), channel_dim=2),
         h0=lambda: from_rows(weight.new_empty(layout.step_shape(layout.channels))),
         c0=lambda: from_rows(cells.new_empty(layout.step_shape(layout.channels))),
         weight=lambda: torch.empty_like(weight),
+        input_weight=lambda: torch.empty_like(input_weight),
         bias=lambda: torch.empty_like(bias),
         peephole=lambda: torch.empty_like(peephole),
     )
@@ -144,32 +195,35 @@ for _name, _implementation, _fake in (
 
 
 def _setup_context(ctx, inputs, output):
-    input, h0, c0, weight, bias, peephole, _, activation, triton = inputs
-    *_, packed_inputs, cells, gates = output
-    ctx.mark_non_differentiable(packed_inputs, cells, gates)
+    input, h0, c0, *parameters, _, activation, triton, hoisted, recompute = inputs
+    public_output, _, _, *saved = output
+    ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
-    # The gradients depend on these three too, though they are computed from the packed copies: a second derivative must
-    # find them. The input is large, so it is kept only where nothing else would tell that there is one.
-    others = any(tensor is not None and tensor.requires_grad for tensor in (h0, c0, weight, bias, peephole))
-    ctx.save_for_backward(packed_inputs, cells, gates, weight, bias, peephole, h0, c0, None if others else input)
-    ctx.activation = activation
-    ctx.triton = triton
+    # Concatenated, the gradients are computed from a copy of input and h0; yet they depend on the two, and on c0, and a
+    # second derivative must find them. The input is large: there it is kept only where nothing else tells that there is
+    # one.
+    others = any(tensor is not None and tensor.requires_grad for tensor in (h0, c0, *parameters))
+    keeps_input = hoisted or not others
+    ctx.save_for_backward(
+        input if keeps_input else None, h0, public_output if hoisted else None, *saved, *parameters, c0
+    )
+    ctx.options = activation, triton, hoisted, recompute
 
 
 def _training_backward(ctx, grads, backward):
     """The gradients of all arguments, from those of (output, h_n, c_n), by `backward`."""
-    *saved, h0, c0, input = ctx.saved_tensors
-    return _gradients(ctx, backward, (*grads[:3], *saved), (h0, c0, input))
+    *saved, c0 = ctx.saved_tensors
+    return _gradients(ctx, backward, (*grads[:3], *saved), c0)
 
 
-def _gradients(ctx, backward, operands, others):
+def _gradients(ctx, backward, operands, c0):
     needs = list(ctx.needs_input_grad[: len(Needs._fields)])
-    wanted = iter(backward(*operands, ctx.activation, ctx.triton, needs, *others))
-    return (*(next(wanted) if needed else None for needed in needs), None, None, None)
+    wanted = iter(backward(*operands, *ctx.options, needs, c0))
+    return (*(next(wanted) if needed else None for needed in needs), None, None, None, None, None)
 
 
 def _backward_by_operator(*args):
-    *operands, _, _, _ = args
+    *operands, _ = args  # c0 is there for autograd alone
     return torch.ops.tritonlstm.backward(*operands)
 
 
@@ -219,19 +273,18 @@ torch.library.register_autograd(
 
 
 def _setup_inference_context(ctx, inputs, output):
-    *tensors, ctx.steps, ctx.activation, ctx.triton = inputs
+    *tensors, ctx.steps, activation, triton, hoisted, recompute = inputs
+    ctx.options = activation, triton, hoisted, recompute
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
 
 
 def _inference_backward(ctx, *grads):
     """For an exported graph that is trained all the same: the forward pass again, now saving what it must."""
-    input, h0, c0, weight, bias, peephole = ctx.saved_tensors
-    arguments = (input, h0, c0, weight, bias, peephole, ctx.steps, ctx.activation, ctx.triton)
-    *_, packed_inputs, cells, gates = torch.ops.tritonlstm.training(*arguments)
-    operands = (*grads, packed_inputs, cells, gates, weight, bias, peephole)
+    input, h0, c0, *parameters = ctx.saved_tensors
+    output, _, _, *saved = torch.ops.tritonlstm.training(input, h0, c0, *parameters, ctx.steps, *ctx.options)
     backward = _backward_by_operator if torch.compiler.is_compiling() else _Backward.apply
-    return _gradients(ctx, backward, operands, (h0, c0, input))
+    return _gradients(ctx, backward, (*grads, input, h0, output, *saved, *parameters), c0)
 
 
 torch.library.register_autograd("tritonlstm::inference", _inference_backward, setup_context=_setup_inference_context)
@@ -244,17 +297,23 @@ def _is_differentiated(args: tuple) -> bool:
 
 def sequence(
     input: Tensor | None,
-    h0: Tensor,
-    c0: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
     weight: Tensor,
+    input_weight: Tensor | None,
     bias: Tensor | None,
     peephole: Tensor | None,
     steps: int,
     activation: str,
     triton: bool,
+    hoisted: bool,
+    recompute: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial) of one layer, differentiable once. Checks nothing."""
-    args = (input, h0, c0, weight, bias, peephole, steps, activation, triton)
+    """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial) of one layer, differentiable once. Checks nothing.
+
+    A state of None is zero; h0 and c0 come both or neither. input_weight and `hoisted` need an input.
+    """
+    args = (input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute)
     differentiable = _is_differentiated(args)
     if torch.compiler._is_exporting_flag:  # is_exporting() is True in all that torch 2.11 compiles
         return torch.ops.tritonlstm.inference(*args)

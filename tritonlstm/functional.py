@@ -1,14 +1,20 @@
 """One layer over a sequence, as functions of their parameters."""
 
+import operator
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from . import _checks, _ops, reference
 from ._backend import BACKENDS, uses_reference, uses_triton
+from ._devices import architecture
 from ._dtypes import cell_dtype, compute_dtype, without_autocast
+from .tuning import pick_schedule
 
 ACTIVATIONS = ("tanh", "relu")
+MEMORIES = ("save", "recompute")
+SCHEDULES = ("auto", "concat", "hoisted")
 
 State = tuple[Tensor, Tensor]
 """(h, c): the hidden state, with the input's dtype, and the cell state, float32 where that is a half type."""
@@ -21,9 +27,12 @@ def conv_lstm(
     bias: Tensor | None = None,
     peephole: Tensor | None = None,
     *,
+    input_weight: Tensor | None = None,
     steps: int | None = None,
     activation: str = "tanh",
     backend: str = "auto",
+    memory: str = "save",
+    schedule: str = "auto",
 ) -> tuple[Tensor, State]:
     """A ConvLSTM layer over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
 
@@ -33,9 +42,18 @@ def conv_lstm(
         weight: (4C, Cin + C, kh, kw), kh and kw odd; columns: input channels, then hidden; rows: gates i, f, g, o.
         bias: (4C).
         peephole: (3, C, 1, 1) or (3, C, H, W), in the order i, f, o: the weights of c in those gates.
+        input_weight: (4C, Cin, kh', kw'), for an input kernel of another size; `weight` is then (4C, C, kh, kw), of the
+            hidden state alone.
         steps: T, where input is None.
         activation: "tanh" or "relu", of the candidate g and of c in the output.
         backend: "auto" (Triton on a GPU, ATen elsewhere), "triton", or "torch" (`reference`: differentiable twice).
+        memory: what training keeps for the backward pass. "save": the gates of every step. "recompute": it makes them
+            again, for about half the memory and one more convolution. "torch" keeps what autograd does.
+        schedule: "concat" (one convolution a step over input and hidden state), "hoisted" (the input's for many steps
+            at once, the hidden state's step by step; it keeps input and output themselves, so neither may be written to
+            before the backward pass), or "auto": what tuning measured to be faster, else "concat", and with
+            memory="recompute" "hoisted", which keeps least. Numbers differ by rounding. With `input_weight` it is
+            always "hoisted"; "torch" has none.
 
     Returns:
         output (T, B, C, H, W) and the last state (h, c). Under autocast, h has autocast's dtype.
@@ -43,7 +61,8 @@ def conv_lstm(
     Raises:
         TypeError, ValueError: with the argument's name, before anything is computed.
     """
-    return _layer(input, state, weight, bias, peephole, ("H", "W"), steps, activation, backend)
+    options = (steps, activation, backend, memory, schedule)
+    return _layer(input, state, weight, input_weight, bias, peephole, ("H", "W"), *options)
 
 
 def peephole_lstm(
@@ -56,63 +75,91 @@ def peephole_lstm(
     steps: int | None = None,
     activation: str = "tanh",
     backend: str = "auto",
+    memory: str = "save",
+    schedule: str = "auto",
 ) -> tuple[Tensor, State]:
     """A peephole LSTM layer over a sequence of vectors (the FC-LSTM of Shi et al. 2015, equation 2).
 
     As `conv_lstm` without H, W and kernel: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C).
     """
-    return _layer(input, state, weight, bias, peephole, (), steps, activation, backend)
+    return _layer(input, state, weight, None, bias, peephole, (), steps, activation, backend, memory, schedule)
 
 
 def _layer(
     input: Tensor | None,
     state: State | None,
     weight: Tensor,
+    input_weight: Tensor | None,
     bias: Tensor | None,
     peephole: Tensor | None,
     spatial_dims: Sequence[str],
     steps: int | None,
     activation: str,
     backend: str,
+    memory: str,
+    schedule: str,
 ) -> tuple[Tensor, State]:
     _checks.check_choice("activation", activation, ACTIVATIONS)
     _checks.check_choice("backend", backend, BACKENDS)
-    _checks.check_parameters(weight, bias, peephole, len(spatial_dims))
+    _checks.check_choice("memory", memory, MEMORIES)
+    _checks.check_choice("schedule", schedule, SCHEDULES)
+    if schedule == "concat" and input_weight is not None:
+        raise ValueError('schedule: "concat" needs one kernel for input and hidden state; "auto" works here')
+    _checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
     channels = weight.shape[0] // 4
-    steps, batch, spatial = _sizes(input, state, weight, spatial_dims, steps)
+    in_channels = weight.shape[1] - channels if input_weight is None else input_weight.shape[1]
+    steps, batch, spatial = _sizes(input, state, weight, in_channels, spatial_dims, steps)
     _checks.check_peephole_size(peephole, spatial)
     shape = (batch, channels, *spatial)
-    dtype = compute_dtype(weight)
-    if state is None:
-        state = (
-            weight.new_zeros(shape, dtype=dtype, requires_grad=False),
-            weight.new_zeros(shape, dtype=cell_dtype(dtype), requires_grad=False),
-        )
-    else:
+    if state is not None:
         _checks.check_state("state", state, shape, ("B", "C", *spatial_dims), like=weight)
 
     # What autocast would do for a convolution, but for c, which stays in float32.
-    h, c = state
+    dtype = compute_dtype(weight)
+    h, c = (None, None) if state is None else (state[0].to(dtype), state[1])
     input = None if input is None else input.to(dtype)
-    h, weight = h.to(dtype), weight.to(dtype)
+    weight = weight.to(dtype)
+    input_weight = None if input_weight is None else input_weight.to(dtype)
     if uses_reference(backend):
         with without_autocast(weight):
-            output, h, c = reference.sequence(input, h, c, weight, bias, peephole, steps=steps, activation=activation)
+            if state is None:
+                h, c = weight.new_zeros(shape), weight.new_zeros(shape, dtype=cell_dtype(dtype))
+            output, h, c = reference.sequence(
+                input, h, c, weight, bias, peephole, input_weight=input_weight, steps=steps, activation=activation
+            )
     else:
-        triton = uses_triton(backend, weight)
-        output, h, c = _ops.sequence(input, h, c, weight, bias, peephole, steps, activation, triton)
+        triton, recompute = uses_triton(backend, weight), memory == "recompute"
+        hoisted = in_channels > 0 and _is_hoisted(schedule, recompute, weight, input_weight)
+        options = (steps, activation, triton, hoisted, recompute)
+        output, h, c = _ops.sequence(input, h, c, weight, input_weight, bias, peephole, *options)
     return output, (h, c)
+
+
+def _is_hoisted(schedule: str, recompute: bool, weight: Tensor, input_weight: Tensor | None) -> bool:
+    if input_weight is not None or (schedule == "auto" and recompute):
+        return True
+    if schedule == "auto":
+        rows, columns, *kernel = map(operator.index, weight.shape)  # to a compiler, a weight's sizes are constants here
+        schedule = _tuned_schedule(weight.device, weight.element_size(), columns - rows // 4, rows // 4, tuple(kernel))
+    return schedule == "hoisted"
+
+
+@torch.compiler.assume_constant_result  # what reads tables is nothing to trace
+def _tuned_schedule(
+    device: torch.device, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]
+) -> str:
+    return pick_schedule(architecture(device), itemsize, in_channels, channels, kernel)
 
 
 def _sizes(
     input: Tensor | None,
     state: State | None,
     weight: Tensor,
+    in_channels: int,
     spatial_dims: Sequence[str],
     steps: int | None,
 ) -> tuple[int, int, tuple[int, ...]]:
     """T, B and the image's size, from the input or, without one, from `steps` and the state."""
-    in_channels = weight.shape[1] - weight.shape[0] // 4
     if input is not None:
         _checks.check_input("input", input, ("T", "B", "Cin", *spatial_dims), in_channels)
         _checks.check_dtype("input", input, weight)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from onnx_ir import DataType
 from onnxscript import graph, script, values
 from onnxscript import opset18 as op
 from onnxscript.onnx_types import TensorType
@@ -45,9 +46,15 @@ def conv_lstm(input, h0, c0, weight, bias, w_ci, w_cf, w_co, is_relu) -> tuple[T
     return output, h_n, c_n
 
 
-def _translate(input, h0, c0, weight, bias, peephole, steps, activation, triton):
-    """`tritonlstm::inference` in ONNX; absent parameters are zeros, and vectors are images of one pixel."""
+def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute):
+    """`tritonlstm::inference` in ONNX; absent states and parameters are zeros, and vectors are images of one pixel."""
     channels, dims = weight.shape[0] // 4, len(weight.shape) - 2
+    if h0 is None:
+        batch, spatial = op.Shape(input, start=1, end=2), op.Shape(input, start=3)
+        h0 = _zeros(weight, op.Concat(batch, op.Constant(value_ints=[channels]), spatial, axis=0))
+        c0 = h0 if weight.dtype == DataType.DOUBLE else op.Cast(h0, to=DataType.FLOAT)
+    if input_weight is not None:
+        weight = _in_one_kernel(input_weight, weight)
     if bias is None:
         bias = _zeros(weight, [4 * channels])
     if peephole is None:
@@ -62,6 +69,16 @@ def _translate(input, h0, c0, weight, bias, peephole, steps, activation, triton)
     peepholes = (op.Gather(op.CastLike(peephole, c0), index, axis=0) for index in range(3))
     results = conv_lstm(input, h0, c0, weight, op.CastLike(bias, weight), *peepholes, activation == "relu")
     return results if dims else tuple(op.Squeeze(result, [-1, -2]) for result in results)
+
+
+def _in_one_kernel(input_weight, weight):
+    """Two weights side by side, their kernels with zeros around them up to the larger size."""
+    sizes = [*map(max, input_weight.shape[2:], weight.shape[2:])]
+    padded = []
+    for each in (input_weight, weight):
+        margins = [(size - own) // 2 for size, own in zip(sizes, each.shape[2:])]
+        padded.append(op.Pad(each, op.Constant(value_ints=[0, 0, *margins, 0, 0, *margins])))
+    return op.Concat(*padded, axis=1)
 
 
 def _zeros(like, shape):

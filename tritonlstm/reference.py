@@ -48,18 +48,23 @@ def step(
     bias: Tensor | None = None,
     peephole: Tensor | None = None,
     *,
+    input_weight: Tensor | None = None,
     activation: str = "tanh",
 ) -> tuple[Tensor, Tensor, Gates]:
     """One time step.
 
     x (B, Cin, *spatial) or None where Cin = 0; h and c (B, C, *spatial); weight (4C, Cin + C, *kernel), input channels
-    first; bias (4C); peephole (3, C, *spatial or ones), in the order i, f, o. Returns H_t, C_t and the gates.
+    first; bias (4C); peephole (3, C, *spatial or ones), in the order i, f, o. With input_weight (4C, Cin, *input_kernel),
+    weight is (4C, C, *kernel), of the hidden state alone. Returns H_t, C_t and the gates.
     The gates are computed in the dtype of c, which is float32 where h has a half type.
     """
     activate = _ACTIVATIONS[activation]
     if bias is not None:
         bias = bias.to(weight.dtype)
-    preact = linear_map(h if x is None else torch.cat([x, h], 1), weight, bias)
+    if input_weight is None:
+        preact = linear_map(h if x is None else torch.cat([x, h], 1), weight, bias)
+    else:
+        preact = linear_map(x, input_weight, bias) + linear_map(h, weight, None)
     a_i, a_f, a_g, a_o = preact.to(c.dtype).chunk(4, 1)
     if peephole is not None:
         w_ci, w_cf, w_co = peephole.to(c.dtype)
@@ -81,6 +86,7 @@ def sequence(
     bias: Tensor | None = None,
     peephole: Tensor | None = None,
     *,
+    input_weight: Tensor | None = None,
     steps: int | None = None,
     activation: str = "tanh",
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,7 +97,7 @@ def sequence(
     frames = [None] * steps if input is None else input.unbind(0)
     h, c, output = h0, c0, []
     for x in frames:
-        h, c, _ = step(x, h, c, weight, bias, peephole, activation=activation)
+        h, c, _ = step(x, h, c, weight, bias, peephole, input_weight=input_weight, activation=activation)
         output.append(h)
     return torch.stack(output), h, c
 
@@ -103,6 +109,7 @@ class Gradients(NamedTuple):
     h0: Tensor
     c0: Tensor
     weight: Tensor
+    input_weight: Tensor | None
     bias: Tensor | None
     peephole: Tensor | None
 
@@ -118,6 +125,7 @@ def sequence_backward(
     bias: Tensor | None = None,
     peephole: Tensor | None = None,
     *,
+    input_weight: Tensor | None = None,
     steps: int | None = None,
     activation: str = "tanh",
 ) -> Gradients:
@@ -129,7 +137,7 @@ def sequence_backward(
     frames = [None] * steps if input is None else list(input.unbind(0))
     hs, cs, gates = [h0], [c0], []
     for x in frames:
-        h, c, gate = step(x, hs[-1], cs[-1], weight, bias, peephole, activation=activation)
+        h, c, gate = step(x, hs[-1], cs[-1], weight, bias, peephole, input_weight=input_weight, activation=activation)
         hs.append(h)
         cs.append(c)
         gates.append(gate)
@@ -137,6 +145,7 @@ def sequence_backward(
     w_ci, w_cf, w_co = (0, 0, 0) if peephole is None else peephole
     in_channels = weight.shape[1] - h0.shape[1]
     grad_weight = torch.zeros_like(weight)
+    grad_input_weight = None if input_weight is None else torch.zeros_like(input_weight)
     grad_bias = None if bias is None else torch.zeros_like(bias)
     grad_peephole = None if peephole is None else torch.zeros_like(peephole)
     grad_frames = []
@@ -153,9 +162,14 @@ def sequence_backward(
         da_g = dc * i * slope(g)
         dc = dc * f + da_i * w_ci + da_f * w_cf
         da = torch.cat([da_i, da_f, da_g, da_o], 1)
-        z = hs[t] if frames[t] is None else torch.cat([frames[t], hs[t]], 1)
-        dz, dw = _linear_map_backward(da, z, weight)
-        dx, dh = dz.split([in_channels, h0.shape[1]], 1)
+        if input_weight is None:
+            z = hs[t] if frames[t] is None else torch.cat([frames[t], hs[t]], 1)
+            dz, dw = _linear_map_backward(da, z, weight)
+            dx, dh = dz.split([in_channels, h0.shape[1]], 1)
+        else:
+            dx, dw_x = _linear_map_backward(da, frames[t], input_weight)
+            dh, dw = _linear_map_backward(da, hs[t], weight)
+            grad_input_weight += dw_x
         grad_frames.append(dx)
         grad_weight += dw
         if grad_bias is not None:
@@ -164,7 +178,7 @@ def sequence_backward(
             products = torch.stack([da_i * c_prev, da_f * c_prev, da_o * c])
             grad_peephole += products.sum(1).sum_to_size(peephole.shape)
     grad_input = None if input is None else torch.stack(grad_frames[::-1])
-    return Gradients(grad_input, dh, dc, grad_weight, grad_bias, grad_peephole)
+    return Gradients(grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole)
 
 
 def _activation_slope(activation: str):

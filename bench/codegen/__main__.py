@@ -7,6 +7,8 @@ python -m bench.codegen --update   writes the table
 import argparse
 import sys
 
+from tritonlstm.tuning import aot
+
 from . import table
 from .points import ARCHITECTURES, points
 
@@ -16,23 +18,30 @@ def main() -> int:
     parser.add_argument("--update", action="store_true", help="write the figures to the committed table")
     parser.add_argument("--arch", action="append", choices=ARCHITECTURES, help="only this architecture (repeatable)")
     options = parser.parse_args()
+    if options.update and options.arch:
+        parser.error("--update: the table has all architectures, leave --arch out")
+    if aot.interprets():
+        parser.error("TRITON_INTERPRET is set: Triton interprets the kernels, and compiles none")
 
     chosen = list(points(tuple(options.arch or ARCHITECTURES)))
     rows = table.measure(chosen)
-    for key, row in rows.items():
-        accesses = ", ".join(f"{count}×{width} B" for width, count in row["accesses"].items())
-        print(
-            f"{key:46} {row['registers']:4} registers  {row['spills']} spills  {row['shared']:5} B shared"
-            f"  {row['instructions']:5} instructions  {accesses}"
-        )
-    problems = [line for point in chosen for line in table.violations(point, rows[point.key])]
+    print(table.text(rows))
+    committed = {key: row for key, row in table.load()["kernels"].items() if options.arch is None or key in rows}
+    broken = [line for point in chosen for line in table.violations(point, rows[point.key])]
+    worse = table.regressions(rows, committed)
+    changed = table.differences(rows, committed)
+    _print("Rules broken", broken)
+    _print("Worse than the committed table", worse)
+    _print("Other than in the committed table, which is stale", changed)
     if options.update:
         table.save(rows)
-    else:
-        committed = {key: row for key, row in table.load()["kernels"].items() if key in rows}
-        problems += table.differences(rows, committed)
-    print("\n".join(problems) or "no rule broken, no figure changed")
-    return 1 if problems else 0
+        print(f"\nwritten to {table.PATH}")
+        return 1 if broken else 0
+    return 1 if broken or changed else 0
+
+
+def _print(title: str, lines: list[str]) -> None:
+    print(f"\n{title}: " + ("none" if not lines else "\n  " + "\n  ".join(lines)))
 
 
 if __name__ == "__main__":

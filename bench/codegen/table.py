@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import triton
 
-from .capture import compile_point
-from .inspect import Figures, inspect
+from tritonlstm.tuning import aot
+from tritonlstm.tuning.inspect import Figures, faults
+from tritonlstm.tuning.occupancy import limits
+
 from .points import Point
 
 PATH = Path(__file__).with_name("table.json")
@@ -22,43 +23,22 @@ registers."""
 
 
 def measure(points: Iterable[Point], processes: int = 2) -> dict[str, dict]:
-    """The figures of all points, by key."""
+    """The figures of all points, by key. Raises RuntimeError, with all that went wrong, where one does not compile."""
     points = list(points)
-    with ProcessPoolExecutor(processes) as pool:
-        figures = pool.map(_figures, points, chunksize=4)
-        return {point.key: figure.as_json() for point, figure in zip(points, figures, strict=True)}
-
-
-def _figures(point: Point) -> Figures:
-    return inspect(compile_point(point))
+    found = aot.measure([(point.launch, point.arch, point.config) for point in points], processes)
+    failures = [f"{point.key}: {result}" for point, result in zip(points, found) if isinstance(result, str)]
+    if failures:
+        raise RuntimeError("\n".join(failures))
+    return {point.key: figures.as_json() for point, figures in zip(points, found)}
 
 
 def violations(point: Point, figures: dict) -> list[str]:
     """What breaks a rule, whatever the table says: spills, registers, narrow accesses."""
-    found = []
-    if figures["spills"]:
-        found.append(f"{point.key}: {figures['spills']} spills")
+    found = [f"{point.key}: {fault}" for fault in faults(point.launch, Figures(**figures))]
     limit = REGISTERS["cuda" if point.arch.startswith("sm_") else "hip"][point.channels % 8 == 0]
     if figures["registers"] > limit:
         found.append(f"{point.key}: {figures['registers']} registers, at most {limit}")
-    narrowest = narrowest_access(point)
-    narrow = {width: count for width, count in figures["accesses"].items() if int(width) < narrowest}
-    if narrow:
-        found.append(f"{point.key}: accesses narrower than {narrowest} bytes: {narrow}")
     return found
-
-
-def narrowest_access(point: Point) -> int:
-    """The bytes that every global access may have at least: a power of two of channels, up to 16 bytes.
-
-    The few sums that a program of the parameter reduction owns are read and written once, in float32, and a gradient
-    with strides of its own is read element by element: they may be as narrow as an element.
-    """
-    if point.kernel == "parameter_grads":
-        return min(4, point.itemsize * (point.channels & -point.channels))
-    if point.variant == "strided":
-        return point.itemsize
-    return min(16, point.itemsize * (point.channels & -point.channels))
 
 
 def load() -> dict:
@@ -70,8 +50,24 @@ def save(rows: dict[str, dict]) -> None:
     PATH.write_text(f'{{\n  "triton": "{triton.__version__}",\n  "kernels": {{\n{lines}\n  }}\n}}\n')
 
 
+def regressions(rows: dict[str, dict], committed: dict[str, dict]) -> list[str]:
+    """What is worse than committed, by row: more registers or spills, narrower accesses, fewer warps at once."""
+    found = []
+    for key in sorted(rows.keys() & committed.keys()):
+        new, old = rows[key], committed[key]
+        for figure in ("registers", "spills"):
+            if new[figure] > old.get(figure, new[figure]):
+                found.append(f"{key}: {figure} {old[figure]} → {new[figure]}")
+        if new["warps"] < old.get("warps", 0):
+            found.append(f"{key}: occupancy {occupancy(key, old)} → {occupancy(key, new)} warps")
+        before, after = _mean_width(old["accesses"]), _mean_width(new["accesses"])
+        if after < before:
+            found.append(f"{key}: accesses of {before:.2f} → {after:.2f} bytes on average")
+    return found
+
+
 def differences(rows: dict[str, dict], committed: dict[str, dict]) -> list[str]:
-    """Every figure that is not the committed one."""
+    """Every figure that is not the committed one, for better or worse, by row."""
     found = [f"{key}: not in the table" for key in rows.keys() - committed.keys()]
     found += [f"{key}: only in the table" for key in committed.keys() - rows.keys()]
     for key in rows.keys() & committed.keys():
@@ -79,3 +75,31 @@ def differences(rows: dict[str, dict], committed: dict[str, dict]) -> list[str]:
             if value != committed[key].get(figure):
                 found.append(f"{key}: {figure} {committed[key].get(figure)} → {value}")
     return sorted(found)
+
+
+def occupancy(key: str, row: dict) -> str:
+    """The warps that a multiprocessor holds at once, of the most that it can."""
+    return f"{row['warps']}/{limits(key.rpartition('/')[2]).warps}"
+
+
+def text(rows: dict[str, dict]) -> str:
+    """The rows as a table to read, an architecture after another."""
+    lines, arch = [], None
+    for key, row in rows.items():
+        name, _, of = key.rpartition("/")
+        if of != arch:
+            arch = of
+            lines += [
+                "",
+                f"{arch:38}{'registers':>10}{'spills':>8}{'shared':>8}{'warps':>8}{'instructions':>14}  accesses",
+            ]
+        accesses = ", ".join(f"{count} × {width} B" for width, count in row["accesses"].items())
+        lines.append(
+            f"{name:38}{row['registers']:10}{row['spills']:8}{row['shared']:8}{occupancy(key, row):>8}"
+            f"{row['instructions']:14}  {accesses}"
+        )
+    return "\n".join(lines).lstrip()
+
+
+def _mean_width(accesses: dict[str, int]) -> float:
+    return sum(int(width) * count for width, count in accesses.items()) / max(1, sum(accesses.values()))

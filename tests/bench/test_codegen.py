@@ -9,57 +9,109 @@ from pathlib import Path
 import pytest
 import triton
 
+from bench.codegen import points, table
+
 ROOT = Path(__file__).parents[2]
 
 _MEASURE = """
-import json, sys
+import json
 from bench.codegen import points, table
-chosen = list(points.points((sys.argv[1],)))
+chosen = list(points.points())
 rows = table.measure(chosen)
 violations = [line for point in chosen for line in table.violations(point, rows[point.key])]
 print(json.dumps({"rows": rows, "violations": violations}))
 """
 
 
-@pytest.fixture(scope="module", params=["sm_80", "sm_90", "sm_100", "gfx942"])
-def measured(request: pytest.FixtureRequest) -> dict:
-    """The figures for one architecture, from a process in which Triton compiles rather than interprets."""
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    """The figures of all points, from a process in which Triton compiles rather than interprets."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
-        [sys.executable, "-c", _MEASURE, request.param],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", _MEASURE], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout) | {"arch": request.param}
+    return json.loads(result.stdout)
 
 
-def test_nothing_spills_and_accesses_are_as_wide_as_the_channels_allow(measured: dict):
-    assert not measured["violations"]
+@pytest.fixture(scope="module")
+def committed() -> dict:
+    """The rows of the committed table, which are figures of one Triton version alone."""
+    content = table.load()
+    if content["triton"] != triton.__version__:
+        pytest.skip(f"the table is Triton {content['triton']}'s, this is {triton.__version__}")
+    return content["kernels"]
 
 
-def test_figures_are_those_of_the_committed_table(measured: dict):
-    from bench.codegen import table
-
-    committed = table.load()
-    if committed["triton"] != triton.__version__:
-        pytest.skip(f"the table is Triton {committed['triton']}'s, this is {triton.__version__}")
-    rows = {key: row for key, row in committed["kernels"].items() if key.endswith(f"/{measured['arch']}")}
-    assert not table.differences(measured["rows"], rows)
+def of(arch: str, rows: dict) -> dict:
+    return {key: row for key, row in rows.items() if key.endswith(f"/{arch}")}
 
 
-def test_every_rule_can_be_broken():
-    from bench.codegen import points, table
+@pytest.mark.parametrize("arch", points.ARCHITECTURES)
+def test_nothing_spills_and_accesses_are_as_wide_as_the_channels_allow(measured: dict, arch: str):
+    assert not [line for line in measured["violations"] if f"/{arch}:" in line]
 
-    point = points.Point("gates_forward", "bf16", 64, "channel", "sm_90")
-    good = {"registers": 64, "spills": 0, "shared": 0, "accesses": {"16": 9}, "instructions": 100}
-    assert table.violations(point, good) == []
-    for change in ({"registers": 129}, {"spills": 8}, {"accesses": {"8": 1, "16": 8}}):
-        assert len(table.violations(point, good | change)) == 1
-    assert table.differences({point.key: good}, {point.key: good}) == []
-    assert table.differences({point.key: good | {"shared": 16}}, {point.key: good})
-    assert table.differences({}, {point.key: good})
-    assert table.differences({point.key: good}, {})
+
+@pytest.mark.parametrize("arch", points.ARCHITECTURES)
+def test_nothing_is_worse_than_the_committed_table(measured: dict, committed: dict, arch: str):
+    assert not table.regressions(of(arch, measured["rows"]), of(arch, committed))
+
+
+@pytest.mark.parametrize("arch", points.ARCHITECTURES)
+def test_the_committed_table_is_not_stale(measured: dict, committed: dict, arch: str):
+    assert not table.differences(of(arch, measured["rows"]), of(arch, committed))
+
+
+POINT = points.Point("gates_forward", "bf16", 64, "channel", "sm_90")
+GOOD = {"registers": 64, "spills": 0, "shared": 0, "accesses": {"16": 9}, "instructions": 100, "warps": 32}
+
+
+@pytest.mark.parametrize("change", [{"registers": 129}, {"spills": 8}, {"accesses": {"8": 1, "16": 8}}])
+def test_every_rule_can_be_broken(change: dict):
+    assert table.violations(POINT, GOOD) == []
+    (line,) = table.violations(POINT, GOOD | change)
+    assert line.startswith(POINT.key)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"registers": 65}, "registers 64 → 65"),
+        ({"spills": 1}, "spills 0 → 1"),
+        ({"accesses": {"8": 2, "16": 8}}, "accesses of 16.00 → 14.40 bytes"),
+        ({"warps": 28}, "occupancy 32/64 → 28/64 warps"),
+    ],
+)
+def test_what_is_worse_is_named_by_its_row(change: dict, words: str):
+    worse, better = {POINT.key: GOOD | change}, {POINT.key: GOOD}
+    (line,) = table.regressions(worse, better)
+    assert line.startswith(f"{POINT.key}: {words}")
+    assert table.differences(worse, better)
+    assert table.regressions(better, worse) == []
+    assert table.differences(better, worse), "a table that is too good is stale as well"
+
+
+def test_any_other_change_makes_the_table_stale():
+    rows = {POINT.key: GOOD}
+    assert table.differences(rows, rows) == []
+    assert table.differences({POINT.key: GOOD | {"shared": 16}}, rows) == [f"{POINT.key}: shared 0 → 16"]
+    assert table.differences({}, rows) == [f"{POINT.key}: only in the table"]
+    assert table.differences(rows, {}) == [f"{POINT.key}: not in the table"]
+    assert table.regressions({}, rows) == table.regressions(rows, {}) == []
+
+
+def test_the_table_has_every_dtype_at_every_channel_class_on_every_architecture():
+    wanted = {
+        f"{kernel}/{dtype}/C{channels}/channel/{arch}"
+        for kernel in ("gates_forward", "gates_backward", "parameter_grads")
+        for dtype in ("bf16", "fp16", "fp32")
+        for channels in (1, 3, 17, 64, 96, 130)
+        for arch in ("sm_80", "sm_90", "sm_100", "gfx942")
+    }
+    assert wanted <= {point.key for point in points.points()}
+
+
+def test_the_printed_table_has_a_line_for_each_row():
+    lines = table.text({POINT.key: GOOD}).splitlines()
+    assert lines[0].startswith("sm_90")
+    assert lines[1].split()[:5] == ["gates_forward/bf16/C64/channel", "64", "0", "0", "32/64"]

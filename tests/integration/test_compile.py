@@ -160,6 +160,7 @@ def test_the_backward_pass_is_one_graph_too():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("layers", [1, 3])
 def test_compile_time_does_not_depend_on_the_number_of_steps(layers: int):
     def seconds(steps: int) -> float:

@@ -17,6 +17,8 @@ from examples.distributed import Options, train
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
 
+pytestmark = pytest.mark.serial
+
 ONE_PROCESS = Options(strategy="none")
 CASES = {
     "ddp": Options("ddp"),

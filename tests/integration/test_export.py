@@ -190,8 +190,10 @@ class TestONNX:
         [
             {"activation": "relu", "bias": False, "peephole": "none"},
             {"peephole": "full", "spatial_size": (6, 5), "batch_first": True},
+            {"input_kernel_size": (5, 1), "memory": "recompute"},
+            {"schedule": "hoisted"},
         ],
-        ids=["relu, neither bias nor peephole", "full peephole, batch first"],
+        ids=["relu, neither bias nor peephole", "full peephole, batch first", "input kernel", "hoisted"],
     )
     def test_a_scan_with_other_options(self, options: dict, tmp_path: Path):
         layer = with_peepholes(ConvLSTM2d(CIN, 3, 3, **options))

@@ -5,13 +5,21 @@ import torch
 
 from tritonlstm.models import EncoderForecaster
 
-PAPER = {(256,): 13_524_496, (128, 128): 10_042_896, (128, 64, 64): 7_585_296}
-"""Shi et al. 2015, table 1: the models with 5×5 kernels, on 4×4 patches of one channel."""
+PAPER = {
+    (5, 5, 256): 13_524_496,
+    (5, 5, 128, 128): 10_042_896,
+    (5, 5, 128, 64, 64): 7_585_296,
+    (9, 1, 128, 128): 11_550_224,
+    (9, 1, 128, 64, 64): 8_830_480,
+}
+"""Shi et al. 2015, table 1: the models by input kernel, state kernel and hidden channels, on 4×4 patches of one
+channel."""
 
 
-@pytest.mark.parametrize(("hidden", "count"), PAPER.items(), ids=str)
-def test_parameter_counts_of_the_paper(hidden: tuple[int, ...], count: int):
-    model = EncoderForecaster(16, list(hidden), 5, device="meta")
+@pytest.mark.parametrize(("model", "count"), PAPER.items(), ids=str)
+def test_parameter_counts_of_the_paper(model: tuple[int, ...], count: int):
+    input_kernel, kernel, *hidden = model
+    model = EncoderForecaster(16, hidden, kernel, input_kernel_size=input_kernel, device="meta")
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 

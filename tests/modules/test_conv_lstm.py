@@ -72,10 +72,13 @@ class TestParameters:
             "bias": True,
             "peephole": "channel",
             "spatial_size": None,
+            "input_kernel_size": None,
             "activation": "tanh",
             "forget_bias": 1.0,
             "batch_first": False,
             "backend": "auto",
+            "memory": "save",
+            "schedule": "auto",
             "device": None,
             "dtype": None,
         }

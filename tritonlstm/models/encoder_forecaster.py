@@ -17,14 +17,14 @@ class EncoderForecaster(nn.Module):
 
     The forecaster mirrors the encoder: its first layer, which has no input, starts from the state of the encoder's last
     layer, its last layer from that of the first. A 1×1 convolution over the hidden states of all its layers makes the
-    forecast. With 16 channels in and out and 5×5 kernels its parameter counts are those of the paper's table 1.
+    forecast. With 16 channels in and out its parameter counts are those of the paper's table 1.
 
     Args:
         in_channels: channels of the input frames.
         hidden_channels: one for each encoder layer.
         kernel_size: odd; of all layers.
         out_channels: channels of the forecast frames; `in_channels` if None.
-        **options: for the `ConvLSTM2d` layers: peephole, activation, backend, …; not batch_first, not num_layers.
+        **options: for the `ConvLSTM2d` layers: peephole, input_kernel_size, memory, …; not batch_first, not num_layers.
 
     Call:
         model(input, steps) → (steps, B, out_channels, H, W), from input (T, B, in_channels, H, W). The values are those
@@ -48,8 +48,9 @@ class EncoderForecaster(nn.Module):
                 raise TypeError(f"{name}: expected nothing, for {reason}, got {options[name]!r}")
         if not isinstance(hidden_channels, list):
             raise TypeError(f"hidden_channels: expected a list, one for each layer, got {hidden_channels!r}")
-        if isinstance(kernel_size, list):
-            raise TypeError(f"kernel_size: expected one for all layers, an integer or a pair, got {kernel_size!r}")
+        for name, size in (("kernel_size", kernel_size), ("input_kernel_size", options.get("input_kernel_size"))):
+            if isinstance(size, list):
+                raise TypeError(f"{name}: expected one for all layers, an integer or a pair, got {size!r}")
         if out_channels is not None:
             _checks.check_integer("out_channels", out_channels, minimum=1)
         options |= {"device": device, "dtype": dtype}

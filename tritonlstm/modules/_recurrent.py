@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import _checks
 from .._backend import BACKENDS
-from ..functional import ACTIVATIONS, State
+from ..functional import ACTIVATIONS, MEMORIES, SCHEDULES, State
 
 
 class RecurrentCell(nn.Module):
@@ -21,6 +21,7 @@ class RecurrentCell(nn.Module):
     spatial_dims: tuple[str, ...] = ()
 
     weight: nn.Parameter
+    input_weight: nn.Parameter | None
     bias: nn.Parameter | None
     peephole: nn.Parameter | None
 
@@ -30,11 +31,14 @@ class RecurrentCell(nn.Module):
         channels: int,
         kernel_size: tuple[int, ...],
         *,
+        input_kernel_size: tuple[int, ...] | None = None,
         bias: bool,
         peephole_shape: tuple[int, ...] | None,
         activation: str,
         forget_bias: float,
         backend: str,
+        memory: str,
+        schedule: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ):
@@ -43,6 +47,8 @@ class RecurrentCell(nn.Module):
         _checks.check_choice("activation", activation, ACTIVATIONS)
         _checks.check_number("forget_bias", forget_bias)
         _checks.check_choice("backend", backend, BACKENDS)
+        _checks.check_choice("memory", memory, MEMORIES)
+        _checks.check_choice("schedule", schedule, SCHEDULES)
         if dtype is not None and dtype not in _checks.DTYPES:
             raise TypeError(f"dtype: expected one of {', '.join(map(str, _checks.DTYPES))}, got {dtype!r}")
         self._in_channels = in_channels
@@ -50,19 +56,36 @@ class RecurrentCell(nn.Module):
         self.activation = activation
         self.forget_bias = forget_bias
         self.backend = backend
+        self.memory = memory
+        self.schedule = schedule
 
         def parameter(shape: tuple[int, ...] | None) -> nn.Parameter | None:
             return None if shape is None else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        self.weight = parameter((4 * channels, in_channels + channels, *kernel_size))
+        # Two kernels of one size are one weight, and so are they where there is no input.
+        if input_kernel_size == kernel_size or in_channels == 0:
+            input_kernel_size = None
+        if input_kernel_size is None:
+            self.weight = parameter((4 * channels, in_channels + channels, *kernel_size))
+            self.register_parameter("input_weight", None)
+        else:
+            if schedule == "concat":
+                raise ValueError(
+                    'schedule: "concat" needs input_kernel_size and kernel_size to be the same,'
+                    f" got {input_kernel_size} and {kernel_size}"
+                )
+            self.weight = parameter((4 * channels, channels, *kernel_size))
+            self.input_weight = parameter((4 * channels, in_channels, *input_kernel_size))
         self.register_parameter("bias", parameter((4 * channels,) if bias else None))
         self.register_parameter("peephole", parameter(peephole_shape))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """weight ~ U(±√(3/fan_in)), of variance 1/fan_in; bias zero, its forget part `forget_bias`; peephole zero."""
-        bound = math.sqrt(3 / self.weight[0].numel())
-        nn.init.uniform_(self.weight, -bound, bound)
+        """Weights ~ U(±√(3/fan_in)), of variance 1/fan_in; bias zero, its forget part `forget_bias`; peephole zero."""
+        weights = [weight for weight in (self.weight, self.input_weight) if weight is not None]
+        bound = math.sqrt(3 / sum(weight[0].numel() for weight in weights))
+        for weight in weights:
+            nn.init.uniform_(weight, -bound, bound)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
             with torch.no_grad():
@@ -92,6 +115,7 @@ class RecurrentCell(nn.Module):
 
     def _run(self, input: Tensor | None, state: State | None, steps: int) -> tuple[Tensor, State]:
         """The cell over a whole sequence (T, B, Cin, *spatial)."""
+        apart = {} if self.input_weight is None else {"input_weight": self.input_weight}
         return self.layer_function(
             input,
             state,
@@ -101,14 +125,20 @@ class RecurrentCell(nn.Module):
             steps=steps,
             activation=self.activation,
             backend=self.backend,
+            memory=self.memory,
+            schedule=self.schedule,
+            **apart,
         )
 
     def extra_repr(self) -> str:
         parts = [f"{self._in_channels}, {self._channels}"]
         parts += [f"kernel_size={tuple(self.weight.shape[2:])}"] if self.spatial_dims else []
+        if self.input_weight is not None:
+            parts.append(f"input_kernel_size={tuple(self.input_weight.shape[2:])}")
         parts += [f"{name}=None" for name in ("bias", "peephole") if getattr(self, name) is None]
         parts += [f"peephole={tuple(self.peephole.shape)}"] if self.peephole is not None else []
-        return ", ".join((*parts, f"activation={self.activation!r}", f"backend={self.backend!r}"))
+        options = ("activation", "backend", "memory", "schedule")
+        return ", ".join((*parts, *(f"{name}={getattr(self, name)!r}" for name in options)))
 
 
 class RecurrentStack(nn.Module):

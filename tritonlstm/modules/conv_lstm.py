@@ -22,9 +22,10 @@ class ConvLSTM2dCell(RecurrentCell):
         peephole: "channel" as in the paper, one weight for each gate and channel; "full", one for each gate, channel
             and pixel; or "none".
         spatial_size: (H, W), for peephole="full" and only then.
+        input_kernel_size: the same for the convolution of the input, where its kernel has another size.
         activation: "tanh" or "relu", of the candidate g and of c in the output.
         forget_bias: where the forget gate's bias starts; without a bias it has no effect.
-        backend: "auto", "triton" or "torch", as in `functional.conv_lstm`.
+        backend, memory, schedule: as in `functional.conv_lstm`.
         device, dtype: of the parameters.
 
     Call:
@@ -36,6 +37,8 @@ class ConvLSTM2dCell(RecurrentCell):
     Parameters:
         weight (4C, Cin + C, kh, kw): input channels first; gates in the order i, f, g, o. Starts as U(±√(3/fan_in)):
             with a variance of 1/fan_in, the gates' pre-activations vary as much as what they see.
+        input_weight (4C, Cin, kh', kw'), only with another input_kernel_size: starts alike; weight is then
+            (4C, C, kh, kw), of the hidden state alone, and fan_in counts both.
         bias (4C): starts at zero, its forget part at `forget_bias`.
         peephole (3, C, 1, 1) or (3, C, H, W): in the order i, f, o. Starts at zero.
 
@@ -55,9 +58,12 @@ class ConvLSTM2dCell(RecurrentCell):
         bias: bool = True,
         peephole: str = "channel",
         spatial_size: tuple[int, int] | None = None,
+        input_kernel_size: int | tuple[int, int] | None = None,
         activation: str = "tanh",
         forget_bias: float = 1.0,
         backend: str = "auto",
+        memory: str = "save",
+        schedule: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -66,6 +72,9 @@ class ConvLSTM2dCell(RecurrentCell):
         _checks.check_choice("peephole", peephole, PEEPHOLES)
         kernel_size = _pair("kernel_size", kernel_size)
         _checks.check_odd("kernel_size", kernel_size)
+        if input_kernel_size is not None:
+            input_kernel_size = _pair("input_kernel_size", input_kernel_size)
+            _checks.check_odd("input_kernel_size", input_kernel_size)
         if peephole == "full":
             if spatial_size is None:
                 raise ValueError('spatial_size: expected (H, W), which peephole="full" needs, got None')
@@ -77,11 +86,14 @@ class ConvLSTM2dCell(RecurrentCell):
             in_channels,
             hidden_channels,
             kernel_size,
+            input_kernel_size=input_kernel_size,
             bias=bias,
             peephole_shape=None if peephole_size is None else (3, hidden_channels, *peephole_size),
             activation=activation,
             forget_bias=forget_bias,
             backend=backend,
+            memory=memory,
+            schedule=schedule,
             device=device,
             dtype=dtype,
         )
@@ -103,8 +115,10 @@ class ConvLSTM2d(RecurrentStack):
         hidden_channels: C, one value or a list with one for each layer.
         kernel_size: an odd size or a pair (kh, kw) of them, or a list with one of these for each layer.
         num_layers: how many layers; if None, as many as the lists have, else one.
+        input_kernel_size: as kernel_size, for the convolutions of the layers' inputs; if None, the same.
         batch_first: whether input and output are (B, T, …) instead of (T, B, …).
-        bias, peephole, spatial_size, activation, forget_bias, backend, device, dtype: as in `ConvLSTM2dCell`.
+        bias, peephole, spatial_size, activation, forget_bias, backend, memory, schedule, device, dtype: as in
+            `ConvLSTM2dCell`.
 
     Call:
         layer(input, state=None, *, steps=None) → (output, state)
@@ -134,16 +148,25 @@ class ConvLSTM2d(RecurrentStack):
         bias: bool = True,
         peephole: str = "channel",
         spatial_size: tuple[int, int] | None = None,
+        input_kernel_size: int | tuple[int, int] | list[int | tuple[int, int]] | None = None,
         activation: str = "tanh",
         forget_bias: float = 1.0,
         batch_first: bool = False,
         backend: str = "auto",
+        memory: str = "save",
+        schedule: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        count = count_layers(num_layers, hidden_channels=hidden_channels, kernel_size=kernel_size)
+        count = count_layers(
+            num_layers,
+            hidden_channels=hidden_channels,
+            kernel_size=kernel_size,
+            input_kernel_size=input_kernel_size,
+        )
         channels = per_layer("hidden_channels", hidden_channels, count)
         kernels = per_layer("kernel_size", kernel_size, count)
+        input_kernels = per_layer("input_kernel_size", input_kernel_size, count)
         cells = [
             ConvLSTM2dCell(
                 below,
@@ -152,13 +175,16 @@ class ConvLSTM2d(RecurrentStack):
                 bias=bias,
                 peephole=peephole,
                 spatial_size=spatial_size,
+                input_kernel_size=input_kernel,
                 activation=activation,
                 forget_bias=forget_bias,
                 backend=backend,
+                memory=memory,
+                schedule=schedule,
                 device=device,
                 dtype=dtype,
             )
-            for below, above, kernel in zip([in_channels, *channels], channels, kernels)
+            for below, above, kernel, input_kernel in zip([in_channels, *channels], channels, kernels, input_kernels)
         ]
         super().__init__(cells, batch_first)
 

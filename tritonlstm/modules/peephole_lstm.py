@@ -18,7 +18,7 @@ class PeepholeLSTMCell(RecurrentCell):
         bias: whether there is a bias.
         peephole: whether the gates see the cell state.
         forget_bias: where the forget gate's bias starts; without a bias it has no effect.
-        backend: "auto", "triton" or "torch", as in `functional.peephole_lstm`.
+        backend, memory, schedule: as in `functional.peephole_lstm`.
         device, dtype: of the parameters.
 
     Call:
@@ -48,6 +48,8 @@ class PeepholeLSTMCell(RecurrentCell):
         peephole: bool = True,
         forget_bias: float = 1.0,
         backend: str = "auto",
+        memory: str = "save",
+        schedule: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -63,6 +65,8 @@ class PeepholeLSTMCell(RecurrentCell):
             activation="tanh",
             forget_bias=forget_bias,
             backend=backend,
+            memory=memory,
+            schedule=schedule,
             device=device,
             dtype=dtype,
         )
@@ -84,7 +88,7 @@ class PeepholeLSTM(RecurrentStack):
         hidden_size: C, one value or a list with one for each layer.
         num_layers: how many layers; if None, as many as the list has, else one.
         batch_first: whether input and output are (B, T, …) instead of (T, B, …).
-        bias, peephole, forget_bias, backend, device, dtype: as in `PeepholeLSTMCell`.
+        bias, peephole, forget_bias, backend, memory, schedule, device, dtype: as in `PeepholeLSTMCell`.
 
     Call:
         layer(input, state=None, *, steps=None) → (output, state), and layer.step(frame, state=None), as in
@@ -108,6 +112,8 @@ class PeepholeLSTM(RecurrentStack):
         forget_bias: float = 1.0,
         batch_first: bool = False,
         backend: str = "auto",
+        memory: str = "save",
+        schedule: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -120,6 +126,8 @@ class PeepholeLSTM(RecurrentStack):
                 peephole=peephole,
                 forget_bias=forget_bias,
                 backend=backend,
+                memory=memory,
+                schedule=schedule,
                 device=device,
                 dtype=dtype,
             )

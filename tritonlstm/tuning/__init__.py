@@ -1,5 +1,7 @@
 """Launch configurations: which one a kernel gets, and the layers for which they are searched."""
 
-from .config import Config, pick_config
+from .cache import TuningCacheWarning
+from .config import pick_config, pick_schedule
+from .tables import Config
 
-__all__ = ["Config", "pick_config"]
+__all__ = ["Config", "TuningCacheWarning", "pick_config", "pick_schedule"]

@@ -1,34 +1,100 @@
-"""Which launch configuration a kernel gets.
+"""Which launch configuration a kernel gets, and which schedule a layer.
 
-The tables lie in kernels/tuned: one for each GPU architecture that was measured, and `default.json` for the others. A
-configuration depends on the kernel, the architecture and the size of the layer's dtype, never on T or B.
+Three tables are asked in turn: the user's own for this GPU architecture (see `cache`), the package's for it, and the
+package's for any, the last two in kernels/tuned. In each a row for exactly these channels goes before one for any. The
+answer never depends on T or B, and a call that was made before does nothing but look it up: no search, no file, no
+device.
 """
 
 import functools
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 
+from . import cache
+from .tables import Config, ConfigKey, Entry, ScheduleKey, Table, parse
 
-@dataclass(frozen=True)
-class Config:
-    """block: elements of a program's tile; num_warps: warps of 32 (on AMD, wavefronts of 64) that work on it."""
+_in_use: dict[str, Config] = {}
 
-    block: int
-    num_warps: int
+
+def pick_config(kernel: str, arch: str, itemsize: int, channels: int) -> Config:
+    """The configuration of `kernel` ("gates_forward", …) on `arch` ("sm_90", …).
+
+    For a dtype of `itemsize` bytes, 2 or 4, and C channels. Raises KeyError where no table knows the kernel.
+    """
+    if _in_use and kernel in _in_use:
+        return _in_use[kernel]
+    return find_config(kernel, arch, itemsize, channels)[0].value
+
+
+def pick_schedule(arch: str, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]) -> str:
+    """ "hoisted" where a table says that it is faster for this layer on `arch`, else "concat".
+
+    `kernel` is the size of the convolution's: (kh, kw), or () for a layer of vectors.
+    """
+    return find_schedule(arch, itemsize, in_channels, channels, tuple(kernel))[0].value
+
+
+@contextmanager
+def use(configs: dict[str, Config]) -> Iterator[None]:
+    """Within it, these kernels get these configurations, in every thread: for the tuner, which tries them."""
+    before = dict(_in_use)
+    _in_use.update(configs)
+    try:
+        yield
+    finally:
+        _in_use.clear()
+        _in_use.update(before)
 
 
 @functools.cache
-def pick_config(kernel: str, arch: str, itemsize: int) -> Config:
-    """The configuration of `kernel` ("gates_forward", …) on `arch` ("sm_90", …) for a dtype of `itemsize` bytes."""
-    row = _table(arch)[kernel][str(itemsize)]
-    return Config(block=row["BLOCK"], num_warps=row["num_warps"])
+def find_config(kernel: str, arch: str, itemsize: int, channels: int | None, user: bool = True) -> tuple[Entry, str]:
+    """The row that `pick_config` takes, and the file it is in; without `user`, of the package's tables alone.
+
+    `channels` None: the row for any.
+    """
+    for origin, table in _tables(arch, user):
+        entry = table.config(kernel, itemsize, channels)
+        if entry is not None:
+            return entry, origin
+    raise KeyError(f"kernel: no table has {kernel!r} for elements of {itemsize} bytes on {arch}")
 
 
 @functools.cache
-def _table(arch: str) -> dict:
-    tuned = resources.files("tritonlstm.kernels") / "tuned"
-    table = tuned / f"{arch}.json"
-    if not table.is_file():
-        table = tuned / "default.json"
-    return json.loads(table.read_text())
+def find_schedule(
+    arch: str, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...], user: bool = True
+) -> tuple[Entry, str]:
+    """The row that `pick_schedule` takes, and the file it is in."""
+    key = ScheduleKey(itemsize, in_channels, channels, kernel)
+    for origin, table in _tables(arch, user):
+        if key in table.schedules:
+            return table.schedules[key], origin
+    return Entry("concat", "nowhere: no table has this layer"), "built in"
+
+
+def known(arch: str) -> tuple[list[ConfigKey], list[ScheduleKey]]:
+    """What the tables for `arch` have rows for, each once."""
+    tables = [table for _, table in _tables(arch, True)]
+    configs = {key for table in tables for key in table.configs}
+    schedules = {key for table in tables for key in table.schedules}
+    return sorted(configs, key=lambda key: (key.kernel, key.itemsize, key.channels or 0)), sorted(schedules)
+
+
+def forget() -> None:
+    """Read the tables anew at the next call."""
+    for function in (find_config, find_schedule, _tables):
+        function.cache_clear()
+
+
+@functools.cache
+def _tables(arch: str, user: bool) -> list[tuple[str, Table]]:
+    """The tables in the order in which they are asked, each with its name."""
+    found = [(str(cache.path_of(arch)), cache.read(arch))] if user else []
+    found += [(f"kernels/tuned/{name}.json", _shipped(name)) for name in (arch, "default")]
+    return [(origin, table) for origin, table in found if table is not None]
+
+
+def _shipped(name: str) -> Table | None:
+    file = resources.files("tritonlstm.kernels") / "tuned" / f"{name}.json"
+    return parse(json.loads(file.read_text(encoding="utf-8")), cache.HEADER) if file.is_file() else None

@@ -1,0 +1,86 @@
+"""Correctness before speed: a contender against the float64 oracle, on the very tensors that are timed.
+
+The budget of an error is PyTorch's own in the same dtype, by the tests' table of tolerances.
+"""
+
+import torch
+from torch import Tensor
+
+from tests.tolerances import budget
+from tritonlstm import reference
+
+from .cases import Problem
+from .providers.protocol import Built, Results
+
+Named = dict[str, Tensor]
+
+
+class WrongResult(AssertionError):
+    """A contender computes something else."""
+
+
+def _named(results: Results, gradients: list[Tensor], problem: Problem) -> Named:
+    named = {"output": results.output}
+    for index, (h, c) in enumerate(results.states):
+        named |= {f"h of layer {index}": h, f"c of layer {index}": c}
+    names = [
+        f"grad of {name} of layer {index}"
+        for index, layer in enumerate(problem.layers)
+        for name, tensor in layer._asdict().items()
+        if tensor is not None
+    ]
+    return named | dict(zip(names, gradients, strict=True))
+
+
+def _by_reference(problem: Problem) -> Named:
+    """Everything in the problem's dtype, by the equations in plain PyTorch."""
+    layers = problem.leaves()
+    output, states = problem.input, []
+    for (_, channels), parameters in zip(problem.case.layers, layers):
+        zeros = output.new_zeros(output.shape[1], channels, *output.shape[3:])
+        output, h, c = reference.sequence(output, zeros, zeros, *parameters)
+        states.append((h.detach(), c.detach()))
+    leaves = [tensor for layer in layers for tensor in layer.present()]
+    gradients = list(torch.autograd.grad(output, leaves, problem.cotangent))
+    return _named(Results(output.detach(), states), gradients, problem)
+
+
+def _oracle(problem: Problem) -> Named:
+    """The float64 results, made image by image: autograd's graph of a whole batch may not fit a GPU."""
+    parts = [_by_reference(problem.image(index).to(torch.float64)) for index in range(problem.case.batch)]
+
+    def join(name: str, tensors: list[Tensor]) -> Tensor:
+        if name.startswith("grad"):
+            return torch.stack(tensors).sum(0)
+        return torch.cat(tensors, 1 if name == "output" else 0)
+
+    return {name: join(name, [part[name] for part in parts]) for name in parts[0]}
+
+
+class Oracle:
+    """What is right for one problem, and how far from it each result may be."""
+
+    def __init__(self, problem: Problem):
+        self._problem = problem
+        self._expected = _oracle(problem)
+        same_dtype = _by_reference(problem)
+        dtype = problem.input.dtype
+        self._budgets = {name: budget(same_dtype[name], right, dtype) for name, right in self._expected.items()}
+
+    def check(self, built: Built) -> float:
+        """The largest error as a part of its budget. Raises WrongResult where that is above one."""
+        problem = self._problem
+        # Copied at once: a contender with CUDA graphs of its own overwrites what it returned.
+        results = built.results(built.infer(built.load(problem.input)))
+        results = Results(results.output.clone(), [(h.clone(), c.clone()) for h, c in results.states])
+        gradients = built.gradients(built.train(built.load(problem.input), built.load(problem.cotangent)))
+        got = _named(results, [each.clone() for each in gradients], problem)
+        worst = 0.0
+        for name, right in self._expected.items():
+            if got[name].shape != right.shape:
+                raise WrongResult(f"{name}: shape {tuple(got[name].shape)}, not {tuple(right.shape)}")
+            error = (got[name].double() - right).abs().max().item()
+            if not error <= self._budgets[name]:  # NaN is wrong too
+                raise WrongResult(f"{name}: error {error:.1e}, allowed {self._budgets[name]:.1e}")
+            worst = max(worst, error / self._budgets[name])
+        return worst

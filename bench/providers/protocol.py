@@ -1,0 +1,83 @@
+"""What a contender is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.cases import Parameters, Problem
+
+State = tuple[Tensor, Tensor]
+Stack = Callable[[Tensor, tuple[Parameters, ...]], tuple[Tensor, list[State]]]
+"""A stack of layers over a sequence: input (T, B, Cin, H, W) and parameters to output (T, B, C, H, W) and, for each
+layer, its last (h, c)."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a contender computed, as torch tensors: the last layer's output, each layer's last state."""
+
+    output: Tensor
+    states: Sequence[State]
+
+
+def _never(device: torch.device) -> None:
+    return None
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Built:
+    """A contender with one problem's parameters, ready to be timed.
+
+    `infer` and `train` take and return what the contender's framework likes best; `load` makes its input and its
+    cotangent of torch's, outside the time. `results` and `gradients` turn what they return into torch tensors: the
+    gradients of the parameters, layer by layer, in the order weight, bias, peephole. Both are None where there is
+    nothing to check.
+    """
+
+    infer: Callable[[Any], Any]
+    train: Callable[[Any, Any], Any]
+    load: Callable[[Tensor], Any] = _same
+    results: Callable[[Any], Results] | None = _same
+    gradients: Callable[[Any], list[Tensor]] | None = _same
+    wait: Callable[[Any], Any] | None = None
+    """Returns when what a call returned has been computed, where the framework has a queue of its own."""
+    peak: Callable[[str], int] | None = None
+    """Bytes at the peak of ann "inference" or "training" step, where torch's allocator does not see them."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """`build` makes a contender of a problem. `why_absent` says why it cannot run on a device, or None."""
+
+    name: str
+    build: Callable[[Problem], Built]
+    why_absent: Callable[[torch.device], str | None] = _never
+    peephole: bool = True
+    """Whether it has peepholes. One without is checked against an oracle without."""
+    capturable: bool = True
+    """Whether a CUDA graph can be made of its calls: not where it makes its own, or runs on no stream of torch's."""
+
+
+def of_function(function: Callable[[Tensor], tuple[Tensor, Sequence[State]]], leaves: Sequence[Tensor]) -> Built:
+    """A contender that maps an input to (output, states), and whose training is autograd's."""
+
+    @torch.no_grad
+    def infer(input: Tensor) -> Results:
+        return Results(*function(input))
+
+    def train(input: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(function(input)[0], leaves, cotangent)
+
+    return Built(infer, train, gradients=list)
+
+
+def of_stack(stack: Stack, problem: Problem) -> Built:
+    layers = problem.leaves()
+    return of_function(lambda input: stack(input, layers), [tensor for layer in layers for tensor in layer.present()])

@@ -1,0 +1,283 @@
+"""What a layer must compute, move and launch, by formula; and how long that takes at given ceilings.
+
+    python -m bench.roofline [case …] [--dtype bf16] [--tflops 798] [--terabytes 3.0] [--launch 2.0]
+
+A model of the kernels' path on a GPU, one layer after another from a zero state, with the gradients of the parameters
+and, between layers, of their inputs. Every tensor is read or written once for each launch; a launch takes the longer of
+its two times, and the gap before the next. Symbols as in kernels/DERIVATION.md: M = B·H·W rows, N = 4C.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from tritonlstm._launch import INFERENCE_SLOTS
+from tritonlstm._layout import GPU_MULTIPLE
+from tritonlstm._schedules.hoisted import CHUNKS
+from tritonlstm._sequence import CHUNK_FRACTION
+from tritonlstm.tuning.cases import CASES, Case
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CELL_BYTES = 4  # c is float32
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a layer runs."""
+
+    training: bool = True
+    hoisted: bool = False
+    recompute: bool = False
+
+    def __str__(self) -> str:
+        schedule = "hoisted" if self.hoisted else "concat"
+        if not self.training:
+            return f"inference, {schedule}"
+        return f"training, {schedule}, {'recompute' if self.recompute else 'save'}"
+
+
+MODES = [
+    Mode(training=False),
+    Mode(training=False, hoisted=True),
+    Mode(),
+    Mode(recompute=True),
+    Mode(hoisted=True),
+    Mode(hoisted=True, recompute=True),
+]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Launches of one kind over the whole sequence: how many, and for each its FLOPs and its bytes read and written."""
+
+    name: str
+    count: int
+    flops: float
+    nbytes: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's sizes. `itemsize`: bytes of its dtype; `input_learns`: whether dX is wanted."""
+
+    steps: int
+    batch: int
+    height: int
+    width: int
+    in_channels: int
+    channels: int
+    kernel: int
+    itemsize: int
+    input_learns: bool
+
+    @property
+    def rows(self) -> int:
+        """M."""
+        return self.batch * self.height * self.width
+
+    @property
+    def padded(self) -> int:
+        """Channels of a row [H | X | 0]."""
+        return _round_up(self.in_channels + self.channels)
+
+    @property
+    def padded_input(self) -> int:
+        return _round_up(self.in_channels)
+
+    def step_bytes(self, channels: float) -> float:
+        """Bytes of one step's rows of so many channels in the layer's dtype."""
+        return self.rows * channels * self.itemsize
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one step's c."""
+        return self.rows * self.channels * CELL_BYTES
+
+    def saved_bytes(self, mode: Mode) -> float:
+        """What training keeps of its own making: not the output, nor, hoisted, the input, which others hold."""
+        per_step = (0 if mode.hoisted else self.padded) + (0 if mode.recompute else 4 * self.channels)
+        return self.steps * self.step_bytes(per_step) + (self.steps + 1) * self.cell_bytes
+
+    def chunk(self, mode: Mode) -> int:
+        """Steps whose dA the backward pass keeps at once."""
+        held = self.saved_bytes(mode)
+        if mode.hoisted:
+            held += self.steps * self.step_bytes(self.in_channels + self.channels)
+        length = max(1, held // CHUNK_FRACTION // self.step_bytes(4 * self.channels))
+        return math.ceil(self.steps / math.ceil(self.steps / length))
+
+
+def _round_up(channels: int) -> int:
+    return -(-channels // GPU_MULTIPLE) * GPU_MULTIPLE
+
+
+def layers(case: Case, dtype: torch.dtype) -> list[Layer]:
+    """The layers of a stack; the first one's input does not learn."""
+    sizes = (case.steps, case.batch, case.height, case.width)
+    return [
+        Layer(*sizes, in_channels, channels, case.kernel, dtype.itemsize, input_learns=index > 0)
+        for index, (in_channels, channels) in enumerate(case.layers)
+    ]
+
+
+def kernels(layer: Layer, mode: Mode) -> list[Kernel]:
+    """All launches of a layer over a sequence, but those whose number and bytes are a weight's or one step's."""
+    forward = [*_forward_maps(layer, mode), *_forward_gates(layer, mode)]
+    return [*forward, *_backward(layer, mode)] if mode.training else forward
+
+
+def _convolution(layer: Layer, count: int, steps: float, k: float, n: float) -> Kernel:
+    """`count` convolutions over `steps` steps' rows each, from k to n channels."""
+    weight = k * n * layer.kernel**2
+    return Kernel(
+        "convolution",
+        count,
+        flops=2 * steps * layer.rows * weight,
+        nbytes=steps * layer.step_bytes(k + n) + weight * layer.itemsize,
+    )
+
+
+def _forward_maps(layer: Layer, mode: Mode) -> Iterator[Kernel]:
+    steps, gates = layer.steps, 4 * layer.channels
+    if mode.hoisted:
+        length = math.ceil(steps / CHUNKS)
+        parts = math.ceil(steps / length)
+        yield _convolution(layer, parts, steps / parts, layer.padded_input, gates)
+        yield _convolution(layer, steps - 1, 1, layer.channels, gates)  # a zero state needs none
+        if layer.padded_input != layer.in_channels:
+            yield _copy(layer, parts, steps / parts, layer.in_channels)
+    else:
+        yield _convolution(layer, steps, 1, layer.padded, gates)
+        parts = 1 if mode.training else math.ceil(steps / min(steps, INFERENCE_SLOTS))
+        yield _copy(layer, parts, steps / parts, layer.in_channels)
+
+
+def _copy(layer: Layer, count: int, steps: float, channels: int) -> Kernel:
+    return Kernel("copy", count, 0, 2 * steps * layer.step_bytes(channels))
+
+
+def _forward_gates(layer: Layer, mode: Mode) -> Iterator[Kernel]:
+    """preact, addend, c_prev, bias and peepholes come in; c, h, h where the next step reads it, and gates go out."""
+    channels, steps = layer.channels, layer.steps
+    saves = mode.training and not mode.recompute
+    parameters = 7 * channels * layer.itemsize
+
+    def gates(count: int, in_and_out: int, cells: int) -> Kernel:
+        nbytes = layer.step_bytes(in_and_out * channels) + cells * layer.cell_bytes + parameters
+        return Kernel("gates_forward", count, 0, nbytes)
+
+    usual = 4 + (4 if saves else 0) + 1  # preact, gates, h
+    h_next, addend = (0, 4) if mode.hoisted else (1, 0)
+    first_c = 2 if mode.training else 1  # inference from a zero state does not read it
+    if steps == 1:
+        yield gates(1, usual + 1, first_c)
+        return
+    yield gates(1, usual + h_next, first_c)
+    yield gates(steps - 2, usual + h_next + addend, 2)
+    yield gates(1, usual + 1 + addend, 2)  # the last h is the final state too
+
+
+def _backward(layer: Layer, mode: Mode) -> Iterator[Kernel]:
+    channels, steps, gates = layer.channels, layer.steps, 4 * layer.channels
+    chunk = layer.chunk(mode)
+    chunks = math.ceil(steps / chunk)
+    together = steps / chunks
+
+    parameters = (3 + (4 if mode.recompute else 0)) * channels * layer.itemsize
+    nbytes = layer.step_bytes(2 * gates + 2 * channels) + 3 * layer.cell_bytes + parameters
+    yield Kernel("gates_backward", steps, 0, nbytes)
+    if mode.recompute:
+        if mode.hoisted:
+            yield _convolution(layer, chunks, together, layer.padded_input, gates)
+            yield _convolution(layer, chunks, together, channels, gates)
+            yield Kernel("copy", chunks, 0, together * layer.step_bytes(3 * gates))  # their sum
+        else:
+            yield _convolution(layer, chunks, together, layer.padded, gates)
+
+    if mode.hoisted:
+        yield _convolution(layer, steps - 1, 1, gates, channels)
+        if layer.input_learns:
+            yield _convolution(layer, chunks, together, gates, layer.in_channels)
+        widths = (layer.padded_input, channels)
+    else:
+        learns = layer.input_learns
+        yield _convolution(layer, steps if learns else steps - 1, 1, gates, layer.padded if learns else channels)
+        if learns:
+            yield _copy(layer, steps, 1, layer.in_channels)
+        widths = (layer.padded,)
+    for width in widths:
+        convolution = _convolution(layer, chunks, together, width, gates)
+        yield Kernel("weight_grad", chunks, convolution.flops, convolution.nbytes)
+    nbytes = together * (layer.step_bytes(gates) + 2 * layer.cell_bytes)
+    yield Kernel("parameter_grads", chunks, 0, nbytes)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """FLOP/s of the convolutions, bytes/s of memory, and the seconds between two kernels of a graph."""
+
+    flops: float = 798e12
+    bandwidth: float = 3.0e12
+    gap: float = 2e-6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a whole stack over one sequence."""
+
+    flops: float
+    nbytes: float
+    launches_per_step: float  # of each layer, on average
+    saved_bytes: float
+    seconds: float
+    conv_seconds: float
+
+
+def estimate(case: Case, dtype: torch.dtype, mode: Mode, ceilings: Ceilings) -> Estimate:
+    """The sum over all launches of all layers."""
+    stack = layers(case, dtype)
+    launches = [kernel for layer in stack for kernel in kernels(layer, mode)]
+
+    def seconds(kernel: Kernel) -> float:
+        work = max(kernel.flops / ceilings.flops, kernel.nbytes / ceilings.bandwidth)
+        return kernel.count * (work + ceilings.gap)
+
+    return Estimate(
+        flops=sum(kernel.count * kernel.flops for kernel in launches),
+        nbytes=sum(kernel.count * kernel.nbytes for kernel in launches),
+        launches_per_step=sum(kernel.count for kernel in launches) / (case.steps * len(stack)),
+        saved_bytes=sum(layer.saved_bytes(mode) for layer in stack) if mode.training else 0,
+        seconds=sum(map(seconds, launches)),
+        conv_seconds=sum(seconds(kernel) for kernel in launches if kernel.name in ("convolution", "weight_grad")),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.roofline", description=__doc__.splitlines()[0])
+    parser.add_argument("case", nargs="*", choices=[[], *CASES], help="the cases; all if none is named")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--tflops", type=float, default=798, help="of a large matrix product (%(default)s: H100, bf16)")
+    parser.add_argument("--terabytes", type=float, default=3.0, help="a second, of a large copy (%(default)s: H100)")
+    parser.add_argument("--launch", type=float, default=2.0, help="µs between two kernels of a graph (%(default)s)")
+    options = parser.parse_args()
+    ceilings = Ceilings(options.tflops * 1e12, options.terabytes * 1e12, options.launch * 1e-6)
+
+    print("a model, not a measurement")
+    print(
+        f"{'case':12} {'mode':32} {'GFLOP':>8} {'GB moved':>9} {'launches/step':>14} {'GB saved':>9} {'ms':>8} {'× conv':>7}"
+    )
+    for name in options.case or CASES:
+        for mode in MODES:
+            result = estimate(CASES[name], DTYPES[options.dtype], mode, ceilings)
+            print(
+                f"{name:12} {mode!s:32} {result.flops / 1e9:8.0f} {result.nbytes / 1e9:9.2f}"
+                f" {result.launches_per_step:14.2f} {result.saved_bytes / 1e9:9.3f} {1e3 * result.seconds:8.2f}"
+                f" {result.seconds / result.conv_seconds:7.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

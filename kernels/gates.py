@@ -1,0 +1,68 @@
+"""From pre-activations to gates and cell state: what the forward pass does, and the backward pass that kept neither.
+
+i = σ(A_i + b_i + w_ci ∘ c_prev)
+f = σ(A_f + b_f + w_cf ∘ c_prev)
+g = φ(A_g + b_g)                      φ = tanh or relu
+c = f ∘ c_prev + i ∘ g
+o = σ(A_o + b_o + w_co ∘ c)           the new cell state
+"""
+
+import triton
+import triton.language as tl
+
+from .activations import activate, sigmoid
+
+
+@triton.jit
+def load_four(p_first, C: tl.constexpr, mask):
+    """What belongs to i, f, g and o, C elements apart, in float32."""
+    b_i = tl.load(p_first, mask=mask, other=0.0).to(tl.float32)
+    b_f = tl.load(p_first + C, mask=mask, other=0.0).to(tl.float32)
+    b_g = tl.load(p_first + 2 * C, mask=mask, other=0.0).to(tl.float32)
+    b_o = tl.load(p_first + 3 * C, mask=mask, other=0.0).to(tl.float32)
+    return b_i, b_f, b_g, b_o
+
+
+@triton.jit
+def store_four(p_first, C: tl.constexpr, mask, b_i, b_f, b_g, b_o):
+    """The reverse of `load_four`, in the pointer's dtype."""
+    dtype: tl.constexpr = p_first.dtype.element_ty
+    tl.store(p_first, b_i.to(dtype), mask=mask)
+    tl.store(p_first + C, b_f.to(dtype), mask=mask)
+    tl.store(p_first + 2 * C, b_g.to(dtype), mask=mask)
+    tl.store(p_first + 3 * C, b_o.to(dtype), mask=mask)
+
+
+@triton.jit
+def apply_gates(
+    a_i,
+    a_f,
+    a_g,
+    a_o,
+    b_c_prev,
+    p_bias,  # of b_i
+    p_peephole,  # of w_ci
+    period,  # elements from w_ci to w_cf, and from there to w_co
+    mask,
+    C: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    PEEPHOLE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
+    """i, f, g, o and c."""
+    if HAS_BIAS:
+        b_i, b_f, b_g, b_o = load_four(p_bias, C, mask)
+        a_i += b_i
+        a_f += b_f
+        a_g += b_g
+        a_o += b_o
+    if PEEPHOLE != "none":
+        a_i += tl.load(p_peephole, mask=mask, other=0.0).to(tl.float32) * b_c_prev
+        a_f += tl.load(p_peephole + period, mask=mask, other=0.0).to(tl.float32) * b_c_prev
+    i = sigmoid(a_i)
+    f = sigmoid(a_f)
+    g = activate(a_g, ACTIVATION)
+    c = f * b_c_prev + i * g
+    if PEEPHOLE != "none":
+        a_o += tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32) * c
+    return i, f, g, sigmoid(a_o), c

@@ -1,0 +1,115 @@
+"""Every contender computes what the oracle does, and the check notices one that does not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import providers
+from bench.cases import problem
+from bench.check import Oracle, WrongResult
+from bench.providers import fused_cell
+from bench.providers.protocol import Results
+from tests.bench.tiny import TINY
+
+CPU = torch.device("cpu")
+
+
+def fused(input_gates: Tensor, hidden_gates: Tensor, c: Tensor, bias: Tensor, hidden_bias: Tensor):
+    """What ATen's fused cell computes, which has no CPU kernel."""
+    i, f, g, o = (input_gates + hidden_gates + bias + hidden_bias).chunk(4, 1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c, input_gates
+
+
+@pytest.fixture(scope="module")
+def oracles():
+    given = {peephole: problem(TINY, torch.float32, peephole=peephole) for peephole in (True, False)}
+    return {peephole: (each, Oracle(each)) for peephole, each in given.items()}
+
+
+CHECKED = [each for each in providers.ALL if each is not providers.CONV_FLOOR]
+
+
+@pytest.mark.parametrize("provider", CHECKED, ids=lambda provider: provider.name)
+def test_agrees_with_the_oracle(provider, oracles):
+    if provider is providers.FUSED_CELL:
+        provider = replace(provider, build=lambda given: fused_cell.build(given, fused), why_absent=lambda device: None)
+    if provider is providers.MAX_AUTOTUNE:
+        pytest.skip("on a CPU the same graph as the default mode's, and slow to compile")
+    reason = provider.why_absent(CPU)
+    if reason is not None:
+        pytest.skip(reason)
+    given, oracle = oracles[provider.peephole]
+    assert 0 < oracle.check(provider.build(given)) <= 1
+
+
+def test_the_eager_contender_agrees_in_half_types():
+    given = problem(TINY, torch.bfloat16)
+    assert Oracle(given).check(providers.EAGER.build(given)) <= 1
+
+
+def test_fused_cell_is_absent_where_aten_has_none():
+    assert "CUDA" in providers.FUSED_CELL.why_absent(CPU)
+    with pytest.raises(NotImplementedError):
+        torch.ops.aten._thnn_fused_lstm_cell(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 1))
+
+
+def spoiled(built, what: str):
+    """A contender of whose results one number is off by a thousandth of itself."""
+
+    def results(value: Results) -> Results:
+        (h, c), *rest = value.states
+        if what == "c":
+            c = c.clone()
+            c[0, 0, 0, 0] *= 1.001
+        return Results(value.output * (1.001 if what == "output" else 1), [(h, c), *rest])
+
+    def gradients(value) -> list[Tensor]:
+        first, *rest = value
+        return [first, *rest[:-1], rest[-1] * 1.001] if what == "gradient" else [first, *rest]
+
+    return replace(built, results=results, gradients=gradients)
+
+
+@pytest.mark.parametrize("what", ["output", "c", "gradient"])
+def test_the_check_notices(what: str, oracles):
+    given, oracle = oracles[True]
+    built = providers.EAGER.build(given)
+    oracle.check(spoiled(built, "nothing"))
+    with pytest.raises(
+        WrongResult, match={"output": "output", "c": "c of layer 0", "gradient": "grad of peephole"}[what]
+    ):
+        oracle.check(spoiled(built, what))
+
+
+def test_the_check_notices_nan(oracles):
+    given, oracle = oracles[True]
+    built = providers.EAGER.build(given)
+    nan = replace(built, results=lambda value: Results(value.output * float("nan"), value.states))
+    with pytest.raises(WrongResult, match="output: error nan"):
+        oracle.check(nan)
+
+
+def flops(run) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_the_floor_does_the_convolutions_of_an_eager_layer(mode: str, oracles):
+    given, _ = oracles[True]
+    floor, eager = providers.CONV_FLOOR.build(given), providers.EAGER.build(given)
+    arguments = (given.input,) if mode == "inference" else (given.input, given.cotangent)
+    floor_flops, eager_flops = (
+        flops(lambda b=b: (b.infer if mode == "inference" else b.train)(*arguments)) for b in (floor, eager)
+    )
+    if mode == "training":
+        # Eager also makes the gradient of the first layer's input, in all steps but the first, which has none below it.
+        case, (in_channels, channels) = TINY, TINY.layers[0]
+        pixels = case.batch * case.height * case.width
+        eager_flops -= (case.steps - 1) * 2 * pixels * 4 * channels * case.kernel**2 * in_channels
+    assert floor_flops == eager_flops

@@ -1,0 +1,117 @@
+"""The README's figures are those of the committed results, and are told as they are."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import readme
+from bench.environment import ROOT, Environment
+from bench.rows import ABSENT, OK, Key, Row, Rows, read
+
+ENVIRONMENT = replace(
+    Environment.of(torch.device("cpu"), "python -m bench.gpu"), device="A GPU", driver="570", cudnn="91"
+)
+
+
+def row(provider: str, ms: float, mode: str = "training", run: str = "contenders", peephole: bool = True) -> Row:
+    key = Key(run, "paper", "B16 T20", 20, "bfloat16", mode)
+    return Row(key, provider, peephole, OK, "", "graph", ms, 0.9 * ms, 1.1 * ms, 30, 1000, ms / 8)
+
+
+ROWS = [
+    row("tritonlstm", 10.0),
+    row("conv floor", 8.0),
+    row("eager", 20.0),
+    row("tritonlstm, no peephole", 8.0, peephole=False),
+    row("eager, fused cell", 7.0, peephole=False),
+    row("tritonlstm, recompute", 11.0),
+    row("tritonlstm", 5.0, "inference"),
+    row("eager", 5.1, "inference"),
+    row("tritonlstm", 12.0, run="compiled"),
+    row("torch.compile", 18.0, run="compiled"),
+    replace(row("Keras", 1.0, run="JAX"), status=ABSENT, reason="keras not installed", median_ms=None),
+    row("tritonlstm", 99.0, run="calls"),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    rows = Rows(tmp_path / "a-gpu" / "speed.csv", ENVIRONMENT)
+    rows.add(ROWS)
+    return rows.path
+
+
+def test_the_table_tells_each_contender_against_ours_of_its_own_run(path: Path):
+    made = readme.block(path)
+    line = next(line for line in made.splitlines() if "| training |" in line)
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "paper: B16 T20", "training", "10 (9–11)", "1.25", "2.00×", "0.88×", "1.50×",
+    ]  # fmt: skip
+    assert "against eager | against eager, fused cell | against torch.compile |" in made
+    assert "recompute" not in made and "99" not in made
+
+
+def test_where_it_is_not_faster_is_said(path: Path):
+    made = readme.block(path)
+    assert "Slower than eager, fused cell in paper's training (0.88×)." in made
+    assert "Level, within 3%, with eager in paper's inference (1.02×)." in made
+    assert "Not measured: Keras (keras not installed)." in made
+    for part in ("A GPU", "driver 570", "cuDNN 91", torch.__version__, "`python -m bench.gpu`", ENVIRONMENT.commit):
+        assert part in made
+    faster = [each for each in ROWS if each.provider != "eager, fused cell" and each.key.mode == "training"]
+    other = Rows(path, ENVIRONMENT)
+    other.add(faster)
+    assert "Slower than none of them in these cases." in readme.block(path)
+
+
+def test_the_block_goes_between_the_markers_and_stays_there(path: Path):
+    made = readme.block(path)
+    text = "# title\n\n## The equations\n\nA = B\n"
+    once = readme.insert(text, made)
+    assert once.startswith("# title\n\n## Speed\n\n<!-- speed:begin -->") and once.endswith(
+        "## The equations\n\nA = B\n"
+    )
+    assert readme.insert(once, made) == once
+    assert readme.insert(once, f"{readme.BEGIN}\nnew\n{readme.END}") == once.replace(
+        made, f"{readme.BEGIN}\nnew\n{readme.END}"
+    )
+
+
+def test_a_gpu_is_told_before_the_cpu(path: Path):
+    folder = path.parents[1]
+    assert readme.results(folder / "nothing") is None
+    for name in ("cpu", "b-gpu"):
+        (folder / name).mkdir()
+        (folder / name / "speed.csv").write_text(path.read_text())
+    assert readme.results(folder) == path
+    path.unlink()
+    assert readme.results(folder).parent.name == "b-gpu"
+
+
+def test_the_command_writes_and_checks(path: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "results", lambda: path)
+    file, plot = tmp_path / "README.md", tmp_path / "speed.png"
+    file.write_text("# title\n\n## The equations\n")
+    arguments = ["--readme", str(file), "--plot", str(plot)]
+    assert readme.main([*arguments, "--check"]) == 1
+    assert readme.main(arguments) == 0
+    assert plot.stat().st_size > 1000
+    assert readme.main([*arguments, "--check"]) == 0
+
+
+def test_the_readme_says_what_the_committed_results_do():
+    text = (ROOT / "README.md").read_text()
+    if readme.BEGIN not in text:
+        pytest.skip("the README has no figures yet")
+    assert readme.insert(text, readme.block(readme.results())) == text
+    assert readme.PLOT.is_file()
+
+
+def test_the_committed_results_can_be_read():
+    for path in (ROOT / "bench/results").glob("*/speed.csv"):
+        rows, environment = read(path)
+        assert rows and re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", environment.commit)

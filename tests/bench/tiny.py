@@ -1,0 +1,5 @@
+"""A case that takes no time: as deep and odd as the real ones, with few numbers."""
+
+from tritonlstm.tuning.cases import TWINS
+
+TINY = TWINS["paper"].but(batch=2, steps=3, in_channels=2, channels=(4, 3), height=5, width=6)

@@ -1,0 +1,265 @@
+"""The command, on a machine without CUDA: what it prints, what it writes, and what it refuses."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from tritonlstm import cli
+from tritonlstm.tuning import Config, cache, config, search, tune
+from tritonlstm.tuning.inspect import Figures
+from tritonlstm.tuning.report import FIELDS
+from tritonlstm.tuning.schedules import LayerBench
+from tritonlstm.tuning.search import Bench
+from tritonlstm.tuning.tables import ScheduleKey
+
+GOOD = Figures(registers=64, spills=0, shared=0, accesses={"16": 21}, instructions=1000, warps=32)
+OWN = ("tune", "--channels", "64", "--size", "16x16")
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("TRITONLSTM_CACHE_DIR", str(folder))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config.forget()
+    yield folder
+    config.forget()
+
+
+@pytest.fixture
+def without_compiling(monkeypatch: pytest.MonkeyPatch):
+    """All candidates compile to the same."""
+
+    def measure(tasks, processes, done):
+        return [done() or GOOD for _ in tasks]
+
+    monkeypatch.setattr(tune.aot, "interprets", lambda: False)
+    monkeypatch.setattr(tune.aot, "measure", measure)
+
+
+@pytest.fixture
+def device(without_compiling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H100 that takes half the time with tiles of 512 elements, and for "hoisted"."""
+
+    def kernel_seconds(launch) -> float:
+        return 1.0 if config.pick_config(launch.kernel, "sm_90", launch.itemsize, launch.channels).block == 512 else 2.0
+
+    def timer(runs):
+        return [[run()] * 3 for run in runs]
+
+    def bind(launch):
+        return lambda: kernel_seconds(launch)
+
+    def bind_layer(layer, mode, schedule):
+        return lambda: {"concat": 2.0, "hoisted": 1.0}[schedule]
+
+    monkeypatch.setattr(tune, "cuda_device", lambda: tune.Device("sm_90", "NVIDIA H100", timed=True))
+    monkeypatch.setattr(tune, "cuda_bench", lambda: Bench(bind, lambda *_: "", timer))
+    monkeypatch.setattr(tune, "cuda_layer_bench", lambda: LayerBench(bind_layer, lambda *_: "", timer))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    """`python -m tritonlstm` in a process that has no device, and in which Triton compiles rather than interprets."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-m", "tritonlstm", *arguments],
+        env=inherited | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_end_to_end_without_a_device(tmp_path: Path, cache_folder: Path):
+    out, report = tmp_path / "new/sm_90.json", tmp_path / "report.csv"
+    options = ("--kernels", "gates_forward", "--jobs", "1", "--out", str(out), "--report", str(report))
+    result = command(*OWN, "--dtype", "bf16", *options)
+    assert result.returncode == 0, result.stderr
+    assert "no CUDA device: nothing was timed" in result.stdout
+    assert "gates_forward" in result.stdout
+    assert not cache_folder.exists(), "nothing goes to the user's cache that was not timed"
+
+    content = json.loads(out.read_text())
+    assert content["measured"] == "not timed: ranked statically"
+    assert (content["arch"], content["triton"], content["device"]) == ("sm_90", cache.triton_version(), "none")
+    (row,) = content["configs"]
+    assert (row["kernel"], row["itemsize"], row["channels"]) == ("gates_forward", 2, 64)
+    table, problem = cache.inspect(out, "sm_90")
+    assert problem == ""
+
+    with open(report, newline="") as file:
+        records = list(csv.DictReader(file))
+    assert tuple(records[0]) == FIELDS
+    assert records[0]["verdict"].startswith("default")
+    assert len(records) == len(search.candidates("sm_90", search.Point("gates_forward", "bf16", 64, ())))
+    (chosen,) = [record for record in records if "chosen" in record["verdict"]]
+    assert table.config("gates_forward", 2, 64).value == Config(int(chosen["BLOCK"]), int(chosen["num_warps"]))
+    assert all(int(record["registers"]) > 0 and record["median_us"] == "" for record in records)
+
+
+def test_info_in_a_process_of_its_own():
+    result = command("info")
+    assert result.returncode == 0, result.stderr
+    assert "gates_forward" in result.stdout
+
+
+def test_an_interpreting_process_says_that_it_cannot_compile(capsys: pytest.CaptureFixture):
+    assert cli.main([*OWN]) == 1
+    assert "TRITON_INTERPRET is set" in capsys.readouterr().err
+
+
+def test_a_dry_run_does_nothing(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tune, "run", lambda *_: pytest.fail("a dry run ran"))
+    assert cli.main(["tune", "latency", "nowcast", "--dry-run", "--out", str(tmp_path / "table.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "B1 T16 32→32 3×3 64×64" in printed
+    assert "11 candidates for gates_forward at 32 channels" in printed
+    assert "nothing was compiled or timed" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("device")
+def test_on_a_device_the_winners_go_to_the_cache(capsys: pytest.CaptureFixture, cache_folder: Path, tmp_path: Path):
+    report = tmp_path / "report.csv"
+    assert cli.main(["tune", "latency", "--report", str(report)]) == 0
+    printed = capsys.readouterr().out
+    assert "2.00×" in printed
+    assert "hoisted  inference 2.00×, training 2.00×" in printed
+    assert "nothing was timed" not in printed
+    table, problem = cache.inspect(cache_folder / "sm_90.json", "sm_90")
+    assert problem == ""
+    assert {entry.value.block for entry in table.configs.values()} == {512}
+    assert table.schedules[ScheduleKey(2, 32, 32, (3, 3))].value == "hoisted"
+    assert all("NVIDIA H100" in entry.measured for entry in table.configs.values())
+    config.forget()
+    assert config.pick_config("gates_forward", "sm_90", 2, 32).block == 512
+    assert config.pick_schedule("sm_90", 2, 32, 32, (3, 3)) == "hoisted"
+    with open(report, newline="") as file:
+        speedups = {record["BLOCK"]: record["speedup"] for record in csv.DictReader(file) if record["speedup"]}
+    assert speedups["512"] == "2.0000"
+    assert speedups["1024"] == "1.0000"
+
+    assert cli.main(["info", "--arch", "sm_90"]) == 0
+    printed = capsys.readouterr().out
+    winner = table.config("gates_forward", 2, 32).value
+    assert f"gates_forward   2 bytes     C 32    {winner}  {cache_folder / 'sm_90.json'}" in printed
+    assert "32→32 3×3" in printed
+    assert "kernels/tuned/default.json, measured nowhere yet" in printed
+
+
+@pytest.mark.usefixtures("device")
+def test_a_cache_that_cannot_be_written_loses_no_result(
+    capsys: pytest.CaptureFixture, cache_folder: Path, tmp_path: Path
+):
+    cache_folder.write_text("a file where the folder should be")
+    assert cli.main(["tune", "latency"]) == 1
+    printed = capsys.readouterr()
+    assert "2.00×" in printed.out, "the table comes first"
+    assert f"{cache_folder / 'sm_90.json'} cannot be written" in printed.err
+    assert "--out FILE" in printed.err
+    assert cli.main(["tune", "latency", "--out", str(tmp_path / "table.json")]) == 0
+    assert cache.inspect(tmp_path / "table.json", "sm_90")[0].configs
+
+
+@pytest.mark.usefixtures("device")
+def test_a_read_only_folder_is_named(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert cli.main(["tune", "latency"]) == 1
+    assert "cannot be written (Permission denied)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("without_compiling")
+def test_a_report_that_cannot_be_written_loses_no_table(capsys: pytest.CaptureFixture, tmp_path: Path):
+    out = tmp_path / "table.json"
+    assert cli.main([*OWN, "--report", str(tmp_path / "no/folder.csv"), "--out", str(out)]) == 1
+    assert "--report FILE" in capsys.readouterr().err
+    assert out.exists()
+
+
+@pytest.mark.usefixtures("device")
+def test_rows_of_another_triton_are_replaced_and_that_is_said(capsys: pytest.CaptureFixture, cache_folder: Path):
+    cache.update(cache_folder / "sm_90.json", cache.Header("3.0.0", "sm_90", "NVIDIA H100"), cache.Table())
+    assert cli.main(["tune", "latency"]) == 0
+    assert "its former rows were for triton '3.0.0'" in capsys.readouterr().out
+
+
+def test_info_says_where_each_configuration_comes_from(capsys: pytest.CaptureFixture, cache_folder: Path):
+    assert cli.main(["info", "--arch", "gfx942"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("tritonlstm  0.1.0", "torch ", "triton ", "TRITON_INTERPRET is set", "kernels/tuned/gfx942.json"):
+        assert words in printed
+    assert f"{cache_folder / 'gfx942.json'}: no such file" in printed
+    assert "gates_backward  4 bytes    any C   1024/4  kernels/tuned/gfx942.json" in printed
+
+
+def test_info_reports_a_cache_that_is_not_used(capsys: pytest.CaptureFixture, cache_folder: Path):
+    cache_folder.mkdir()
+    (cache_folder / "sm_90.json").write_text("{")
+    assert cli.main(["info", "--arch", "sm_90"]) == 0
+    assert "sm_90.json is not used: it is corrupt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tune", "sideways"], "argument case: invalid choice: 'sideways' (choose from paper, "),
+        (["tune", "paper", "--channels", "64"], "argument --channels: not allowed with named cases"),
+        (["tune", "paper", "--size", "64x64"], "argument --size: only with --channels"),
+        (["tune", "paper", "--kernel-size", "3"], "argument --kernel-size: only with --channels"),
+        (["tune", "--channels", "0"], "argument --channels: expected a positive integer, got '0'"),
+        (["tune", "--channels", "-8"], "argument --channels"),
+        (["tune", "--channels", "64", "--size", "64"], "argument --size: expected HxW, as 64x64, got '64'"),
+        (["tune", "--channels", "64", "--kernel-size", "4"], "argument --kernel-size: expected an odd size, got '4'"),
+        (["tune", "--dtype", "fp64"], "argument --dtype: invalid choice: 'fp64'"),
+        (["tune", "--arch", "sm_70"], "argument --arch: invalid choice: 'sm_70'"),
+        (["tune", "--kernels", "gates"], "argument --kernels: invalid choice: 'gates'"),
+        (["tune", "--jobs", "none"], "argument --jobs: expected a positive integer, got 'none'"),
+        (["tune", "--dry-run", "--report", "x.csv"], "argument --report: a dry run has nothing to report"),
+        (["turn"], "argument command: invalid choice: 'turn'"),
+        ([], "the following arguments are required: command"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: list[str], words: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("device")
+def test_another_architecture_than_the_devices_is_refused(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        cli.main(["tune", "latency", "--arch", "gfx942"])
+    assert "argument --arch: this machine has NVIDIA H100, which is sm_90" in capsys.readouterr().err
+
+
+@contextmanager
+def _terminal(monkeypatch: pytest.MonkeyPatch, watched: bool):
+    monkeypatch.setitem(sys.modules, "tqdm", None)  # importing it raises
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
+    from tritonlstm.tuning.progress import progress
+
+    with progress(2, "compiling") as done:
+        done()
+        yield
+        done()
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_without_tqdm_progress_is_one_line_and_only_for_a_terminal(
+    watched: bool, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    with _terminal(monkeypatch, watched):
+        pass
+    printed = capsys.readouterr().err
+    assert printed == ("\rcompiling: 1/2\rcompiling: 2/2\r\033[K" if watched else "")

@@ -1,0 +1,90 @@
+"""The check of a candidate against the oracle, on interpreted kernels: right ones pass, wrong ones do not."""
+
+import pytest
+from torch import Tensor
+
+from tests import tolerances
+from tritonlstm import _launch
+from tritonlstm.tuning import Config, check, config
+from tritonlstm.tuning.launches import DTYPES, VARIANTS, Launch, bind
+from tritonlstm.tuning.tables import KERNELS
+
+CONFIGS = {"gates_forward": Config(256, 1), "gates_backward": Config(1024, 8), "parameter_grads": Config(512, 2)}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch):
+    """Problems that the interpreter solves in a second."""
+    check._expected.cache_clear()
+    monkeypatch.setattr(check, "_ELEMENTS", 2048)
+    yield
+    check._expected.cache_clear()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("dtype", "channels", "schedule"),
+    [("fp32", 32, "concat"), ("bf16", 32, "hoisted"), ("fp16", 17, "concat"), ("fp32", 1, "concat")],
+)
+def test_right_kernels_pass_in_any_configuration(dtype: str, channels: int, schedule: str):
+    with config.use(CONFIGS):
+        assert check.disagreement(dtype, channels, "cpu", in_channels=2, schedule=schedule) == ""
+
+
+def _spoil_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = _launch.gates_forward
+
+    def wrong(*arguments: object, h: Tensor, **options: object) -> None:
+        right(*arguments, h=h, **options)
+        h.view(-1)[-1] += 0.1  # one element of the last tile
+
+    monkeypatch.setattr(_launch, "gates_forward", wrong)
+
+
+def _spoil_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = _launch.gates_backward
+
+    def wrong(*arguments: object, grad_c: Tensor, **options: object) -> None:
+        right(*arguments, grad_c=grad_c, **options)
+        grad_c.mul_(1.01)
+
+    monkeypatch.setattr(_launch, "gates_backward", wrong)
+
+
+def _spoil_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = _launch.ParameterGrads.result
+
+    def wrong(self: _launch.ParameterGrads) -> tuple[Tensor | None, Tensor | None]:
+        bias, peephole = right(self)
+        return bias, peephole.clone().fill_(float("nan"))
+
+    monkeypatch.setattr(_launch.ParameterGrads, "result", wrong)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name"), [(_spoil_forward, "output"), (_spoil_backward, "grad of"), (_spoil_sums, "grad of peephole")]
+)
+@pytest.mark.usefixtures("small")
+def test_a_wrong_kernel_is_found_and_named(spoil, name: str, monkeypatch: pytest.MonkeyPatch):
+    spoil(monkeypatch)
+    assert check.disagreement("fp32", 32, "cpu", in_channels=2).startswith(name)
+
+
+def test_the_problem_has_more_tiles_than_one_and_the_last_is_not_full():
+    for channels in (1, 17, 33, 64, 128, 512):
+        *_, h_n, _ = check._problem(DTYPES["fp32"], channels, 2, 3, seed=0)
+        assert h_n.numel() >= 4 * 4096
+        assert h_n.numel() % 4096
+
+
+def test_the_tolerances_are_those_of_the_tests():
+    assert check.FACTOR == tolerances.FACTOR
+    assert {dtype: tolerances.FLOOR[DTYPES[dtype]] for dtype in DTYPES} == check.FLOOR
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_launch_that_is_timed_runs(kernel: str):
+    for variant in VARIANTS[kernel]:
+        run = bind(Launch(kernel, "bf16", 5, variant, batch=1, height=3, width=4), "cpu")
+        run()
+        run()

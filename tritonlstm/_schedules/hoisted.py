@@ -1,0 +1,177 @@
+"""The input's convolution for many steps at once, the hidden state's step by step.
+
+    A_t = W_x * X_t + W_h * H_{t-1}
+
+The first term goes to the gates as an addend. H_{t-1} is read where step t-1 wrote it, in the output, and X where it
+lies if its rows are dense: nothing is copied, and the backward pass keeps the two themselves. The kernels of W_x and W_h
+may have different sizes.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import _convolution
+from .._dtypes import cell_dtype
+from .._layout import Layout, like_weight, pack_columns, to_rows
+from .operands import Needs, Saved, Weights
+
+CHUNKS = 8
+"""The input's convolution is done in so many parts of the sequence, each of which is kept at once. Chosen for memory:
+an eighth of the gates. Not measured on a GPU."""
+
+
+def _split(weights: Weights, layout: Layout) -> tuple[Tensor, Tensor]:
+    """W_x and W_h in the public layout."""
+    if weights.input_weight is not None:
+        return weights.input_weight, weights.weight
+    return weights.weight[:, : layout.in_channels], weights.weight[:, layout.in_channels :]
+
+
+def _pack_frames(input: Tensor, layout: Layout) -> Tensor:
+    """Frames (N, B, Cin, *spatial) as dense rows (N·B, *spatial, input_width): where they lie, if they are that."""
+    rows = to_rows(input, channel_dim=2)
+    if layout.input_width == layout.in_channels:
+        return rows.contiguous().flatten(0, 1)
+    packed = rows.new_empty((*rows.shape[:-1], layout.input_width))
+    packed[..., : layout.in_channels] = rows
+    packed[..., layout.in_channels :] = 0
+    return packed.flatten(0, 1)
+
+
+class Forward:
+    """The pre-activations of each step, in two parts."""
+
+    def __init__(
+        self,
+        input: Tensor,
+        h0: Tensor | None,
+        output: Tensor,
+        weights: Weights,
+        bias: Tensor | None,
+        layout: Layout,
+        *,
+        save: bool,
+        slots: int,
+    ):
+        self._input, self._output, self._bias, self._layout = input, output, bias, layout
+        self._h0 = None if h0 is None else to_rows(h0).contiguous()
+        w_x, w_h = _split(weights, layout)
+        self._input_weight, self._weight = pack_columns(layout.input_width, w_x), pack_columns(layout.channels, w_h)
+        self._x_moves = input.stride(0) != 0
+        self._length = math.ceil(layout.steps / CHUNKS) if self._x_moves else 1
+        self._addends = None
+        self.inputs = weights.weight.new_empty(layout.sequence_shape(layout.width, 0))
+
+    def _addend(self, t: int) -> Tensor:
+        """W_x * X_t + bias (B, *spatial, 4C)."""
+        index = t % self._length if self._x_moves else 0
+        if index == 0 and (self._x_moves or t == 0):
+            frames = _pack_frames(self._input[t : t + self._length], self._layout)
+            self._addends = None  # before the next are made
+            addends = _convolution.apply(frames, self._input_weight, self._bias)
+            self._addends = addends.unflatten(0, (-1, self._layout.batch))
+        return self._addends[index]
+
+    def preact(self, t: int, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Two parts of A_t, each (B, *spatial, 4C), the first in `out` where that needs no copy."""
+        addend = self._addend(t)
+        h = self._h0 if t == 0 else self._output[t - 1]
+        if h is None:  # no state: its convolution is zero
+            return addend if self._x_moves else addend.clone(), None
+        return _convolution.apply(h, self._weight, out=out), addend
+
+    def next_slot(self, t: int) -> None:
+        """The step after reads h_t from the output."""
+        return None
+
+
+class Backward:
+    """The gradients of input, hidden state and weights from those of the pre-activations.
+
+    `input_by_step`: dX comes with each `step`; here it comes with each chunk.
+    """
+
+    input_by_step = False
+
+    def __init__(
+        self, saved: Saved, weights: Weights, bias: Tensor | None, layout: Layout, needs: Needs, *, recompute: bool
+    ):
+        self._input, self._output, self._bias, self._layout = saved.input, to_rows(saved.output, 2), bias, layout
+        self._h0 = None if saved.h0 is None else to_rows(saved.h0).contiguous()
+        self._public, self._needs = weights, needs
+        w_x, w_h = _split(weights, layout)
+        self._input_weight, self._weight = pack_columns(layout.input_width, w_x), pack_columns(layout.channels, w_h)
+        self._adjoint = _convolution.adjoint_weight(self._weight, slice(None))
+        self._input_adjoint = None
+        self.grad_input = None
+        if needs.input:
+            self._input_adjoint = _convolution.adjoint_weight(self._input_weight, slice(0, layout.in_channels))
+            self.grad_input = self._weight.new_empty(layout.sequence_shape(layout.in_channels))
+        self._grad_h = self._weight.new_empty(layout.step_shape(layout.channels))
+        self._grad_weight = self._grad_input_weight = None
+
+    def preact(self, first: int, last: int) -> Tensor:
+        """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""
+        frames = _pack_frames(self._input[first:last], self._layout)
+        result = _convolution.apply(frames, self._input_weight, self._bias).unflatten(0, (last - first, -1))
+        for part, h in self._hidden(first, last):
+            result[part] += _convolution.apply(h, self._weight).view(result[part].shape)
+        return result
+
+    def _hidden(self, first: int, last: int) -> list[tuple[slice, Tensor]]:
+        """H_{t-1} of steps first … last - 1 as dense rows (N·B, *spatial, C), each with the steps it belongs to.
+
+        The state that came in lies elsewhere than the output; where none came, its step is left out.
+        """
+        parts = []
+        if first == 0 and self._h0 is not None:
+            parts.append((slice(0, 1), self._h0))
+        start = max(first, 1)
+        if start < last:
+            parts.append((slice(start - first, last - first), self._output[start - 1 : last - 1].flatten(0, 1)))
+        return parts
+
+    def step(self, t: int, grad_preact: Tensor) -> Tensor:
+        """dH_{t-1} (B, *spatial, C), from dA_t (B, *spatial, 4C)."""
+        self._grad_h = _convolution.apply(grad_preact, self._adjoint, out=self._grad_h)
+        return self._grad_h
+
+    def chunk(self, first: int, last: int, grad_preact: Tensor) -> None:
+        """dX of steps first … last - 1, and what they give to the weights; grad_preact (steps, B, *spatial, 4C)."""
+        grad = grad_preact.flatten(0, 1)
+        if self.grad_input is not None:
+            out = self.grad_input[first:last]
+            result = _convolution.apply(grad, self._input_adjoint, out=out.flatten(0, 1)).view(out.shape)
+            if result.data_ptr() != out.data_ptr():
+                out.copy_(result)
+        is_shared = self._public.input_weight is None
+        if self._needs.weight if is_shared else self._needs.input_weight:
+            frames = _pack_frames(self._input[first:last], self._layout)
+            part = _convolution.weight_grad(frames, grad, self._input_weight)
+            self._grad_input_weight = _add(self._grad_input_weight, part)
+        if self._needs.weight:
+            for steps, h in self._hidden(first, last):
+                part = _convolution.weight_grad(h, grad_preact[steps].flatten(0, 1), self._weight)
+                self._grad_weight = _add(self._grad_weight, part)
+
+    def grad_weights(self) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of weight and input_weight, where they are wanted."""
+        hidden, of_input = (
+            torch.zeros_like(packed) if sum is None else sum
+            for packed, sum in ((self._weight, self._grad_weight), (self._input_weight, self._grad_input_weight))
+        )
+        of_input = of_input[..., : self._layout.in_channels]
+        weight, input_weight = self._public
+        if input_weight is None:
+            return like_weight(weight, of_input, hidden) if self._needs.weight else None, None
+        return (
+            like_weight(weight, hidden) if self._needs.weight else None,
+            like_weight(input_weight, of_input) if self._needs.input_weight else None,
+        )
+
+
+def _add(sum: Tensor | None, part: Tensor) -> Tensor:
+    """A sum in float32, or float64 for that."""
+    return part.to(cell_dtype(part.dtype)) if sum is None else sum.add_(part)

@@ -1,0 +1,241 @@
+"""The command `tritonlstm`: `tune` searches launch configurations, `info` says which are used and why."""
+
+import argparse
+import platform
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from . import __version__, _backend
+from ._devices import architecture
+from .tuning import cache, config
+from .tuning.cases import CASES, Case
+from .tuning.tables import KERNELS
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
+DTYPES = ("bf16", "fp16", "fp32")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    return options.run(options.parser, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tritonlstm", description="ConvLSTM layers: tuning and information.")
+    parser.add_argument("--version", action="version", version=f"tritonlstm {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    tune = commands.add_parser(
+        "tune",
+        help="search the launch configurations of some layers",
+        description="Search the launch configurations of some layers. Candidates are compiled ahead of time; on a CUDA"
+        " device the sound ones are checked against the oracle and timed, and the fastest are written to your cache."
+        " Without one they are ranked statically, and nothing is written unless --out says where.",
+    )
+    tune.add_argument(
+        "cases", nargs="*", metavar="case", help=f"named layers: {', '.join(CASES)}; all, if none is given"
+    )
+    tune.add_argument("--channels", type=_count, nargs="+", metavar="C", help="hidden channels of a stack of your own")
+    tune.add_argument("--in-channels", type=_count, metavar="N", help="its input channels (as its first layer's)")
+    tune.add_argument("--size", type=_size, metavar="HxW", help="its images (64x64)")
+    tune.add_argument("--kernel-size", type=_odd, metavar="K", help="its odd convolution kernel (3)")
+    tune.add_argument("--batch", type=_count, metavar="B", help="its batch (8)")
+    tune.add_argument("--steps", type=_count, metavar="T", help="its steps (10)")
+    tune.add_argument("--dtype", choices=DTYPES, default="bf16", help="the layers' dtype (%(default)s)")
+    tune.add_argument(
+        "--kernels", nargs="+", choices=KERNELS, default=KERNELS, help="only these, and no schedules (all)"
+    )
+    tune.add_argument("--arch", choices=ARCHITECTURES, help="the architecture to rank for without a device (sm_90)")
+    tune.add_argument("--jobs", type=_count, metavar="N", help="processes that compile (one for each core, at most 8)")
+    tune.add_argument("--out", type=Path, metavar="FILE", help="write the table here, not to your cache")
+    tune.add_argument("--report", type=Path, metavar="FILE", help="write every candidate to this CSV file")
+    tune.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    tune.set_defaults(run=_tune, parser=tune)
+
+    info = commands.add_parser("info", help="print versions, device, backend and where each configuration comes from")
+    info.add_argument("--arch", help="the configurations of this architecture (the device's; without one, sm_90)")
+    info.set_defaults(run=_info, parser=info)
+    return parser
+
+
+def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    cases = _cases(parser, options)
+    if options.dry_run and options.report:
+        parser.error("argument --report: a dry run has nothing to report")
+    if not has_triton():
+        return _fail("the package triton is not installed: there is nothing to tune")
+    from .tuning import aot, report, search, tune  # these need Triton
+    from .tuning.progress import progress
+
+    device = tune.cuda_device()
+    if device is None:
+        device = tune.Device(options.arch or "sm_90", "none", timed=False)
+    elif options.arch not in (None, device.arch):
+        parser.error(f"argument --arch: this machine has {device.name}, which is {device.arch}")
+    plan = tune.plan(device, cases, options.dtype, options.kernels)
+    target = options.out or (cache.path_of(device.arch) if device.timed else None)
+    where = f"{device.name} ({device.arch})" if device.timed else f"{device.arch}, without a device"
+    print("\n  ".join([f"tuning {options.dtype} for {where}:", *map(str, cases)]))
+    if options.dry_run:
+        for point in plan.points:
+            number = len(search.candidates(device.arch, point))
+            print(f"{number} candidates for {point.kernel} at {point.channels} channels")
+        if plan.layers:
+            print(f"two schedules for each of {len(plan.layers)} layers")
+        goal = f"the results would go to {target}" if target else "without --out nothing would be written"
+        print(f"dry run: nothing was compiled or timed; {goal}")
+        return 0
+    if aot.interprets():
+        return _fail("TRITON_INTERPRET is set: Triton interprets the kernels, and compiles none; unset it")
+
+    benches = (tune.cuda_bench(), tune.cuda_layer_bench()) if device.timed else (None, None)
+    found = tune.run(plan, progress, options.jobs, *benches)
+    print(report.table(found))
+    if not device.timed:
+        print("no CUDA device: nothing was timed, the candidates are ranked statically")
+    saved = True
+    if options.report:
+        saved &= _save("--report", options.report, lambda: report.write_csv(found, options.report))
+    if target:
+        measured = f"{device.name}, {date.today()}, tritonlstm {__version__}" if device.timed else tune.NOT_TIMED
+        table = tune.rows(found, measured)
+        saved &= _save("--out", target, lambda: cache.update(target, plan.header, table, measured))
+    else:
+        print("nothing was written to your cache: --out FILE keeps the ranking")
+    return 0 if saved else 1
+
+
+def _save(option: str, path: Path, write: Callable[[], str | None]) -> bool:
+    """Whether `write` could write `path`; prints what came of it."""
+    try:
+        note = write()
+    except OSError as error:
+        print(
+            f"tritonlstm: {path} cannot be written ({error.strerror or error}); the results are printed above, and"
+            f" {option} FILE writes them elsewhere",
+            file=sys.stderr,
+        )
+        return False
+    print(f"written to {path}" + (f"; {note}" if note else ""))
+    return True
+
+
+def _info(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    device, arch = "none that CUDA or HIP finds", "sm_90"
+    if torch.cuda.is_available():
+        index = torch.cuda.current_device()
+        arch = architecture(torch.device("cuda", index))
+        device = f"{torch.cuda.get_device_name(index)} ({arch})"
+    arch = options.arch or arch
+    lines = {
+        "tritonlstm": __version__,
+        "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'}, HIP {torch.version.hip or 'none'})",
+        "triton": cache.triton_version(),
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "device": device,
+        "backend": _backend_sentence(),
+        "cache": _cache_sentence(arch),
+    }
+    print("\n".join(f"{name:12}{line}" for name, line in lines.items()))
+    print(f"\nconfigurations on {arch}, BLOCK/num_warps:")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", cache.TuningCacheWarning)  # the line on the cache has said it
+        print("\n".join(_configurations(arch)))
+    return 0
+
+
+def _backend_sentence() -> str:
+    if not has_triton():
+        return '"auto" runs in ATen calls: triton is not installed'
+    if _backend._TRITON_INTERPRETS:
+        return 'TRITON_INTERPRET is set: "triton" interprets the kernels on the CPU, where "auto" runs in ATen calls'
+    return '"auto" runs in ' + ("Triton on CUDA tensors" if torch.cuda.is_available() else "ATen calls: no CUDA device")
+
+
+def _cache_sentence(arch: str) -> str:
+    path = cache.path_of(arch)
+    table, problem = cache.inspect(path, arch)
+    if problem:
+        return f"{path} is not used: {problem}"
+    return f"{path}" + (": no such file" if table is None else f": {len(table.configs)} configurations")
+
+
+def _configurations(arch: str) -> Iterator[str]:
+    """A line for each row that a layer may get, and the file it comes from."""
+    configs, schedules = config.known(arch)
+    sources = {}
+    for kernel, itemsize, channels in configs:
+        entry, origin = config.find_config(kernel, arch, itemsize, channels)
+        which = "any C" if channels is None else f"C {channels}"
+        sources.setdefault(origin, {})[entry.measured] = None
+        yield f"  {kernel:16}{itemsize} bytes {which:>8}{entry.value!s:>9}  {origin}"
+    for key in schedules:
+        entry, origin = config.find_schedule(arch, *key)
+        layer = f"{key.in_channels}→{key.channels} {'×'.join(map(str, key.kernel))}"
+        sources.setdefault(origin, {})[entry.measured] = None
+        yield f"  {layer:16}{key.itemsize} bytes {entry.value:>17}  {origin}"
+    for origin, sentences in sources.items():
+        yield f"{origin}, measured {'; '.join(sentences)}"
+
+
+def _cases(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Case]:
+    """The layers that the arguments name or describe."""
+    own = {name: getattr(options, name) for name in ("in_channels", "size", "kernel_size", "batch", "steps")}
+    if options.channels is None:
+        for name, value in own.items():
+            if value is not None:
+                parser.error(f"argument --{name.replace('_', '-')}: only with --channels")
+        unknown = [name for name in options.cases if name not in CASES]
+        if unknown:
+            parser.error(f"argument case: invalid choice: {unknown[0]!r} (choose from {', '.join(CASES)})")
+        return [CASES[name] for name in dict.fromkeys(options.cases or CASES)]
+    if options.cases:
+        parser.error("argument --channels: not allowed with named cases")
+    height, width = own["size"] or (64, 64)
+    return [
+        Case(
+            batch=own["batch"] or 8,
+            steps=own["steps"] or 10,
+            in_channels=own["in_channels"] or options.channels[0],
+            channels=tuple(options.channels),
+            kernel=own["kernel_size"] or 3,
+            height=height,
+            width=width,
+        )
+    ]
+
+
+def has_triton() -> bool:
+    return cache.triton_version() != "none"
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def _odd(text: str) -> int:
+    value = _count(text)
+    if value % 2 == 0:
+        raise argparse.ArgumentTypeError(f"expected an odd size, got {text!r}")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})[x×]([1-9]\d{0,4})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected HxW, as 64x64, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _fail(message: str) -> int:
+    print(f"tritonlstm: {message}", file=sys.stderr)
+    return 1

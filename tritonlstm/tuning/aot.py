@@ -1,0 +1,107 @@
+"""Compile a launch ahead of time, exactly as the launcher specialises it, without a GPU.
+
+Triton must compile, not interpret: TRITON_INTERPRET is read when the kernels are defined, so it must not have been set
+when this package was imported.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+from triton.runtime import JITFunction
+
+from .. import _launch
+from .config import use
+from .inspect import Figures, inspect
+from .launches import Launch, bind
+from .tables import Config
+
+_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def target(arch: str) -> GPUTarget:
+    """ "sm_90" or "gfx942" as Triton's target."""
+    if arch.startswith("sm_"):
+        return GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
+    return GPUTarget("hip", arch, 64)
+
+
+def interprets() -> bool:
+    """Whether Triton interprets the kernels, so that none can be compiled."""
+    return not isinstance(_launch.gates_forward_kernel, JITFunction)
+
+
+def compile_launch(launch: Launch, arch: str, config: Config) -> CompiledKernel:
+    """The compiled kernel of a launch in this configuration."""
+    with _recorded(f"{launch.kernel}_kernel") as (kernel, recorder), use({launch.kernel: config}):
+        bind(launch, "meta")()
+    source, options = _source(kernel, recorder.arguments)
+    return triton.compile(source, target=target(arch), options=options)
+
+
+def measure(
+    tasks: Iterable[tuple[Launch, str, Config]],
+    processes: int = 2,
+    done: Callable[[], object] = lambda: None,
+) -> list[Figures | str]:
+    """The figures of `compile_launch` for each (launch, arch, config), or what went wrong, from several processes.
+
+    `done` is called after each.
+    """
+    # Spawned: a process that is forked off one which uses CUDA or threads may hang.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        found = []
+        for figures in pool.map(_measure, tasks, chunksize=2):
+            found.append(figures)
+            done()
+        return found
+
+
+def _measure(task: tuple[Launch, str, Config]) -> Figures | str:
+    try:
+        return inspect(compile_launch(*task))
+    except Exception as error:  # a compiler may fail in any way, and the others are to be tried all the same
+        return f"{type(error).__name__}: {error}"
+
+
+class _Recorder:
+    """Stands in for a kernel and keeps the arguments of its launch."""
+
+    def __getitem__(self, grid: object) -> "_Recorder":
+        return self
+
+    def __call__(self, **arguments: object) -> None:
+        self.arguments = arguments
+
+
+@contextmanager
+def _recorded(name: str) -> Iterator[tuple[JITFunction, _Recorder]]:
+    kernel, recorder = getattr(_launch, name), _Recorder()
+    setattr(_launch, name, recorder)
+    try:
+        yield kernel, recorder
+    finally:
+        setattr(_launch, name, kernel)
+
+
+def _source(kernel: JITFunction, arguments: dict[str, object]) -> tuple[ASTSource, dict[str, object]]:
+    """A launch's arguments as signature, constants and pointer alignment; what is no argument is a compiler option."""
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(kernel.params):
+        value = arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = f"*{_TYPES[value.dtype]}"
+            if value.storage_offset() * value.element_size() % 16 == 0:
+                attributes[(index,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "i32"
+    options = {name: value for name, value in arguments.items() if name not in signature}
+    return ASTSource(kernel, signature, constants, attributes), options
