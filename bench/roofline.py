@@ -189,28 +189,32 @@ def _backward(layer: Layer, mode: Mode) -> Iterator[Kernel]:
     parameters = (3 + (4 if mode.recompute else 0)) * channels * layer.itemsize
     nbytes = layer.step_bytes(2 * gates + 2 * channels) + 3 * layer.cell_bytes + parameters
     yield Kernel("gates_backward", steps, 0, nbytes)
+    # What each chunk convolves, with the whole weight or with its two parts: (count, steps, channels of the input).
+    if mode.hoisted:
+        # A zero state has no part in the first step, which may be a chunk of its own.
+        of_hidden = chunks - 1 if chunk == 1 else chunks
+        parts = [(chunks, together, layer.padded_input)]
+        parts += [(of_hidden, (steps - 1) / of_hidden, channels)] if of_hidden else []
+    else:
+        parts = [(chunks, together, layer.padded)]
     if mode.recompute:
-        if mode.hoisted:
-            yield _convolution(layer, chunks, together, layer.padded_input, gates)
-            yield _convolution(layer, chunks, together, channels, gates)
-            yield Kernel("copy", chunks, 0, together * layer.step_bytes(3 * gates))  # their sum
-        else:
-            yield _convolution(layer, chunks, together, layer.padded, gates)
+        for part in parts:
+            yield _convolution(layer, *part, gates)
+        for count, length, _ in parts[1:]:
+            yield Kernel("add", count, 0, length * layer.step_bytes(3 * gates))
 
     if mode.hoisted:
         yield _convolution(layer, steps - 1, 1, gates, channels)
         if layer.input_learns:
             yield _convolution(layer, chunks, together, gates, layer.in_channels)
-        widths = (layer.padded_input, channels)
     else:
         learns = layer.input_learns
         yield _convolution(layer, steps if learns else steps - 1, 1, gates, layer.padded if learns else channels)
         if learns:
             yield _copy(layer, steps, 1, layer.in_channels)
-        widths = (layer.padded,)
-    for width in widths:
-        convolution = _convolution(layer, chunks, together, width, gates)
-        yield Kernel("weight_grad", chunks, convolution.flops, convolution.nbytes)
+    for part in parts:
+        convolution = _convolution(layer, *part, gates)
+        yield Kernel("weight_grad", convolution.count, convolution.flops, convolution.nbytes)
     nbytes = together * (layer.step_bytes(gates) + 2 * layer.cell_bytes)
     yield Kernel("parameter_grads", chunks, 0, nbytes)
 
@@ -266,9 +270,8 @@ def main() -> None:
     ceilings = Ceilings(options.tflops * 1e12, options.terabytes * 1e12, options.launch * 1e-6)
 
     print("a model, not a measurement")
-    print(
-        f"{'case':12} {'mode':32} {'GFLOP':>8} {'GB moved':>9} {'launches/step':>14} {'GB saved':>9} {'ms':>8} {'× conv':>7}"
-    )
+    columns = f"{'GFLOP':>8} {'GB moved':>9} {'launches/step':>14} {'GB saved':>9} {'ms':>8} {'× conv':>7}"
+    print(f"{'case':12} {'mode':32} {columns}")
     for name in options.case or CASES:
         for mode in MODES:
             result = estimate(CASES[name], DTYPES[options.dtype], mode, ceilings)

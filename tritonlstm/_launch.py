@@ -4,7 +4,6 @@ It allocates what a kernel needs, picks its configuration and lays out its grid.
 Triton interprets (TRITON_INTERPRET=1).
 """
 
-import torch
 import triton
 from torch import Tensor
 

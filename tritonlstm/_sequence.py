@@ -18,8 +18,8 @@ from ._schedules import Needs, Saved, Weights
 
 CHUNK_FRACTION = 8
 """dA is kept for at most this part of the saved bytes at once (one step at the least), which makes four or five
-chunks of a long sequence, ten where the gates are not saved. On CPU the weight gradient of ten steps at once was at most
-9% faster than ten of one (float32, Zen 5), so the bound is chosen for memory; not measured on a GPU."""
+chunks of a long sequence, ten where the gates are not saved. On CPU the weight gradient of ten steps at once was at
+most 9% faster than ten of one (float32, Zen 5), so the bound is chosen for memory; not measured on a GPU."""
 
 
 def forward(

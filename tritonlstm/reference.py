@@ -54,9 +54,9 @@ def step(
     """One time step.
 
     x (B, Cin, *spatial) or None where Cin = 0; h and c (B, C, *spatial); weight (4C, Cin + C, *kernel), input channels
-    first; bias (4C); peephole (3, C, *spatial or ones), in the order i, f, o. With input_weight (4C, Cin, *input_kernel),
-    weight is (4C, C, *kernel), of the hidden state alone. Returns H_t, C_t and the gates.
-    The gates are computed in the dtype of c, which is float32 where h has a half type.
+    first; bias (4C); peephole (3, C, *spatial or ones), in the order i, f, o. With input_weight (4C, Cin,
+    *input_kernel), weight is (4C, C, *kernel), of the hidden state alone. Returns H_t, C_t and the gates. The gates are
+    computed in the dtype of c, which is float32 where h has a half type.
     """
     activate = _ACTIVATIONS[activation]
     if bias is not None:

@@ -3,8 +3,8 @@
     A_t = W_x * X_t + W_h * H_{t-1}
 
 The first term goes to the gates as an addend. H_{t-1} is read where step t-1 wrote it, in the output, and X where it
-lies if its rows are dense: nothing is copied, and the backward pass keeps the two themselves. The kernels of W_x and W_h
-may have different sizes.
+lies if its rows are dense: nothing is copied, and the backward pass keeps the two themselves. The kernels of W_x and
+W_h may have different sizes.
 """
 
 import math

@@ -6,7 +6,10 @@ from torch import Tensor
 
 
 class Weights(NamedTuple):
-    """In the public layout: weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *kernel)."""
+    """In the public layout.
+
+    weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *input_kernel).
+    """
 
     weight: Tensor
     input_weight: Tensor | None

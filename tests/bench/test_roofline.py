@@ -1,0 +1,123 @@
+"""The model of FLOPs, bytes and launches against what the operator does."""
+
+import subprocess
+import sys
+from collections import Counter
+from contextlib import AbstractContextManager
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import roofline
+from bench.roofline import CASES, MODES, Ceilings, Layer
+from tests import counting
+from tests.problems import Problem, Shape
+from tritonlstm._schedules import Needs
+
+MODES_BY_NAME = {str(mode): mode for mode in MODES}
+SHAPES = {
+    "multiples of eight": Shape(16, 2, 16, 8, spatial=(4, 5), kernel=(3, 3), state=False),
+    "nothing a multiple": Shape(11, 3, 3, 5, spatial=(4, 3), kernel=(3, 3), state=False),
+    "one step": Shape(1, 2, 3, 5, spatial=(4, 3), kernel=(3, 3), state=False),
+}
+each_mode = pytest.mark.parametrize("mode", MODES_BY_NAME.values(), ids=MODES_BY_NAME.keys())
+each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+each_input = pytest.mark.parametrize("input_learns", [False, True], ids=["input does not learn", "input learns"])
+
+
+def layer_of(shape: Shape, input_learns: bool) -> Layer:
+    return Layer(
+        shape.steps, shape.batch, *shape.spatial, shape.in_channels, shape.channels, shape.kernel[0], 4, input_learns
+    )
+
+
+def run(problem: Problem, mode: roofline.Mode, input_learns: bool, observed: AbstractContextManager) -> None:
+    """A layer's passes as the model has them: from a zero state, the loss of the output alone."""
+    own = counting.Mode(mode.hoisted, mode.recompute)
+    with observed:
+        saved = counting.forward(problem, save=mode.training, mode=own)
+        if mode.training:
+            learning = ("weight", "bias", "peephole", *(["input"] if input_learns else []))
+            needs = Needs(*(name in learning for name in Needs._fields))
+            problem.cotangents |= {"h_n": None, "c_n": None}
+            counting.backward(problem, saved, needs, mode=own)
+
+
+def rows_first(problem: Problem) -> Problem:
+    """The input as the layer below gives it: channels last."""
+    problem.input = problem.input.movedim(2, -1).contiguous().movedim(-1, 2)
+    return problem
+
+
+def nbytes(name: str, arguments: dict[str, object]) -> int:
+    """Bytes of the tensors that a launch reads and writes, by its arguments: one that is both counts twice."""
+    both = {"gates_forward_kernel": (), "gates_backward_kernel": ("grad_c_ptr",), "parameter_grads_kernel": ()}[name]
+    tensors = {key: each for key, each in arguments.items() if isinstance(each, Tensor) and key != "sums_ptr"}
+    return sum(each.nbytes * (2 if key in both else 1) for key, each in tensors.items())
+
+
+@each_input
+@each_shape
+@each_mode
+def test_launches_and_their_bytes(monkeypatch: pytest.MonkeyPatch, mode, shape: Shape, input_learns: bool):
+    problem = rows_first(Problem.random(shape, torch.float32))
+    count = counting.Count(monkeypatch)
+    run(problem, mode, input_learns, count)
+    modelled = roofline.kernels(layer_of(shape, input_learns), mode)
+
+    launches, traffic = Counter(), Counter()
+    for kernel in modelled:
+        launches[kernel.name] += kernel.count
+        traffic[kernel.name] += kernel.count * kernel.nbytes
+    assert launches["convolution"] == count.calls["convolution"]
+    assert launches["weight_grad"] == count.calls["convolution_backward"]
+    for name in ("gates_forward", "gates_backward", "parameter_grads"):
+        assert launches[name] == count.calls[f"{name}_kernel"], name
+        moved = sum(nbytes(each, arguments) for each, arguments in count.launches if each == f"{name}_kernel")
+        assert traffic[name] == pytest.approx(moved, rel=1e-9), name
+
+
+@each_input
+@each_shape
+@each_mode
+def test_flops(mode, shape: Shape, input_learns: bool):
+    problem = rows_first(Problem.random(shape, torch.float32))
+    counter = FlopCounterMode(display=False)
+    run(problem, mode, input_learns, counter)
+    modelled = sum(kernel.count * kernel.flops for kernel in roofline.kernels(layer_of(shape, input_learns), mode))
+    assert modelled == pytest.approx(counter.get_total_flops(), rel=1e-12)
+
+
+@each_shape
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode.training], ids=str)
+def test_bytes_kept(mode, shape: Shape):
+    problem = Problem.random(shape, torch.float32)
+    saved = counting.forward(problem, save=True, mode=counting.Mode(mode.hoisted, mode.recompute))
+    kept = sum(tensor.nbytes for tensor in (saved.inputs, saved.cells, saved.gates))
+    assert layer_of(shape, True).saved_bytes(mode) == kept
+
+
+def test_flops_of_the_paper_s_network():
+    """Those that were counted by hand for its three layers, 20 steps of 16 sequences."""
+    flops = roofline.estimate(CASES["paper"], torch.bfloat16, MODES[0], Ceilings()).flops
+    assert flops == pytest.approx(638e9, rel=1e-3)
+
+
+def test_estimates_obey_their_ceilings():
+    case, mode = CASES["nowcast"], MODES[2]
+    slow = roofline.estimate(case, torch.bfloat16, mode, Ceilings(1e12, 3e12, 0))
+    assert slow.seconds > slow.flops / 1e12
+    narrow = roofline.estimate(case, torch.bfloat16, mode, Ceilings(1e18, 1e9, 0))
+    assert narrow.seconds == pytest.approx(narrow.nbytes / 1e9)
+    late = roofline.estimate(case, torch.bfloat16, mode, Ceilings(1e30, 1e30, 1e-6))
+    assert late.seconds == pytest.approx(late.launches_per_step * case.steps * 1e-6)
+
+
+def test_the_command():
+    command = [sys.executable, "-m", "bench.roofline", "latency", "--dtype", "fp32"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "a model, not a measurement"
+    assert len(lines) == 2 + len(MODES)
