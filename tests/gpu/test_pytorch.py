@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("repeatable")]
 ROOT = Path(__file__).parents[2]
 HALF = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 each_dtype = pytest.mark.parametrize("dtype", HALF.values(), ids=HALF.keys())
+each_memory = pytest.mark.parametrize("memory", ["save", "recompute"])
 
 
 def leaves(results: object) -> list[Tensor]:
@@ -35,9 +36,10 @@ def larger(**options: object) -> ConvLSTM2d:
 
 
 class TestGraphs:
+    @each_memory
     @each_dtype
-    def test_replay_gives_the_bits_of_eager(self, dtype: torch.dtype):
-        layer, static = larger(dtype=dtype), frames(6).to("cuda", dtype)
+    def test_replay_gives_the_bits_of_eager(self, dtype: torch.dtype, memory: str):
+        layer, static = larger(dtype=dtype, memory=memory), frames(6).to("cuda", dtype)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch.no_grad():
@@ -53,9 +55,10 @@ class TestGraphs:
             graph.replay()
             assert_same(captured, expected)
 
+    @each_memory
     @each_dtype
-    def test_make_graphed_callables_trains_with_the_bits_of_eager(self, dtype: torch.dtype):
-        layer = larger(dtype=dtype)
+    def test_make_graphed_callables_trains_with_the_bits_of_eager(self, dtype: torch.dtype, memory: str):
+        layer = larger(dtype=dtype, memory=memory)
         twin = copy.deepcopy(layer)
         graphed = torch.cuda.make_graphed_callables(layer, (frames(6).to("cuda", dtype),))
         optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (layer, twin)]
@@ -71,9 +74,10 @@ class TestGraphs:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
+@each_memory
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
-def test_compiled_equals_eager(mode: str, record_property):
-    layer, input = larger(), frames(6).cuda()
+def test_compiled_equals_eager(mode: str, memory: str, record_property):
+    layer, input = larger(memory=memory), frames(6).cuda()
     compiled = torch.compile(layer, fullgraph=True, mode=mode)
     for _ in range(4):  # cudagraph trees warm up and record before they replay
         torch.compiler.cudagraph_mark_step_begin()

@@ -98,7 +98,8 @@ class Backward:
     def __init__(
         self, saved: Saved, weights: Weights, bias: Tensor | None, layout: Layout, needs: Needs, *, recompute: bool
     ):
-        self._input, self._output, self._bias, self._layout = saved.input, to_rows(saved.output, 2), bias, layout
+        self._input, self._bias, self._layout = saved.input, bias, layout
+        self._output = to_rows(saved.output, channel_dim=2).contiguous()  # a copy of vmap's slices alone
         self._h0 = None if saved.h0 is None else to_rows(saved.h0).contiguous()
         self._public, self._needs = weights, needs
         w_x, w_h = _split(weights, layout)
