@@ -83,7 +83,8 @@ def _prepare(point: Point, provider: Provider, problems: Problems, clock: Any) -
     built = provider.build(given)
     note = ""
     if built.results is not None:
-        note = f"error {problems.oracle(provider.peephole).check(built):.2f} of what is allowed"
+        slack = 1.0 if point.dtype.itemsize > 2 else provider.slack
+        note = f"error {problems.oracle(provider.peephole).check(built, slack):.2f} of the budget"
     graph = point.graph and provider.capturable and clock.graphs
     ready = Ready(provider, note, "graph" if graph else "calls")
     for mode in point.modes:

@@ -124,7 +124,7 @@ def block(path: Path) -> str:
         "![Time by case, in multiples of the convolutions alone](docs/speed.png)",
         "\n".join(_table(chosen, by_case)),
         "Against a contender: its median time over ours in the same run, so above 1 we are faster; those without"
-        "\npeepholes against our layer without. Convolutions alone: the same ones, without gates, copies and what is between.",
+        "\npeepholes against our layer without. Convolutions alone: the same ones, without all that is between.",
         " ".join(filter(None, [_where_not_faster(by_case), _missing(chosen, by_case)])),
         _hardware(environment, chosen[0].key.dtype),
     ]

@@ -37,7 +37,7 @@ class Row:
     peephole: bool
     status: str
     reason: str = ""
-    """Of a time: the largest error as a part of what is allowed. Else why there is none."""
+    """Of a time: the largest error as a part of its budget. Else why there is none."""
     launch: str = ""
     """"graph": replays of a CUDA graph. "calls": from Python, launches included."""
     median_ms: float | None = None

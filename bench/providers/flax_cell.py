@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.cases import Problem
 
-from .jax_arrays import inverse, join_weight, peak_of, reorder, split_weight, to_jax, to_torch, why_absent
+from .jax_arrays import SLACK, inverse, join_weight, peak_of, reorder, split_weight, to_jax, to_torch, why_absent
 from .protocol import Built, Provider, Results
 
 GATES = [0, 2, 1, 3]
@@ -88,4 +88,4 @@ def build(problem: Problem) -> Built:
     )
 
 
-FLAX = Provider("Flax", build, partial(why_absent, ("jax", "flax")), peephole=False, capturable=False)
+FLAX = Provider("Flax", build, partial(why_absent, ("jax", "flax")), peephole=False, slack=SLACK, capturable=False)

@@ -61,6 +61,8 @@ class Provider:
     why_absent: Callable[[torch.device], str | None] = _never
     peephole: bool = True
     """Whether it has peepholes. One without is checked against an oracle without."""
+    slack: float = 1.0
+    """In half types it may be so many times as far from the oracle as the budget says."""
     capturable: bool = True
     """Whether a CUDA graph can be made of its calls: not where it makes its own, or runs on no stream of torch's."""
 

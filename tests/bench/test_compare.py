@@ -73,11 +73,12 @@ def test_real_processes(tree: Path, planted: float):
     assert found.rounds >= 20
 
 
-def test_the_command_fails_where_head_is_slower(monkeypatch, capsys):
-    monkeypatch.setattr(command, "points", lambda: [POINT])
-    assert command.main(["HEAD", "HEAD", "--seconds", "2", "--plant", "1.0"]) == 1
-    assert "SLOWER" in capsys.readouterr().out
-    assert command.main(["HEAD", "HEAD", "--seconds", "2", "--threshold", "1.0"]) == 0
+@pytest.mark.parametrize("ratio", [1.0, 1.2])
+def test_the_command_fails_where_head_is_slower(ratio: float, monkeypatch, capsys):
+    interval = of_ratios([ratio] * 20)
+    monkeypatch.setattr(command, "compare", lambda *arguments, **options: {"odd": interval})
+    assert command.main(["HEAD"]) == (ratio > 1)
+    assert ("SLOWER" in capsys.readouterr().out) == (ratio > 1)
 
 
 def test_an_unknown_commit(tmp_path: Path):
