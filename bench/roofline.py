@@ -16,7 +16,7 @@ import torch
 
 from tritonlstm._launch import INFERENCE_SLOTS
 from tritonlstm._layout import GPU_MULTIPLE
-from tritonlstm._schedules.hoisted import CHUNKS
+from tritonlstm._schedules.hoisted import part_length
 from tritonlstm._sequence import CHUNK_FRACTION
 from tritonlstm.tuning.cases import CASES, Case
 
@@ -103,10 +103,9 @@ class Layer:
 
     def chunk(self, mode: Mode) -> int:
         """Steps whose dA the backward pass keeps at once."""
-        held = self.saved_bytes(mode)
-        if mode.hoisted:
-            held += self.steps * self.step_bytes(self.in_channels + self.channels)
-        length = max(1, held // CHUNK_FRACTION // self.step_bytes(4 * self.channels))
+        held = self.saved_bytes(mode) + self.steps * self.step_bytes(self.channels)
+        kept = 4 * self.channels + (self.padded_input if mode.hoisted else 0)
+        length = max(1, held // CHUNK_FRACTION // self.step_bytes(kept))
         return math.ceil(self.steps / math.ceil(self.steps / length))
 
 
@@ -143,8 +142,7 @@ def _convolution(layer: Layer, count: int, steps: float, k: float, n: float) -> 
 def _forward_maps(layer: Layer, mode: Mode) -> Iterator[Kernel]:
     steps, gates = layer.steps, 4 * layer.channels
     if mode.hoisted:
-        length = math.ceil(steps / CHUNKS)
-        parts = math.ceil(steps / length)
+        parts = math.ceil(steps / part_length(steps))
         yield _convolution(layer, parts, steps / parts, layer.padded_input, gates)
         yield _convolution(layer, steps - 1, 1, layer.channels, gates)  # a zero state needs none
         if layer.padded_input != layer.in_channels:

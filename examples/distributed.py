@@ -30,6 +30,8 @@ class Options:
     compile: bool = False
     bf16: bool = False
     checkpoint: bool = False
+    recompute: bool = False
+    input_kernel: int = 3
     iterations: int = 16
 
 
@@ -59,7 +61,9 @@ def train(options: Options, device: torch.device) -> list[float]:
     """The mean loss over all processes at every iteration."""
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(0)
-    model = distribute(EncoderForecaster(1, [8, 8], 3).to(device), options, device)
+    memory = "recompute" if options.recompute else "save"
+    model = EncoderForecaster(1, [8, 8], 3, input_kernel_size=options.input_kernel, memory=memory)
+    model = distribute(model.to(device), options, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.bf16 and options.strategy != "fsdp")
     part = frames().chunk(processes, 1)[rank].to(device)
@@ -87,6 +91,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the distributed model")
     parser.add_argument("--bf16", action="store_true", help="bfloat16, with parameters in float32")
     parser.add_argument("--checkpoint", action="store_true", help="compute activations again instead of keeping them")
+    parser.add_argument("--recompute", action="store_true", help="the layers make their gates again, for less memory")
+    parser.add_argument("--input-kernel", type=int, default=Options.input_kernel, help="size; odd (%(default)s)")
     parser.add_argument("--iterations", type=int, default=Options.iterations)
     options = Options(**vars(parser.parse_args()))
 

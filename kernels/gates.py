@@ -35,34 +35,34 @@ def store_four(p_first, C: tl.constexpr, mask, b_i, b_f, b_g, b_o):
 
 @triton.jit
 def apply_gates(
-    a_i,
+    a_i,  # (BLOCK), as all blocks here, float32
     a_f,
     a_g,
     a_o,
     b_c_prev,
-    p_bias,  # of b_i
-    p_peephole,  # of w_ci
-    period,  # elements from w_ci to w_cf, and from there to w_co
+    p_bias,  # of b_i, whose gates lie C elements apart
+    p_peephole,  # of w_ci, whose gates lie `period` elements apart
+    period,
     mask,
     C: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     PEEPHOLE: tl.constexpr,
     ACTIVATION: tl.constexpr,
 ):
-    """i, f, g, o and c."""
+    """The blocks of i, f, g, o and c, from those of A."""
     if HAS_BIAS:
-        b_i, b_f, b_g, b_o = load_four(p_bias, C, mask)
-        a_i += b_i
-        a_f += b_f
-        a_g += b_g
-        a_o += b_o
+        bias_i, bias_f, bias_g, bias_o = load_four(p_bias, C, mask)
+        a_i += bias_i
+        a_f += bias_f
+        a_g += bias_g
+        a_o += bias_o
     if PEEPHOLE != "none":
         a_i += tl.load(p_peephole, mask=mask, other=0.0).to(tl.float32) * b_c_prev
         a_f += tl.load(p_peephole + period, mask=mask, other=0.0).to(tl.float32) * b_c_prev
-    i = sigmoid(a_i)
-    f = sigmoid(a_f)
-    g = activate(a_g, ACTIVATION)
-    c = f * b_c_prev + i * g
+    b_i = sigmoid(a_i)
+    b_f = sigmoid(a_f)
+    b_g = activate(a_g, ACTIVATION)
+    b_c = b_f * b_c_prev + b_i * b_g
     if PEEPHOLE != "none":
-        a_o += tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32) * c
-    return i, f, g, sigmoid(a_o), c
+        a_o += tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32) * b_c
+    return b_i, b_f, b_g, sigmoid(a_o), b_c

@@ -70,13 +70,18 @@ def gates_backward_kernel(
         row = i_row + o_row
         image = row // n_pixels
         pixel = row % n_pixels
-        p_grad_output = grad_output_ptr + image * stride_grad_output_b + o_channel * stride_grad_output_c
+        p_grad_output = grad_output_ptr + image * stride_grad_output_b
+        p_grad_output += o_channel.to(tl.int64) * stride_grad_output_c
         p_grad_output += (pixel // width) * stride_grad_output_h + (pixel % width) * stride_grad_output_w
         b_dh += tl.load(p_grad_output, mask=mask, other=0.0).to(tl.float32)
     else:
         tl.static_assert(GRAD_OUTPUT == "none")
 
-    b_i, b_f, b_g, b_o = load_four(gates_ptr + i_row * (4 * C) + o_gates, C, mask)
+    p_gates = gates_ptr + i_row * (4 * C) + o_gates
+    if ACTIVATED:
+        b_i, b_f, b_g, b_o = load_four(p_gates, C, mask)
+    else:
+        a_i, a_f, a_g, a_o = load_four(p_gates, C, mask)
     b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
     p_grad_c = grad_c_ptr + i_row * C + o_state
     b_dc = tl.load(p_grad_c, mask=mask, other=0.0).to(tl.float32)
@@ -90,7 +95,7 @@ def gates_backward_kernel(
     else:
         p_bias = bias_ptr + o_channel if HAS_BIAS else bias_ptr
         b_i, b_f, b_g, b_o, b_c = apply_gates(
-            b_i, b_f, b_g, b_o, b_c_prev, p_bias, p_peephole, period, mask, C, HAS_BIAS, PEEPHOLE, ACTIVATION
+            a_i, a_f, a_g, a_o, b_c_prev, p_bias, p_peephole, period, mask, C, HAS_BIAS, PEEPHOLE, ACTIVATION
         )
 
     b_squashed = activate(b_c, ACTIVATION)

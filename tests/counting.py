@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.problems import Problem, Shape
 from tritonlstm import _launch, _sequence
-from tritonlstm._layout import Layout, from_rows
+from tritonlstm._layout import Layout
 from tritonlstm._schedules import Needs, Saved, Weights, schedule
 
 STEPS = (8, 24)
@@ -109,7 +109,7 @@ def layout_of(problem: Problem, pointwise) -> Layout:
 
 
 def forward(problem: Problem, save: bool, pointwise=_launch, mode: Mode = Mode()) -> Saved | None:
-    output, _, _, saved = _sequence.forward(
+    results, saved = _sequence.forward(
         problem.input,
         problem.h0,
         problem.c0,
@@ -125,7 +125,7 @@ def forward(problem: Problem, save: bool, pointwise=_launch, mode: Mode = Mode()
     )
     if saved is None or not mode.hoisted:
         return saved
-    return saved._replace(input=problem.input, h0=problem.h0, output=from_rows(output, 2))
+    return saved._replace(input=problem.input, h0=problem.h0, output=results.output)
 
 
 def backward(problem: Problem, saved: Saved, needs: Needs, pointwise=_launch, mode: Mode = Mode()) -> None:

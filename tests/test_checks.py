@@ -205,6 +205,18 @@ FUNCTIONS = {
     "peephole of another size": Wrong(
         lambda: conv_lstm(WEIGHT, None, torch.zeros(3, 4, 5, 5)), V, ("peephole", "(5, 5)", "(5, 4)")
     ),
+    "peephole of more elements than 32 bits count": Wrong(
+        lambda: functional.conv_lstm(
+            torch.empty(1, 1, 1, 2**16, 2**15, device="meta"),
+            None,
+            torch.empty(4, 2, 1, 1, device="meta"),
+            None,
+            torch.empty(3, 1, 2**16, 2**15, device="meta"),
+            backend="triton",
+        ),
+        V,
+        ("peephole", "1073741824", "(3, 1, 65536, 32768)"),
+    ),
     "input_weight beside a whole weight": Wrong(
         lambda: conv_lstm(input_weight=torch.zeros(16, 2, 5, 5)), V, ("weight", "4 columns", "(16, 6, 3, 3)")
     ),
@@ -222,7 +234,9 @@ FUNCTIONS = {
         lambda: apart(torch.zeros(16, 3, 5, 5)), V, ("input", "Cin = 3", "(3, 2, 2")
     ),
     "two kernels in one convolution, as a function": Wrong(
-        lambda: apart(torch.zeros(16, 2, 5, 5), schedule="concat"), V, ("schedule", "one kernel", "auto")
+        lambda: apart(torch.zeros(16, 2, 5, 5), schedule="concat"),
+        V,
+        ("schedule", "input_weight (16, 2, 5, 5)", "auto"),
     ),
     "unknown memory": Wrong(lambda: conv_lstm(memory="none"), V, ("memory", "'save'", "'none'")),
     "unknown schedule": Wrong(lambda: conv_lstm(schedule=None), V, ("schedule", "'auto'", "None")),

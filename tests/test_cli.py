@@ -91,7 +91,7 @@ def test_end_to_end_without_a_device(tmp_path: Path, cache_folder: Path):
     assert (content["arch"], content["triton"], content["device"]) == ("sm_90", cache.triton_version(), "none")
     (row,) = content["configs"]
     assert (row["kernel"], row["itemsize"], row["channels"]) == ("gates_forward", 2, 64)
-    table, problem = cache.inspect(out, "sm_90")
+    table, problem = cache.examine(out, "sm_90")
     assert problem == ""
 
     with open(report, newline="") as file:
@@ -133,7 +133,7 @@ def test_on_a_device_the_winners_go_to_the_cache(capsys: pytest.CaptureFixture, 
     assert "2.00×" in printed
     assert "hoisted  inference 2.00×, training 2.00×" in printed
     assert "nothing was timed" not in printed
-    table, problem = cache.inspect(cache_folder / "sm_90.json", "sm_90")
+    table, problem = cache.examine(cache_folder / "sm_90.json", "sm_90")
     assert problem == ""
     assert {entry.value.block for entry in table.configs.values()} == {512}
     assert table.schedules[ScheduleKey(2, 32, 32, (3, 3))].value == "hoisted"
@@ -165,7 +165,7 @@ def test_a_cache_that_cannot_be_written_loses_no_result(
     assert f"{cache_folder / 'sm_90.json'} cannot be written" in printed.err
     assert "--out FILE" in printed.err
     assert cli.main(["tune", "latency", "--out", str(tmp_path / "table.json")]) == 0
-    assert cache.inspect(tmp_path / "table.json", "sm_90")[0].configs
+    assert cache.examine(tmp_path / "table.json", "sm_90")[0].configs
 
 
 @pytest.mark.usefixtures("device")

@@ -27,7 +27,7 @@ SOME_SHAPES = [
     "input kernel",
     "vectors",
 ]
-SMALL = Shape(2, 2, 2, 2, spatial=(3,), kernel=(3,))  # a second dimension of space would only take a sixth more time
+SMALL = Shape(2, 2, 2, 2, spatial=(3,), kernel=(3,))  # a second dimension of space took a fifth more time
 INPUT_KERNEL = SMALL.but(input_kernel=(1,))
 OTHER_MODES = {
     **{mode: (mode, SMALL) for mode in MODES if mode != "concat, save"},
@@ -38,7 +38,7 @@ each_operator = pytest.mark.parametrize("operator", OPERATORS)
 
 @pytest.fixture(autouse=True)
 def _no_cache_of_fakes():
-    """No check may answer from another one's fakes; and where sizes are symbols, the cache takes twice the time."""
+    """No check may answer from another one's fakes; and where sizes are symbols, the cache took half as long again."""
     with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         yield
 

@@ -128,6 +128,15 @@ def check_peephole_size(peephole: Tensor | None, spatial: tuple[int, ...]) -> No
         )
 
 
+def check_peephole_offsets(peephole: Tensor | None) -> None:
+    """The kernels count an image of a full peephole in 32 bits."""
+    most = 2**30
+    if peephole is not None and peephole[0].numel() > most:
+        raise ValueError(
+            f"peephole: expected at most {most} elements for each gate, C×H×W, in Triton, got {tuple(peephole.shape)}"
+        )
+
+
 def check_input(name: str, input: Tensor, dims: tuple[str, ...], in_channels: int) -> None:
     """`dims` names the dimensions: ("T", "B", "Cin", "H", "W")."""
     check_tensor(name, input)

@@ -17,7 +17,7 @@ float32 and 8% in bfloat16 (Zen 5, oneDNN), so there it is not done."""
 
 CPU_PRODUCT_BYTES = 64
 """A CPU's matrix product, which a 1×1 convolution is too, rounds as its operands are aligned. With rows of whole cache
-lines a step computes the same bits wherever in the sequence it stands."""
+lines a step of the concat schedule computes the same bits wherever in the sequence it stands."""
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -113,6 +113,20 @@ def to_rows(image: Tensor, channel_dim: int = 1) -> Tensor:
 def from_rows(rows: Tensor, channel_dim: int = 1) -> Tensor:
     """(B, *spatial, C) as (B, C, *spatial), without a copy."""
     return rows.movedim(-1, channel_dim)
+
+
+def new_images(like: Tensor, rows: tuple[int, ...], channel_dim: int = 1, dtype: torch.dtype | None = None) -> Tensor:
+    """Uninitialised (B, C, *spatial), stored as rows (B, *spatial, C) of this shape.
+
+    No view of anything, so that what a layer returns may be written to like any tensor.
+    """
+    strides = [1]
+    for size in reversed(rows[1:]):
+        strides.insert(0, strides[0] * size)
+    shape = list(rows)
+    shape.insert(channel_dim, shape.pop())
+    strides.insert(channel_dim, strides.pop())
+    return like.new_empty_strided(shape, strides, dtype=dtype or like.dtype)
 
 
 def pack_columns(width: int, *parts: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ inference have one each, so that inference saves nothing. Autograd comes twice, 
 on the operator for torch.compile and torch.export, and as an `autograd.Function` for eager code and torch.func.
 """
 
+from collections.abc import Iterator
+from itertools import islice
+
 import torch
 from torch import Tensor
 
@@ -62,7 +65,7 @@ def _run_forward(
 ):
     weights = Weights(weight, input_weight)
     with without_autocast(weight), torch.cuda.device_of(weight):
-        output, h_n, c_n, saved = _sequence.forward(
+        results, saved = _sequence.forward(
             input,
             h0,
             c0,
@@ -76,8 +79,7 @@ def _run_forward(
             save=save,
             recompute=recompute,
         )
-    public = from_rows(output, channel_dim=2), from_rows(h_n), from_rows(c_n)
-    return (*public, saved.inputs, saved.cells, saved.gates) if save else public
+    return (*results, saved.inputs, saved.cells, saved.gates) if save else tuple(results)
 
 
 def _inference(*args):
@@ -88,33 +90,24 @@ def _training(*args):
     return _run_forward(*args, save=True)
 
 
-def _backward(
-    grad_output,
-    grad_h_n,
-    grad_c_n,
-    input,
-    h0,
-    output,
-    inputs,
-    cells,
-    gates,
-    weight,
-    input_weight,
-    bias,
-    peephole,
-    activation,
-    triton,
-    hoisted,
-    recompute,
-    needs,
-):
-    inputs, cells, gates = (tensor.contiguous() for tensor in (inputs, cells, gates))  # a copy of vmap's slices alone
-    saved, weights = Saved(input, h0, output, inputs, cells, gates), Weights(weight, input_weight)
-    with without_autocast(weight), torch.cuda.device_of(weight):
+def _take(args: Iterator, kind: type[tuple]) -> tuple:
+    """The next of the arguments, as a named tuple of this kind."""
+    return kind(*islice(args, len(kind._fields)))
+
+
+def _split_backward(args: tuple) -> tuple:
+    """The backward operator's arguments, by what they belong to: gradients, Saved, Weights, and the others."""
+    args = iter(args)
+    return _take(args, _sequence.Results), _take(args, Saved), _take(args, Weights), *args
+
+
+def _backward(*args):
+    grads, saved, weights, bias, peephole, activation, triton, hoisted, recompute, needs = _split_backward(args)
+    made_here = ("inputs", "cells", "gates")
+    saved = saved._replace(**{name: getattr(saved, name).contiguous() for name in made_here})  # copies vmap's slices
+    with without_autocast(weights.weight), torch.cuda.device_of(weights.weight):
         return _sequence.backward(
-            grad_output,
-            grad_h_n,
-            grad_c_n,
+            *grads,
             saved,
             weights,
             bias,
@@ -128,56 +121,30 @@ def _backward(
         )
 
 
-def _fake_inference(input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute):
-    layout = _layout(input, h0, Weights(weight, input_weight), steps, triton)
-    return (
-        from_rows(weight.new_empty(layout.sequence_shape(layout.channels)), channel_dim=2),
-        from_rows(weight.new_empty(layout.step_shape(layout.channels))),
-        from_rows(weight.new_empty(layout.step_shape(layout.channels), dtype=cell_dtype(weight.dtype))),
-    )
+def _fake_inference(input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, *_):
+    return tuple(_sequence.Results.new(weight, _layout(input, h0, Weights(weight, input_weight), steps, triton)))
 
 
-def _fake_training(input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute):
+def _fake_training(*args):
+    input, h0, _, weight, input_weight, _, _, steps, _, triton, hoisted, recompute = args
     layout = _layout(input, h0, Weights(weight, input_weight), steps, triton)
-    cells = weight.new_empty(layout.sequence_shape(layout.channels, steps + 1), dtype=cell_dtype(weight.dtype))
     return (
-        *_fake_inference(
-            input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute
-        ),
+        *_fake_inference(*args),
         weight.new_empty(layout.sequence_shape(layout.width, 0 if hoisted else steps)),
-        cells,
+        weight.new_empty(layout.sequence_shape(layout.channels, steps + 1), dtype=cell_dtype(weight.dtype)),
         weight.new_empty(layout.sequence_shape(4 * layout.channels, 0 if recompute else steps)),
     )
 
 
-def _fake_backward(
-    grad_output,
-    grad_h_n,
-    grad_c_n,
-    input,
-    h0,
-    output,
-    inputs,
-    cells,
-    gates,
-    weight,
-    input_weight,
-    bias,
-    peephole,
-    activation,
-    triton,
-    hoisted,
-    recompute,
-    needs,
-):
-    saved = Saved(input, h0, output, inputs, cells, gates)
-    layout = _saved_layout(saved, Weights(weight, input_weight), triton)
+def _fake_backward(*args):
+    _, saved, weights, bias, peephole, _, triton, _, _, needs = _split_backward(args)
+    layout, weight = _saved_layout(saved, weights, triton), weights.weight
     makers = Needs(
         input=lambda: from_rows(weight.new_empty(layout.sequence_shape(layout.in_channels)), channel_dim=2),
         h0=lambda: from_rows(weight.new_empty(layout.step_shape(layout.channels))),
-        c0=lambda: from_rows(cells.new_empty(layout.step_shape(layout.channels))),
+        c0=lambda: from_rows(saved.cells.new_empty(layout.step_shape(layout.channels))),
         weight=lambda: torch.empty_like(weight),
-        input_weight=lambda: torch.empty_like(input_weight),
+        input_weight=lambda: torch.empty_like(weights.input_weight),
         bias=lambda: torch.empty_like(bias),
         peephole=lambda: torch.empty_like(peephole),
     )

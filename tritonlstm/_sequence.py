@@ -8,18 +8,38 @@ of time. The linear maps come from `_schedules`, the gates from `_launch` (Trito
 
 import math
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._dtypes import cell_dtype
-from ._layout import Layout, from_rows, pack_peephole, to_rows, unpack_peephole_grad
+from ._layout import Layout, from_rows, new_images, pack_peephole, to_rows, unpack_peephole_grad
 from ._schedules import Needs, Saved, Weights
 
 CHUNK_FRACTION = 8
-"""dA is kept for at most this part of the saved bytes at once (one step at the least), which makes four or five
-chunks of a long sequence, ten where the gates are not saved. On CPU the weight gradient of ten steps at once was at
-most 9% faster than ten of one (float32, Zen 5), so the bound is chosen for memory; not measured on a GPU."""
+"""dA, and what a schedule packs for it, is kept for at most this part of what the layer itself holds at once (one step
+at the least), which makes four or five chunks of a long sequence, ten or more where the gates are not saved. On CPU the
+weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), so the bound is chosen for
+memory; not measured on a GPU."""
+
+
+class Results(NamedTuple):
+    """What a layer returns, in the public layout."""
+
+    output: Tensor  # (T, B, C, *spatial)
+    h_n: Tensor  # (B, C, *spatial)
+    c_n: Tensor  # (B, C, *spatial)
+
+    @classmethod
+    def new(cls, weight: Tensor, layout: Layout) -> "Results":
+        """Uninitialised tensors for it."""
+        sequence, step = layout.sequence_shape(layout.channels), layout.step_shape(layout.channels)
+        return cls(
+            new_images(weight, sequence, channel_dim=2),
+            new_images(weight, step),
+            new_images(weight, step, dtype=cell_dtype(weight.dtype)),
+        )
 
 
 def forward(
@@ -36,21 +56,21 @@ def forward(
     schedule: ModuleType,
     save: bool,
     recompute: bool,
-) -> tuple[Tensor, Tensor, Tensor, Saved | None]:
-    """output (T, B, *spatial, C), h_n and c_n (B, *spatial, C), and with `save` what the backward pass needs.
+) -> tuple[Results, Saved | None]:
+    """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial), and with `save` what the backward pass needs.
 
-    Arguments are in the public layout, results in rows; every result is a tensor of its own. A state that is None is
-    zero. With `recompute` the gates are not among what is saved.
+    All in the public layout, but what is saved. Every result is a tensor of its own and no view. A state that is None
+    is zero. With `recompute` the gates are not among what is saved.
     """
     channels, steps, weight = layout.channels, layout.steps, weights.weight
     packed_peephole = None if peephole is None else pack_peephole(peephole)
     map_bias, gate_bias = _split_bias(bias, weight, pointwise)
-    output = weight.new_empty(layout.sequence_shape(channels))
-    h_n = weight.new_empty(layout.step_shape(channels))
+    results = Results.new(weight, layout)
+    output, h_n, c_n = to_rows(results.output, channel_dim=2), to_rows(results.h_n), to_rows(results.c_n)
     maps = schedule.Forward(input, h0, output, weights, map_bias, layout, save=save, slots=pointwise.INFERENCE_SLOTS)
 
     # Without `save`, c is updated in place; without saved gates, the pre-activations of every step share one buffer.
-    cells = weight.new_empty(layout.sequence_shape(channels, steps + 1 if save else 1), dtype=cell_dtype(weight.dtype))
+    cells = c_n.new_empty(layout.sequence_shape(channels, steps + 1)) if save else c_n[None]
     starts_empty = c0 is None and not save
     if not starts_empty:
         cells[0] = 0 if c0 is None else to_rows(c0)
@@ -74,10 +94,11 @@ def forward(
             h_next=maps.next_slot(t) if t + 1 < steps else h_n,
         )
     if not save:
-        return output, h_n, cells[0], None
+        return results, None
+    c_n.copy_(cells[-1])
     if recompute:
         gates = weight.new_empty(layout.sequence_shape(4 * channels, 0))
-    return output, h_n, cells[-1].clone(), Saved(None, None, None, maps.inputs, cells, gates)
+    return results, Saved(None, None, None, maps.inputs, cells, gates)
 
 
 def backward(
@@ -116,7 +137,7 @@ def backward(
         )
 
     together = needs.weight or needs.input_weight or sums is not None or recompute
-    chunks = _chunks(saved, layout, together) if layout.rows else []
+    chunks = _chunks(saved, layout, maps.chunk_width, together) if layout.rows else []
     longest = 0 if recompute else max((last - first for first, last in chunks), default=0)
     buffer = weight.new_empty(layout.sequence_shape(4 * layout.channels, longest))
     for first, last in chunks:
@@ -172,14 +193,14 @@ def _copy_or_zeros(grad: Tensor | None, layout: Layout, dtype: torch.dtype, like
     return rows if grad is None else rows.copy_(to_rows(grad))
 
 
-def _chunks(saved: Saved, layout: Layout, together: bool) -> list[tuple[int, int]]:
+def _chunks(saved: Saved, layout: Layout, width: int, together: bool) -> list[tuple[int, int]]:
     """Ranges of steps (first, last), the latest first, whose dA is kept at once: as few as CHUNK_FRACTION allows.
 
-    One step each unless their gradients are used `together`.
+    `width` channels of a row are kept for each step. One step each unless their gradients are used `together`.
     """
-    steps = layout.steps
-    step_bytes = 4 * layout.channels * layout.rows * saved.gates.element_size()
-    bound = sum(tensor.nbytes for tensor in saved if tensor is not None) // CHUNK_FRACTION
-    length = max(1, bound // step_bytes) if together else 1
+    steps, itemsize = layout.steps, saved.gates.element_size()
+    output_bytes = steps * layout.rows * layout.channels * itemsize
+    held = saved.inputs.nbytes + saved.cells.nbytes + saved.gates.nbytes + output_bytes
+    length = max(1, held // CHUNK_FRACTION // (layout.rows * width * itemsize)) if together else 1
     length = math.ceil(steps / math.ceil(steps / length))
     return [(first, min(first + length, steps)) for first in reversed(range(0, steps, length))]

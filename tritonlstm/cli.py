@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ DTYPES = ("bf16", "fp16", "fp32")
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    return options.run(options.parser, options)
+    return options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,11 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--out", type=Path, metavar="FILE", help="write the table here, not to your cache")
     tune.add_argument("--report", type=Path, metavar="FILE", help="write every candidate to this CSV file")
     tune.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    tune.set_defaults(run=_tune, parser=tune)
+    tune.set_defaults(run=partial(_tune, tune))
 
     info = commands.add_parser("info", help="print versions, device, backend and where each configuration comes from")
     info.add_argument("--arch", help="the configurations of this architecture (the device's; without one, sm_90)")
-    info.set_defaults(run=_info, parser=info)
+    info.set_defaults(run=_info)
     return parser
 
 
@@ -127,7 +128,7 @@ def _save(option: str, path: Path, write: Callable[[], str | None]) -> bool:
     return True
 
 
-def _info(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def _info(options: argparse.Namespace) -> int:
     device, arch = "none that CUDA or HIP finds", "sm_90"
     if torch.cuda.is_available():
         index = torch.cuda.current_device()
@@ -161,7 +162,7 @@ def _backend_sentence() -> str:
 
 def _cache_sentence(arch: str) -> str:
     path = cache.path_of(arch)
-    table, problem = cache.inspect(path, arch)
+    table, problem = cache.examine(path, arch)
     if problem:
         return f"{path} is not used: {problem}"
     return f"{path}" + (": no such file" if table is None else f": {len(table.configs)} configurations")

@@ -52,8 +52,9 @@ def conv_lstm(
         schedule: "concat" (one convolution a step over input and hidden state), "hoisted" (the input's for many steps
             at once, the hidden state's step by step; it keeps input and output themselves, so neither may be written to
             before the backward pass), or "auto": what tuning measured to be faster, else "concat", and with
-            memory="recompute" "hoisted", which keeps least. Numbers differ by rounding. With `input_weight` it is
-            always "hoisted"; "torch" has none.
+            memory="recompute" "hoisted", which keeps least (in inference too, so that both give the same bits). Numbers
+            differ by rounding. With `input_weight` it is always "hoisted", without an input there is nothing to hoist,
+            and "torch" has none.
 
     Returns:
         output (T, B, C, H, W) and the last state (h, c). Under autocast, h has autocast's dtype.
@@ -104,7 +105,10 @@ def _layer(
     _checks.check_choice("memory", memory, MEMORIES)
     _checks.check_choice("schedule", schedule, SCHEDULES)
     if schedule == "concat" and input_weight is not None:
-        raise ValueError('schedule: "concat" needs one kernel for input and hidden state; "auto" works here')
+        raise ValueError(
+            'schedule: "concat" needs one kernel for input and hidden state, got input_weight'
+            f' {tuple(input_weight.shape)}; "auto" works here'
+        )
     _checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
     channels = weight.shape[0] // 4
     in_channels = weight.shape[1] - channels if input_weight is None else input_weight.shape[1]
@@ -129,6 +133,8 @@ def _layer(
             )
     else:
         triton, recompute = uses_triton(backend, weight), memory == "recompute"
+        if triton:
+            _checks.check_peephole_offsets(peephole)
         hoisted = in_channels > 0 and _is_hoisted(schedule, recompute, weight, input_weight)
         options = (steps, activation, triton, hoisted, recompute)
         output, h, c = _ops.sequence(input, h, c, weight, input_weight, bias, peephole, *options)

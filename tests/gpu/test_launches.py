@@ -72,6 +72,8 @@ def test_the_other_modes_take_no_more_kernels_a_step(options: dict, record_prope
     assert counts.pop("gates_forward_kernel") == 1
     assert counts.pop("gates_backward_kernel") == 1
     assert sum(copies(counts).values()) <= 0.5
+    # Two convolutions, and what each of the few chunks adds: each may be several kernels of cuDNN's.
+    assert sum(counts.values()) <= 8
 
 
 @pytest.mark.parametrize("input_learns", [False, True])

@@ -162,6 +162,19 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
         torch.testing.assert_close(ends(grad_preact)[place], wanted, rtol=2e-2, atol=2e-2)
         torch.testing.assert_close(ends(grad_c)[place], grad_cs[place], rtol=2e-2, atol=2e-2)
 
+    # A gradient whose channels lie further apart than 32 bits count.
+    apart = empty(channels, 2**24 if ON_CUDA else 2**7).normal_(generator=generator)[:, :rows].t().unsqueeze(1)
+    again = []
+    for gradient in (apart, apart.contiguous()):
+        again.append((c.clone(), torch.empty_like(grad_preact)))
+        _launch.gates_backward(
+            layout, preact, None, peephole, c, activated=True, activation="tanh", grad_output=gradient, grad_h=grad_h,
+            grad_c=again[-1][0], grad_preact=again[-1][1],
+        )  # fmt: skip
+    for one, other in zip(*again):
+        assert torch.equal(one, other)
+    del apart, again
+
     sums = _launch.ParameterGrads(layout, like=c, bias=True, peephole_pixels=1, itemsize=2)
     sums.add(grad_preact[None], c_prev=c[None], c=c_next[None])
     bias, _ = sums.result()

@@ -11,8 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.fsdp import fully_shard
 
 from examples.distributed import Options, train
+from tritonlstm import ConvLSTM2dCell
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
@@ -30,6 +32,8 @@ CASES = {
     "fsdp, activation checkpointing": Options("fsdp", checkpoint=True),
     "fsdp, bf16": Options("fsdp", bf16=True),
     "fsdp, bf16, compiled": Options("fsdp", bf16=True, compile=True),
+    "ddp, recompute, input kernel": Options("ddp", recompute=True, input_kernel=5),
+    "fsdp, recompute, input kernel": Options("fsdp", recompute=True, input_kernel=5),
 }
 
 
@@ -42,7 +46,19 @@ def _run_all(rank: int, folder: Path) -> None:
         losses = train(options, torch.device("cpu"))
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(losses))
+    bias = _bias_made_on_the_meta_device()
+    if rank == 0:
+        (folder / "bias.json").write_text(json.dumps(bias))
     dist.destroy_process_group()
+
+
+def _bias_made_on_the_meta_device() -> list[float]:
+    """The whole bias of a sharded cell that got its memory, and its first values, after it was sharded."""
+    cell = ConvLSTM2dCell(2, 3, 3, forget_bias=0.5, device="meta")
+    fully_shard(cell)
+    cell.to_empty(device="cpu")
+    cell.reset_parameters()
+    return cell.bias.full_tensor().tolist()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_have_the_loss_curve_of_one(folder: Path, case: str):
     losses = torch.tensor(json.loads((folder / f"{case}.json").read_text()))
-    alone = torch.tensor(train(ONE_PROCESS, torch.device("cpu")))
+    alone = replace(ONE_PROCESS, input_kernel=CASES[case].input_kernel)
+    alone = torch.tensor(train(alone, torch.device("cpu")))
     assert alone[-1] < 0.8 * alone[0], "the model learns"
     if CASES[case].bf16:
         half = torch.tensor(train(replace(ONE_PROCESS, bf16=True), torch.device("cpu")))
@@ -63,6 +80,11 @@ def test_two_processes_have_the_loss_curve_of_one(folder: Path, case: str):
         assert (losses - alone).abs().max() <= 3 * (half - alone).abs().max()
     else:
         torch.testing.assert_close(losses, alone, rtol=1e-4, atol=0)
+
+
+def test_first_values_of_a_sharded_cell(folder: Path):
+    bias = json.loads((folder / "bias.json").read_text())
+    assert bias == [0.0] * 3 + [0.5] * 3 + [0.0] * 6
 
 
 def test_the_torchrun_recipe():

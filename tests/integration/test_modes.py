@@ -137,18 +137,32 @@ def test_checkpointed_in_time(options: dict):
 
 
 class TestSchedule:
-    def test_hoisted_keeps_input_and_output_and_says_so_where_they_were_overwritten(self):
-        for schedule, refuses in (("concat", False), ("hoisted", True)):
-            layer = ConvLSTM2d(CIN, 4, 3, schedule=schedule)
-            output, _ = layer(frames())
+    @pytest.mark.parametrize("place", ["input", "output"])
+    def test_hoisted_keeps_input_and_output_and_says_so_where_they_were_overwritten(self, place: str):
+        for schedule in ("concat", "hoisted"):
+            layer, input = ConvLSTM2d(CIN, 4, 3, schedule=schedule), frames()
+            output, _ = layer(input)
             loss = output.sum()
             with torch.no_grad():
-                output.zero_()
-            if refuses:
+                {"input": input, "output": output}[place].zero_()
+            if schedule == "hoisted":
                 with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                     loss.backward()
             else:
                 loss.backward()
+
+    def test_an_operation_in_place_on_what_a_layer_returns_trains(self):
+        layer, input = ConvLSTM2d(CIN, [4, 3], 3), frames()
+
+        def loss(inplace: bool) -> Tensor:
+            output, state = layer(input)
+            gated = nn.ReLU(inplace=inplace)(output)
+            h, c = state[0]
+            c = c.mul_(2) if inplace else c * 2
+            return gated.square().sum() + c.sum() + h.sum()
+
+        assert_close(gradients(layer, loss(True)), gradients(layer, loss(False)))
+        assert not any(tensor._is_view() for tensor in (layer(input)[0], *layer(input)[1][0]))
 
     def test_auto_asks_the_table_by_architecture_dtype_channels_and_kernel(self, monkeypatch: pytest.MonkeyPatch):
         asked, operators = [], []

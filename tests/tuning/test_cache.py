@@ -59,7 +59,7 @@ def test_what_is_written_is_read():
     }
     table = Table(rows(3, None).configs, schedules)
     assert cache.update(cache.path_of("cpu"), HEADER, table) == ""
-    assert cache.inspect(cache.path_of("cpu"), "cpu") == (table, "")
+    assert cache.examine(cache.path_of("cpu"), "cpu") == (table, "")
     assert json.loads(cache.path_of("cpu").read_text())["device"] == "a device"
     assert pick_config("gates_forward", "cpu", 4, 3) == OWN
     run_a_layer()
@@ -170,7 +170,7 @@ def test_newer_rows_replace_older_ones_and_leave_the_others():
     cache.update(path, HEADER, rows(1, 2))
     newer = Table({ConfigKey("gates_forward", 4, 2): Entry(Config(128, 1), "newer")})
     assert cache.update(path, HEADER, newer) == ""
-    table, _ = cache.inspect(path, "cpu")
+    table, _ = cache.examine(path, "cpu")
     assert table == rows(1, 2).merged(newer)
 
 
@@ -186,13 +186,13 @@ def test_rows_for_something_else_are_replaced_and_that_is_said(other: Header, wo
     path = cache.path_of("cpu")
     cache.update(path, other, rows(1))
     assert cache.update(path, HEADER, rows(2)) == f"its former rows were for {words}"
-    assert cache.inspect(path, "cpu") == (rows(2), "")
+    assert cache.examine(path, "cpu") == (rows(2), "")
 
 
 def test_a_corrupt_file_is_replaced_and_that_is_said():
     path = write("{")
     assert "corrupt" in cache.update(path, HEADER, rows(2))
-    assert cache.inspect(path, "cpu") == (rows(2), "")
+    assert cache.examine(path, "cpu") == (rows(2), "")
 
 
 @pytest.mark.parametrize("failing", ["replace", "fsync"])
@@ -231,7 +231,7 @@ def test_processes_that_write_at_once_lose_nothing(cache_folder: Path):
     for writer in writers:
         writer.join(timeout=60)
     assert [writer.exitcode for writer in writers] == [0] * 4
-    table, problem = cache.inspect(cache_folder / "cpu.json", "cpu")
+    table, problem = cache.examine(cache_folder / "cpu.json", "cpu")
     assert problem == ""
     assert {key.channels for key in table.configs} == set(range(1, 41))
     assert [each.name for each in cache_folder.iterdir()] == ["cpu.json"]

@@ -3,7 +3,8 @@
 `concat` runs one convolution a step over hidden state and input, which lie side by side in memory. `hoisted` convolves
 the input of many steps at once and the hidden state step by step; the gates add the two.
 
-Each has a `Forward` and a `Backward` with the same methods, so that `_sequence` has one time loop for both.
+Each has a `Forward` and a `Backward` with the same arguments and methods, though neither uses all of them, so that
+`_sequence` has one time loop for both.
 """
 
 from types import ModuleType

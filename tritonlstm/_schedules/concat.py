@@ -68,7 +68,8 @@ class Forward:
 class Backward:
     """The gradients of input, hidden state and weight from those of the pre-activations.
 
-    `input_by_step`: dX comes with each `step`, so the first step must be done for it too.
+    `input_by_step`: dX comes with each `step`, so the first step must be done for it too. `chunk_width`: channels of a
+    row that are kept for each step of a chunk.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Backward:
         self._grad_row = self._weight.new_empty(layout.step_shape(self._adjoint.shape[0]))  # [dH_{t-1} | dX_t | 0]
         self.grad_input = self._weight.new_empty(layout.sequence_shape(layout.in_channels)) if needs.input else None
         self.input_by_step = needs.input
+        self.chunk_width = 4 * layout.channels
         self._grad_weight = None
 
     def preact(self, first: int, last: int) -> Tensor:

@@ -17,9 +17,14 @@ from .._dtypes import cell_dtype
 from .._layout import Layout, like_weight, pack_columns, to_rows
 from .operands import Needs, Saved, Weights
 
-CHUNKS = 8
-"""The input's convolution is done in so many parts of the sequence, each of which is kept at once. Chosen for memory:
-an eighth of the gates. Not measured on a GPU."""
+PARTS, SHORTEST_PART = 8, 4
+"""The input's convolution is done in at most so many parts of the sequence, of so many steps at least. A part's result
+is kept at once: an eighth of the gates of a long sequence. Not measured on a GPU."""
+
+
+def part_length(steps: int) -> int:
+    """The steps of one part."""
+    return min(steps, max(SHORTEST_PART, math.ceil(steps / PARTS)))
 
 
 def _split(weights: Weights, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -60,7 +65,7 @@ class Forward:
         w_x, w_h = _split(weights, layout)
         self._input_weight, self._weight = pack_columns(layout.input_width, w_x), pack_columns(layout.channels, w_h)
         self._x_moves = input.stride(0) != 0
-        self._length = math.ceil(layout.steps / CHUNKS) if self._x_moves else 1
+        self._length = part_length(layout.steps) if self._x_moves else 1
         self._addends = None
         self.inputs = weights.weight.new_empty(layout.sequence_shape(layout.width, 0))
 
@@ -90,7 +95,8 @@ class Forward:
 class Backward:
     """The gradients of input, hidden state and weights from those of the pre-activations.
 
-    `input_by_step`: dX comes with each `step`; here it comes with each chunk.
+    `input_by_step`: dX comes with each `step`; here it comes with each chunk. `chunk_width`: channels of a row that are
+    kept for each step of a chunk: dA and, packed, X.
     """
 
     input_by_step = False
@@ -102,6 +108,9 @@ class Backward:
         self._output = to_rows(saved.output, channel_dim=2).contiguous()  # a copy of vmap's slices alone
         self._h0 = None if saved.h0 is None else to_rows(saved.h0).contiguous()
         self._public, self._needs = weights, needs
+        self.chunk_width = 4 * layout.channels + layout.input_width
+        self._x_moves = saved.input.stride(0) != 0
+        self._packed = None, None
         w_x, w_h = _split(weights, layout)
         self._input_weight, self._weight = pack_columns(layout.input_width, w_x), pack_columns(layout.channels, w_h)
         self._adjoint = _convolution.adjoint_weight(self._weight, slice(None))
@@ -115,11 +124,20 @@ class Backward:
 
     def preact(self, first: int, last: int) -> Tensor:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""
-        frames = _pack_frames(self._input[first:last], self._layout)
-        result = _convolution.apply(frames, self._input_weight, self._bias).unflatten(0, (last - first, -1))
+        of_input = _convolution.apply(self._frames(first, last), self._input_weight, self._bias)
+        of_input = of_input.unflatten(0, (-1, self._layout.batch))
+        result = of_input if self._x_moves else of_input.repeat(last - first, *(1 for _ in of_input.shape[1:]))
         for part, h in self._hidden(first, last):
             result[part] += _convolution.apply(h, self._weight).view(result[part].shape)
         return result
+
+    def _frames(self, first: int, last: int) -> Tensor:
+        """X of steps first … last - 1 as dense rows (N·B, *spatial, input_width); of one step, if all are the same."""
+        if self._packed[0] != (first, last):
+            self._packed = None, None  # before the next are made
+            frames = self._input[first:last] if self._x_moves else self._input[:1]
+            self._packed = (first, last), _pack_frames(frames, self._layout)
+        return self._packed[1]
 
     def _hidden(self, first: int, last: int) -> list[tuple[slice, Tensor]]:
         """H_{t-1} of steps first … last - 1 as dense rows (N·B, *spatial, C), each with the steps it belongs to.
@@ -149,8 +167,8 @@ class Backward:
                 out.copy_(result)
         is_shared = self._public.input_weight is None
         if self._needs.weight if is_shared else self._needs.input_weight:
-            frames = _pack_frames(self._input[first:last], self._layout)
-            part = _convolution.weight_grad(frames, grad, self._input_weight)
+            of_input = grad if self._x_moves else grad_preact.sum(0)  # one X has the sum of its gradients
+            part = _convolution.weight_grad(self._frames(first, last), of_input, self._input_weight)
             self._grad_input_weight = _add(self._grad_input_weight, part)
         if self._needs.weight:
             for steps, h in self._hidden(first, last):

@@ -18,8 +18,8 @@ class Weights(NamedTuple):
 class Saved(NamedTuple):
     """What the backward pass keeps.
 
-    The first three are the operator's own arguments and result, in the public layout, where the schedule is hoisted,
-    and else None. The others are in rows; what the schedule or the memory mode does without has no steps.
+    The first three are the operator's own arguments and result, in the public layout; only the hoisted schedule reads
+    them. The others are in rows; what the schedule or the memory mode does without has no steps.
     """
 
     input: Tensor | None  # (T, B, Cin, *spatial)

@@ -83,13 +83,13 @@ class RecurrentCell(nn.Module):
     def reset_parameters(self) -> None:
         """Weights ~ U(±√(3/fan_in)), of variance 1/fan_in; bias zero, its forget part `forget_bias`; peephole zero."""
         weights = [weight for weight in (self.weight, self.input_weight) if weight is not None]
-        bound = math.sqrt(3 / sum(weight[0].numel() for weight in weights))
+        bound = math.sqrt(3 / sum(math.prod(weight.shape[1:]) for weight in weights))
         for weight in weights:
             nn.init.uniform_(weight, -bound, bound)
         if self.bias is not None:
-            nn.init.zeros_(self.bias)
-            with torch.no_grad():
-                self.bias.chunk(4)[1].fill_(self.forget_bias)
+            with torch.no_grad():  # not by a view of a part, which is a copy where the bias is sharded
+                i, f, g, o = torch.zeros_like(self.bias).chunk(4)
+                self.bias.copy_(torch.cat([i, f + self.forget_bias, g, o]))
         if self.peephole is not None:
             nn.init.zeros_(self.peephole)
 
@@ -115,7 +115,8 @@ class RecurrentCell(nn.Module):
 
     def _run(self, input: Tensor | None, state: State | None, steps: int) -> tuple[Tensor, State]:
         """The cell over a whole sequence (T, B, Cin, *spatial)."""
-        apart = {} if self.input_weight is None else {"input_weight": self.input_weight}
+        input_weight = self.input_weight  # read once: it may be a parametrization's
+        apart = {} if input_weight is None else {"input_weight": input_weight}
         return self.layer_function(
             input,
             state,

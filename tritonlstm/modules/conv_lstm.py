@@ -132,7 +132,8 @@ class ConvLSTM2d(RecurrentStack):
         layer.step(frame, state=None) → (output, state) takes one step: frame (B, Cin, H, W), output (B, C, H, W).
 
     Parameters:
-        `layers[l]` is the `ConvLSTM2dCell` of layer l, with weight, bias and peephole.
+        `layers[l]` is the `ConvLSTM2dCell` of layer l, with weight, bias, peephole and, where its input's kernel has
+        another size, input_weight.
 
     Raises:
         TypeError, ValueError: that name the argument, before anything is computed.

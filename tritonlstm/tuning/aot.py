@@ -7,7 +7,8 @@ when this package was imported.
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 
 import torch
 import triton
@@ -51,15 +52,41 @@ def measure(
 ) -> list[Figures | str]:
     """The figures of `compile_launch` for each (launch, arch, config), or what went wrong, from several processes.
 
-    `done` is called after each.
+    `done` is called after each. A compiler that ends its process takes with it what the others were at: those are tried
+    again, each in a process of its own.
     """
+    tasks = list(tasks)
+    found = {}
+    waiting = list(range(len(tasks)))
+    while waiting:
+        found |= _in_processes(tasks, waiting, processes, done)
+        left = [index for index in waiting if index not in found]
+        # A pool takes its tasks in order, one more than it has processes: the guilty one is among these.
+        suspects, waiting = left[: processes + 1], left[processes + 1 :]
+        for index in suspects:
+            alone = _in_processes(tasks, [index], 1, done)
+            if not alone:
+                done()
+            found[index] = alone.get(index, "BrokenProcessPool: the compiler ended its process")
+    return [found[index] for index in range(len(tasks))]
+
+
+def _in_processes(
+    tasks: list[tuple[Launch, str, Config]], chosen: list[int], processes: int, done: Callable[[], object]
+) -> dict[int, Figures | str]:
+    """The figures of the chosen tasks, by index, without those that were lost when a process ended."""
+    found = {}
     # Spawned: a process that is forked off one which uses CUDA or threads may hang.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        found = []
-        for figures in pool.map(_measure, tasks, chunksize=2):
-            found.append(figures)
-            done()
-        return found
+        futures = {}
+        with suppress(BrokenProcessPool):
+            for index in chosen:
+                futures[index] = pool.submit(_measure, tasks[index])
+        for index, future in futures.items():
+            with suppress(BrokenProcessPool):
+                found[index] = future.result()
+                done()
+    return found
 
 
 def _measure(task: tuple[Launch, str, Config]) -> Figures | str:

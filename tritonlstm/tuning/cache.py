@@ -1,7 +1,8 @@
 """The user's own tables, which `tritonlstm tune` writes: one file for each GPU architecture.
 
-A file is for one schema, Triton version, architecture and device. A layer that meets one it cannot use warns once and
-goes on with the tables of the package: no cache ever breaks a layer.
+A file is for one schema, Triton version, architecture and device; a layer compares all but the last, which tells the
+tuner whose times its rows are. A layer that meets a file it cannot use warns once and goes on with the tables of the
+package: no cache ever breaks a layer.
 """
 
 import json
@@ -59,7 +60,7 @@ def path_of(arch: str) -> Path:
 def read(arch: str) -> Table | None:
     """The user's table for `arch`; None where there is none, and with a warning where it cannot be used."""
     path = path_of(arch)
-    table, problem = inspect(path, arch)
+    table, problem = examine(path, arch)
     if problem:
         warnings.warn(
             f"{path} is not used: {problem}. The layers go on with the default configurations;"
@@ -70,7 +71,7 @@ def read(arch: str) -> Table | None:
     return table
 
 
-def inspect(path: Path, arch: str) -> tuple[Table | None, str]:
+def examine(path: Path, arch: str) -> tuple[Table | None, str]:
     """The table in a file, and the reason why it cannot be used; (None, "") where there is no file."""
     try:
         content = _load(path)
@@ -90,25 +91,28 @@ def update(path: Path, header: Header, table: Table, measured: str = "") -> str:
     """Add the rows of `table` to a file, atomically, over older rows for the same layers.
 
     Two processes may do so at once, and neither loses the other's rows. What the file held for another header, or in
-    another form, is replaced; returns a sentence that says so, or "". Raises OSError, with the file as it was, where it
-    cannot be written.
+    another form, is replaced; returns a sentence that says so, or "". A file without any header, as the package's own
+    have none, keeps its rows and gets none. Raises OSError, with the file as it was, where it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_name(f".{path.name}.lock")):
-        replaced = ""
+        replaced, wanted = "", asdict(header)
+        held = wanted
         try:
             content = _load(path)
             older = parse(content, HEADER)
-            held = {name: content.get(name) for name in HEADER}
+            held = {name: content[name] for name in HEADER if name in content}
         except FileNotFoundError:
-            older, held = Table(), asdict(header)
+            older = Table()
         except (ValueError, RecursionError) as error:
-            older, held, replaced = Table(), asdict(header), f"its former content was corrupt ({error})"
-        if held != asdict(header):
-            changed = [f"{name} {held[name]!r}" for name in sorted(held) if held[name] != asdict(header)[name]]
+            older, replaced = Table(), f"its former content was corrupt ({error})"
+        if not held:
+            wanted = {}
+        elif held != wanted:
+            changed = [f"{name} {held.get(name)!r}" for name in sorted(wanted) if held.get(name) != wanted[name]]
             older, replaced = Table(), f"its former rows were for {', '.join(changed)}"
-        sentence = {"measured": measured} if measured else {}
-        _write(path, dump(older.merged(table), asdict(header) | sentence))
+        sentence = {"measured": measured} if measured and wanted else {}
+        _write(path, dump(older.merged(table), wanted | sentence))
     return replaced
 
 

@@ -79,6 +79,8 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
         hoisted = launch.variant == "hoisted"
         gates, cells = normal(*layout.step_shape(4 * channels)), normal(*layout.step_shape(channels)).float()
         addend = torch.empty_like(gates).normal_() if hoisted else None
+        # Not in place, as in a layer: a launch after another would activate what is activated.
+        activated = torch.empty_like(gates)
         c, h = torch.empty_like(cells), torch.empty_like(gates[..., :channels]).contiguous()
         slot = normal(*layout.step_shape(layout.width))[..., layout.hidden_slot]
         h_next = None if hoisted else slot
@@ -86,7 +88,7 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
         def run() -> None:
             _launch.gates_forward(
                 layout, gates, addend, bias, peephole, cells,
-                activation="tanh", gates=gates, c=c, h=h, h_next=h_next,
+                activation="tanh", gates=activated, c=c, h=h, h_next=h_next,
             )  # fmt: skip
 
         return run

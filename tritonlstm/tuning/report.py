@@ -56,7 +56,10 @@ def _line(found: Found, outcome: Outcome, timed: bool) -> str:
     point, chosen = outcome.point, _chosen(outcome)
     most = limits(found.plan.device.arch).warps
     warps = f"{chosen.figures.warps}/{most}" if chosen.figures else "?"
-    gain = f"{outcome.speedup:.2f}×" if timed else f"{outcome.trials[0].cost:.2f} → {chosen.cost:.2f}"
+    if timed:
+        gain = "not timed" if outcome.speedup is None else f"{outcome.speedup:.2f}×"
+    else:
+        gain = f"{outcome.trials[0].cost:.2f} → {chosen.cost:.2f}"
     rejected = sum(bool(trial.rejected) for trial in outcome.trials)
     return (
         f"{point.kernel:16}{point.dtype:>6}{point.channels:5}{outcome.default!s:>10}{outcome.chosen!s:>10}"

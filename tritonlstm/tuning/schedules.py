@@ -80,8 +80,16 @@ def layers(cases: Sequence[Case], dtype: str) -> dict[ScheduleKey, list[Layer]]:
 def choose(key: ScheduleKey, layers: Sequence[Layer], bench: LayerBench) -> ScheduleOutcome:
     """The schedule of the layers with one key.
 
-    "hoisted" wins if it is faster by more than MARGIN over both modes together, and slower by more in none.
+    "hoisted" wins if it is faster by more than MARGIN over both modes together, and slower by more in none. Where either
+    cannot be timed, "concat" stands.
     """
+    try:
+        return _choose(key, layers, bench)
+    except Exception as error:  # of whatever kind: the other layers are to be tried all the same
+        return ScheduleOutcome(key, "concat", {}, f"not timed: {error}")
+
+
+def _choose(key: ScheduleKey, layers: Sequence[Layer], bench: LayerBench) -> ScheduleOutcome:
     wrong = bench.check(layers[0].dtype, key, "hoisted")
     if wrong:
         return ScheduleOutcome(key, "concat", {}, f"wrong results: {wrong}")

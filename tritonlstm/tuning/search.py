@@ -174,9 +174,11 @@ def search(arch: str, point: Point, compiled: Sequence[tuple[Config, Figures | s
 
     ranked, left = ranked[:TIMED], ranked[TIMED:]
     checked = [_checked(point, trial, bench) for trial in ranked]
-    wrong = [trial for trial in checked if trial.rejected]
-    timed = _timed(point, [default, *(trial for trial in checked if not trial.rejected)], bench)
-    default, *contenders = timed
+    default, *tried = _timed(point, [default, *(trial for trial in checked if not trial.rejected)], bench)
+    contenders = [trial for trial in tried if trial.times]
+    wrong = [trial for trial in (*checked, *tried) if trial.rejected]
+    if not default.times:
+        return Outcome(point, (default, *contenders, *left, *wrong, *rejected), default.config, None)
     fastest = max(contenders, key=lambda trial: speedup(default, trial), default=default)
     wins = speedup(default, fastest) > 1 + MARGIN
     best = fastest if wins else default
@@ -198,8 +200,28 @@ def _checked(point: Point, trial: Trial, bench: Bench) -> Trial:
 
 
 def _timed(point: Point, trials: Sequence[Trial], bench: Bench) -> list[Trial]:
-    times = [bench.time([_bound(bench, point.launch(size), trial.config) for trial in trials]) for size in point.sizes]
-    return [replace(trial, times=tuple(map(tuple, of))) for trial, of in zip(trials, zip(*times, strict=True))]
+    """The trials with their times. One that fails is rejected, and the others are timed without it."""
+    failed, times = {}, []
+    for size in point.sizes:
+        runs = {}
+        for trial in trials:
+            if trial.config not in failed:
+                try:
+                    run = _bound(bench, point.launch(size), trial.config)
+                    run()
+                    runs[trial.config] = run
+                except Exception as error:  # as above
+                    failed[trial.config] = f"does not run: {error}"
+        try:
+            times.append(dict(zip(runs, bench.time(list(runs.values())), strict=True)))
+        except Exception as error:  # out of memory, with all of them at once: nothing here can be compared
+            failed = {trial.config: f"not timed: {error}" for trial in trials} | failed
+    return [
+        replace(trial, rejected=failed[trial.config])
+        if trial.config in failed
+        else replace(trial, times=tuple(tuple(of[trial.config]) for of in times))
+        for trial in trials
+    ]
 
 
 def _bound(bench: Bench, launch: Launch, config: Config) -> Callable[[], object]:
