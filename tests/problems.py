@@ -265,3 +265,10 @@ MODES = {
     "hoisted, recompute": {"hoisted": True, "recompute": True},
 }
 """The schedules and what they keep."""
+
+
+def modes_of(shape: Shape) -> list[str]:
+    """The modes that differ for a shape: one schedule is all there is with an input kernel, and without an input."""
+    if shape.input_kernel is None and shape.in_channels:
+        return list(MODES)
+    return [name for name in MODES if name.startswith("concat")]

@@ -5,7 +5,7 @@ import torch
 
 from tests.gpu.conftest import ON_CUDA
 from tests.layouts import OF_IMAGES, OF_VECTORS
-from tests.problems import MODES, SHAPES, VECTORS, Problem, Shape, budgets, by_operator, by_reference
+from tests.problems import MODES, SHAPES, VECTORS, Problem, Shape, budgets, by_operator, by_reference, modes_of
 from tests.tolerances import assert_within
 from tritonlstm import ConvLSTM2d, _gates_aten
 from tritonlstm._layout import Layout
@@ -38,9 +38,16 @@ def test_kernels_agree_with_the_oracle(shape: Shape, dtype: torch.dtype, device:
     check(lambda seed: Problem.random(shape, dtype, seed), dtype, device, record_property)
 
 
-@pytest.mark.parametrize("shape", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    ("mode", "shape"),
+    [
+        pytest.param(mode, shape, id=f"{mode}-{name}")
+        for name, shape in CASES.items()
+        for mode in modes_of(shape)
+        if mode != "concat, save"
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "concat, save"])
 def test_other_modes_agree_with_the_oracle(mode: str, shape: Shape, dtype: torch.dtype, device: str, record_property):
     check(lambda seed: Problem.random(shape, dtype, seed), dtype, device, record_property, **MODES[mode])
 
