@@ -1,11 +1,15 @@
 """Time and memory on a GPU: device events around graph replays or calls, with a cold L2 cache."""
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from tritonlstm.tuning.graphs import capture
+from tritonlstm.tuning.timing import flush_buffer
 
 from .measure import Sampler
 
@@ -20,9 +24,7 @@ class CudaClock:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._scratch = torch.empty(
-            2 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.uint8, device=device
-        )
+        self._scratch = flush_buffer(device)
 
     def settle(self) -> None:
         factor = torch.randn(8192, 8192, device=self.device, dtype=torch.bfloat16)
@@ -47,7 +49,7 @@ class CudaClock:
         following = itertools.cycle(arguments)
         if graph:
             static = tuple(argument.clone() for argument in arguments[0])
-            replay, results = self._capture(run, static)
+            replay, results = capture(functools.partial(run, *static))
 
             def call(*_: Any) -> Any:
                 replay()
@@ -75,18 +77,6 @@ class CudaClock:
             return start.elapsed_time(end) / 1e3
 
         return sample
-
-    def _capture(self, run: Callable[..., Any], static: tuple) -> tuple[Callable[[], None], Any]:
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            for _ in range(3):  # compiles, and lets cuDNN choose
-                run(*static)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded):
-            results = run(*static)
-        return recorded.replay, results
 
     def peak(self, run: Callable[[], Any]) -> int:
         """How far `run` drives PyTorch's memory above where it was."""

@@ -7,9 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+REPEAT = 1.0
+"""Seconds after which the alarm rings again: whatever caught the first must not go on without a limit."""
+
 
 class OutOfTime(BaseException):
     """What was limited took too long. No Exception, so that nobody on the way takes it for a failure of theirs."""
+
+    def __init__(self, reason: str = "the run's time was over"):
+        super().__init__(reason)
 
 
 class Deadline:
@@ -21,22 +27,23 @@ class Deadline:
         return self._end - time.monotonic()
 
     @contextmanager
-    def limit(self) -> Iterator[None]:
-        """Raises OutOfTime when the run's time is over, within what stands inside; in the main thread alone.
+    def limit(self, most: float = math.inf) -> Iterator[None]:
+        """Raises OutOfTime when the run's time is over, or `most` seconds, within what stands inside.
 
-        A call into a library is left only when it returns to Python.
+        In the main thread alone. A call into a library is left only when it returns to Python.
         """
-        if self.left() <= 0:
+        left = self.left()
+        if left <= 0:
             raise OutOfTime
-        if math.isinf(self.seconds) or threading.current_thread() is not threading.main_thread():
+        if math.isinf(min(left, most)) or threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def stop(*_: object) -> None:
-            raise OutOfTime
+            raise OutOfTime(f"it took more than {most:g} s") if most < left else OutOfTime
 
         before = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, self.left())
+        signal.setitimer(signal.ITIMER_REAL, min(left, most), REPEAT)
         try:
             yield
         finally:

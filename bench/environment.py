@@ -47,6 +47,8 @@ class Environment:
     triton: str
     commit: str
     command: str
+    float32: str
+    """How the convolutions of rows in float32 compute: in "tf32", on a GPU by torch's default, or not."""
 
     @classmethod
     def of(cls, device: torch.device, command: str, own_commit: str | None = None) -> "Environment":
@@ -63,10 +65,12 @@ class Environment:
             triton=triton.__version__,
             commit=own_commit or commit(),
             command=command,
+            float32=torch.backends.cudnn.conv.fp32_precision if on_cuda else "ieee",
         )
 
 
-def results_folder(device: torch.device) -> Path:
-    """bench/results/<device>/: "cpu", or the GPU's name."""
+def results_folder(device: torch.device, *, whole: bool = True) -> Path:
+    """bench/results/<device>/: "cpu", or the GPU's name. In it "partial", for what is not a `whole` run's."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return ROOT / "bench/results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    folder = ROOT / "bench/results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return folder if whole else folder / "partial"

@@ -15,9 +15,9 @@ from tritonlstm.tuning.cases import Case
 
 from . import rows
 from .cases import Problem, problem, sequence
-from .check import Oracle, WrongResult
+from .check import Oracles, WrongResult
 from .deadline import Deadline, OutOfTime
-from .measure import Drive, Sampler, Times, drive, interleave
+from .measure import Drive, Failed, Sampler, Times, drive, interleave
 from .providers import CONV_FLOOR, Built, Provider
 from .rows import Key, Row, Rows
 
@@ -60,14 +60,6 @@ class Ready:
     peaks: dict[str, int] = field(default_factory=dict)
 
 
-class Problems:
-    """The problems of one case, with and without peepholes, and their oracles; each made when it is first wanted."""
-
-    def __init__(self, point: Point, device: torch.device):
-        self.of = functools.cache(lambda peephole: problem(point.case, point.dtype, device, peephole=peephole))
-        self.oracle = functools.cache(lambda peephole: Oracle(self.of(peephole)))
-
-
 def _arguments(given: Problem, built: Built, mode: str) -> list[tuple]:
     """INPUTS inputs, in training each with a cotangent, as the contender likes them."""
     case, dtype = given.case, given.input.dtype
@@ -78,15 +70,14 @@ def _arguments(given: Problem, built: Built, mode: str) -> list[tuple]:
     return [(built.load(input), built.load(given.cotangent)) for input in inputs]
 
 
-def _prepare(point: Point, provider: Provider, problems: Problems, clock: Any) -> Ready:
-    given = problems.of(provider.peephole)
+def _prepare(point: Point, provider: Provider, given: Problem, oracles: Oracles, clock: Any) -> Ready:
     built = provider.build(given)
     note = ""
     if built.results is not None:
         slack = 1.0 if point.dtype.itemsize > 2 else provider.slack
-        note = f"error {problems.oracle(provider.peephole).check(built, slack):.2f} of the budget"
+        note = f"error {oracles.of(given).check(built, given, slack):.2f} of the budget"
     graph = point.graph and provider.capturable and clock.graphs
-    ready = Ready(provider, note, "graph" if graph else "calls")
+    ready = Ready(provider, note, rows.GRAPH if graph else rows.CALLS)
     for mode in point.modes:
         run = built.infer if mode == "inference" else built.train
         arguments = _arguments(given, built, mode)
@@ -102,7 +93,7 @@ def _prepare(point: Point, provider: Provider, problems: Problems, clock: Any) -
 def failure(error: BaseException) -> tuple[str, str]:
     """An exception as a row's status and reason."""
     if isinstance(error, OutOfTime):
-        return rows.DROPPED, "the run's time was over"
+        return rows.DROPPED, str(error)
     if isinstance(error, WrongResult):
         return rows.WRONG, str(error)
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -120,34 +111,68 @@ def _free() -> None:
 
 
 def measure(
-    point: Point, clock: Any, collected: Rows, deadline: Deadline, rounds: Callable[[str], int], drive: Drive = drive
+    point: Point,
+    clock: Any,
+    collected: Rows,
+    deadline: Deadline,
+    rounds: Callable[[str], int],
+    drive: Drive = drive,
+    oracles: Oracles | None = None,
 ) -> None:
     """Time a point, and add a row for each contender and mode. `rounds` tells how many a mode gets."""
-    torch.compiler.reset()  # or one problem's graphs would count as another's recompilations
-    _free()
-    problems, ready, others = Problems(point, clock.device), [], []
+    try:
+        with deadline.limit():
+            torch.compiler.reset()  # or one problem's graphs would count as another's recompilations
+    except (Exception, OutOfTime) as error:
+        status = failure(error)
+        collected.add(row for provider in point.providers for row in point.rows(provider, *status))
+        return
+    ready, others = _build(point, clock, deadline, Oracles() if oracles is None else oracles)
+    for mode in point.modes:
+        times, failed = _time(mode, ready, clock, deadline, rounds(mode), drive)
+        found = [_row(point, mode, each, times[each.provider.name]) for each in ready if each.provider.name in times]
+        lost = [(each.provider, failed[each.provider.name]) for each in ready if each.provider.name in failed]
+        found += [row for provider, status in lost for row in point.rows(provider, *status) if row.key.mode == mode]
+        found += [row for row in others if row.key.mode == mode]
+        collected.add(rows.with_floor(found, CONV_FLOOR.name))
+
+
+def _build(point: Point, clock: Any, deadline: Deadline, oracles: Oracles) -> tuple[list[Ready], list[Row]]:
+    """The contenders that compute what is right, and the rows of the others."""
+    of = functools.cache(lambda peephole: problem(point.case, point.dtype, clock.device, peephole=peephole))
+    ready, others = [], []
     for provider in point.providers:
-        reason = provider.why_absent(clock.device)
-        if reason is not None:
-            others += point.rows(provider, rows.ABSENT, reason)
-            continue
         try:
-            with deadline.limit():
-                ready.append(_prepare(point, provider, problems, clock))
+            with deadline.limit(provider.seconds):
+                _free()
+                reason = provider.why_absent(clock.device)
+                if reason is None:
+                    ready.append(_prepare(point, provider, of(provider.peephole), oracles, clock))
+                else:
+                    others += point.rows(provider, rows.ABSENT, reason)
         except (Exception, OutOfTime) as error:
             others += point.rows(provider, *failure(error))
-        _free()
-    for mode in point.modes:
-        samplers = {each.provider.name: each.samplers[mode] for each in ready}
+    return ready, others
+
+
+def _time(
+    mode: str, ready: list[Ready], clock: Any, deadline: Deadline, rounds: int, drive: Drive
+) -> tuple[dict[str, Times], dict[str, tuple[str, str]]]:
+    """The contenders' times and, of those that failed, status and reason. The others are timed anew without them."""
+    samplers = {each.provider.name: each.samplers[mode] for each in ready}
+    failed = {}
+    while samplers:
         try:
             with deadline.limit():
+                _free()
                 clock.settle()
-                times = interleave(samplers, rounds(mode), drive=drive) if samplers else {}
-            timed = [_row(point, mode, each, times[each.provider.name]) for each in ready]
+                return interleave(samplers, rounds, drive=drive), failed
+        except Failed as error:
+            failed[error.name] = failure(error.__cause__)
+            del samplers[error.name]
         except (Exception, OutOfTime) as error:
-            failed = failure(error)
-            timed = [row for each in ready for row in point.rows(each.provider, *failed) if row.key.mode == mode]
-        collected.add(rows.with_floor(timed + [row for row in others if row.key.mode == mode], CONV_FLOOR.name))
+            return {}, dict.fromkeys(samplers, failure(error)) | failed
+    return {}, failed
 
 
 def _row(point: Point, mode: str, each: Ready, times: Times) -> Row:

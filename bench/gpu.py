@@ -15,27 +15,32 @@ from typing import Any
 import torch
 
 from tritonlstm.tuning.cases import CASES, Case
+from tritonlstm.tuning.timing import best_plans
 
 from . import parts
+from .check import Oracles
 from .cuda_clock import CudaClock
 from .deadline import Deadline
+from .ending import show
 from .environment import Environment, results_folder
 from .flow import Point, measure
 from .parts import Part
 from .providers import (
     COMPILED,
+    COMPILED_FUSED_CELL,
     CONV_FLOOR,
     EAGER,
     FLAX,
     FUSED_CELL,
     KERAS,
     MAX_AUTOTUNE,
+    MAX_AUTOTUNE_FUSED_CELL,
     OURS,
     OURS_WITHOUT_PEEPHOLE,
+    RECOMPUTE,
     VARIANTS,
 )
-from .rows import DROPPED, Rows
-from .table import table
+from .rows import DROPPED, FAILED, WRONG, Rows
 
 SECONDS = 500
 ROUNDS = 30
@@ -46,7 +51,9 @@ TIMES = (0.5, 1, 2, 4)
 """Of a case's steps, for time and memory against T."""
 
 FULL = [OURS, CONV_FLOOR, EAGER, OURS_WITHOUT_PEEPHOLE, FUSED_CELL, *VARIANTS]
-RECOMPUTE = VARIANTS[0]
+BOTH = [OURS, OURS_WITHOUT_PEEPHOLE, CONV_FLOOR]
+QUICK = ("nowcast", "latency")
+"""Those of MAIN that a compiler, which unrolls steps and layers, is soonest done with."""
 
 
 def plan(cases: dict[str, Case], cold_bytes: int = parts.COLD_BYTES) -> list[Point | Part]:
@@ -58,26 +65,28 @@ def plan(cases: dict[str, Case], cold_bytes: int = parts.COLD_BYTES) -> list[Poi
     def each(run: str, chosen: dict[str, Case], *providers, dtype: torch.dtype = half, **options) -> list[Point]:
         return [Point(run, name, case, dtype, providers, **options) for name, case in chosen.items()]
 
-    small_first = dict(sorted(main.items(), key=lambda item: item[1].steps * len(item[1].channels)))
+    quick = {name: case for name, case in main.items() if name in QUICK}
+    slow = {name: case for name, case in main.items() if name not in QUICK}
     times = [
         Point("steps", name, case.but(steps=round(factor * case.steps)), half, [OURS, CONV_FLOOR, EAGER, RECOMPUTE])
-        for name, case in main.items()
-        if name in ("nowcast", "latency")
+        for name, case in quick.items()
         for factor in TIMES
     ]
     return [
         *each("contenders", main, *FULL),
         *(part for name, case in main.items() for part in parts.gates(name, case, cold_bytes)),
         *(part for name, case in main.items() for part in parts.convolutions(name, case)),
-        # A compiler unrolls steps and layers: the fewer there are, the sooner it is done.
-        *each("compiled", small_first, OURS, CONV_FLOOR, COMPILED),
+        *each("compiled", quick, *BOTH, COMPILED, COMPILED_FUSED_CELL),
+        *each("max-autotune", quick, *BOTH, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL),
         *times,
-        *each("JAX", small_first, OURS_WITHOUT_PEEPHOLE, CONV_FLOOR, FLAX, KERAS),
+        # They can be called alone, and so can we, to be compared with them.
+        *each("JAX", {**quick, **slow}, OURS_WITHOUT_PEEPHOLE, CONV_FLOOR, FLAX, KERAS, graph=False),
+        *each("compiled", slow, *BOTH, COMPILED, COMPILED_FUSED_CELL),
         *each("contenders", rest, *FULL),
         *each("calls", main, OURS, EAGER, graph=False),
-        *each("max-autotune", small_first, OURS, CONV_FLOOR, MAX_AUTOTUNE),
+        *each("max-autotune", slow, *BOTH, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL),
         *each("contenders", main, OURS, CONV_FLOOR, EAGER, dtype=torch.float16),
-        *each("contenders", main, OURS, CONV_FLOOR, EAGER, dtype=torch.float32),
+        *each("contenders", main, OURS, CONV_FLOOR, EAGER, RECOMPUTE, dtype=torch.float32),
     ]
 
 
@@ -90,10 +99,11 @@ def run(
     say: Callable[[str], object] = print,
 ) -> None:
     """Measure everything in turn. What the time does not suffice for gets its rows too."""
+    oracles = Oracles()
     for number, item in enumerate(work, 1):
         start, before = time.perf_counter(), len(rows.all)
         if isinstance(item, Point):
-            measure(item, clock, rows, deadline, lambda mode: rounds)
+            measure(item, clock, rows, deadline, lambda mode: rounds, oracles=oracles)
             title = f"{item.run}, {item.name} T={item.case.steps} {item.dtype}"
         else:
             item.measure(clock, rows, deadline, rounds)
@@ -107,7 +117,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="what the measuring may take (%(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each point (%(default)s)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case (repeatable)")
+    parser.add_argument("--case", action="append", choices=CASES, help="only this case, in a folder apart (repeatable)")
     parser.add_argument("--out", type=Path, help="the folder of results, instead of bench/results/<device>")
     parser.add_argument("--commit", help="what is timed, where git is not there to tell")
     options = parser.parse_args(arguments)
@@ -115,33 +125,29 @@ def main(arguments: list[str]) -> int:
         print("gpu-bench: this machine has no CUDA device that torch can use", file=sys.stderr)
         return 1
     deadline = Deadline(options.seconds)
-    torch.backends.cudnn.benchmark = True  # each contender's convolutions by the best of cuDNN's plans
     device = torch.device("cuda", torch.cuda.current_device())
     torch.manual_seed(0)
-    folder = options.out or results_folder(device)
+    folder = options.out or results_folder(device, whole=options.case is None)
     environment = Environment.of(device, " ".join(["python -m bench.gpu", *arguments]), options.commit)
     rows = Rows(folder / "speed.csv", environment)
     cases = {name: case for name, case in CASES.items() if name in (options.case or CASES)}
-    run(plan(cases), CudaClock(device), rows, deadline, options.rounds)
-    return finish(rows)
+    try:
+        with best_plans():
+            run(plan(cases), CudaClock(device), rows, deadline, options.rounds)
+    finally:
+        code = finish(rows)
+    return code
 
 
 def finish(rows: Rows) -> int:
     """Print the table, draw the plots, and say what is missing. Fails where one of ours was wrong or did not run."""
-    print(table(rows.all))
-    try:
-        from .plots import draw
-    except ImportError:
-        print("no plots: matplotlib is not installed")
-    else:
-        print(*draw(rows.path), sep="\n")
+    show(rows)
     dropped = [row for row in rows.all if row.status == DROPPED]
     if dropped:
         print(f"{len(dropped)} of {len(rows.all)} rows were dropped for want of time, the least important ones")
-    bad = [row for row in rows.all if row.provider.startswith(OURS.name) and row.status in ("wrong", "failed")]
+    bad = [row for row in rows.all if row.provider.startswith(OURS.name) and row.status in (WRONG, FAILED)]
     for row in bad:
         print(f"gpu-bench: {row.provider}, {row.key.case}, {row.key.mode}: {row.status}: {row.reason}", file=sys.stderr)
-    print(f"gpu-bench: written to {rows.path}")
     return 1 if bad else 0
 
 

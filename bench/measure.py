@@ -10,11 +10,21 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from tritonlstm.tuning.timing import order
+
 Sampler = Callable[[], float]
 """Runs what is timed once, and returns the seconds it took."""
 
 Drive = Callable[[Sampler, Callable[[], None], Callable[[], None], int], None]
 """drive(first, before, after, rounds) calls before, first and after, so many times."""
+
+
+class Failed(Exception):
+    """A contender's sampler raised. Its `__cause__` says what."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -46,23 +56,23 @@ def drive(first: Sampler, before: Callable[[], None], after: Callable[[], None],
 def interleave(samplers: dict[str, Sampler], rounds: int, warmup: int = 2, drive: Drive = drive) -> dict[str, Times]:
     """Time contenders round by round, so that whatever disturbs the machine disturbs all of them.
 
-    Each round begins one contender later than the one before, and every other round goes backwards, so that none always
-    follows the same other. `drive` calls the first contender; pytest-benchmark may do so.
+    `drive` calls the first contender; pytest-benchmark may do so. Raises Failed where one of them raises.
     """
     names = list(samplers)
     durations = {name: [] for name in names}
     round_ = 0
 
     def sample(name: str) -> None:
-        durations[name].append(samplers[name]())
+        try:
+            durations[name].append(samplers[name]())
+        except Exception as error:
+            raise Failed(name) from error
 
     def others() -> tuple[list[str], list[str]]:
         """Who comes before and after the first contender in this round."""
-        start = (round_ // 2) % len(names)
-        order = names[start:] + names[:start]
-        order = order[::-1] if round_ % 2 else order
-        at = order.index(names[0])
-        return order[:at], order[at + 1 :]
+        found = [names[index] for index in order(round_, len(names))]
+        at = found.index(names[0])
+        return found[:at], found[at + 1 :]
 
     def before() -> None:
         for name in others()[0]:

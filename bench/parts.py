@@ -4,7 +4,7 @@ Each part runs over a whole sequence, or over as many tensors as overflow the L2
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,11 +40,11 @@ class Part:
     key: Key
     functions: Callable[[torch.device], dict[str, Callable[[], object]]]
     per_run: int = 1
-    limit: float | None = None
-    """Seconds that a unit may take, where that is known."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """Seconds that a unit of a function may take, where that is known."""
 
     def measure(self, clock: Any, collected: Rows, deadline: Deadline, rounds: int) -> None:
-        launch = "graph" if clock.graphs else "calls"
+        launch = rows.GRAPH if clock.graphs else rows.CALLS
         try:
             with deadline.limit():
                 functions = self.functions(clock.device)
@@ -57,9 +57,8 @@ class Part:
         timed = []
         for name, each in times.items():
             median, p20, p80 = (1e3 * value / self.per_run for value in (each.median, *each.spread))
-            reason = (
-                "" if self.limit is None else f"{median / 1e3 / self.limit:.2f} of the limit, {1e6 * self.limit:.1f} µs"
-            )
+            limit = self.limits.get(name)
+            reason = f"{median / 1e3 / limit:.2f} of the limit, {1e6 * limit:.1f} µs" if limit else ""
             timed.append(Row(self.key, name, False, rows.OK, reason, launch, median, p20, p80, len(each.durations)))
         collected.add(timed)
 
@@ -109,6 +108,11 @@ def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, C
         for step in inputs:
             F.conv2d(step.movedim(-1, 1), image_weight, padding=case.kernel // 2)
 
+    def weight_grad(dtype: torch.dtype) -> Callable[[], object]:
+        """Of all steps at once."""
+        rows, of_gates, like = (tensor.to(dtype) for tensor in (inputs.flatten(0, 1), grads.flatten(0, 1), weight))
+        return lambda: _convolution.weight_grad(rows, of_gates, like)
+
     def weight_grad_by_step() -> Tensor:
         total = torch.zeros(weight.shape, device=device)
         for step, grad in zip(inputs, grads):
@@ -125,14 +129,18 @@ def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, C
         "forward, fp16": forward(torch.float16),
         "forward, bf16, F.conv2d": by_functional,
         "dW, step by step": weight_grad_by_step,
-        "dW, all steps at once": lambda: _convolution.weight_grad(inputs.flatten(0, 1), grads.flatten(0, 1), weight),
+        "dW, all steps at once, bf16": weight_grad(torch.bfloat16),
+        "dW, all steps at once, fp16": weight_grad(torch.float16),
         "dX and dH together": lambda: [_convolution.apply(grad, whole, out=full) for grad in grads],
         "dH by step, dX at once": split_dx,
     }
 
 
 def gates(name: str, case: Case, cold_bytes: int) -> list[Part]:
-    """The gate kernels of each layer in training, one launch after another on tensors that are not in the cache."""
+    """The gate kernels of each layer in training, one launch after another.
+
+    Cold, each on tensors of its own, which are not in the cache; hot, all on the same, which are if they fit.
+    """
     parts = []
     for layer in _distinct(case):
         for kernel in ("gates_forward", "gates_backward"):
@@ -143,10 +151,14 @@ def gates(name: str, case: Case, cold_bytes: int) -> list[Part]:
 
             def functions(device: torch.device, launch: Launch = launch, count: int = count) -> dict:
                 runs = [bind(launch, str(device)) for _ in range(count)]
-                return {launch.kernel: lambda: [run() for run in runs]}
+                return {
+                    f"{launch.kernel}, cold": lambda: [run() for run in runs],
+                    f"{launch.kernel}, hot": lambda: [runs[0]() for _ in runs],
+                }
 
             dtype = str(DTYPES[launch.dtype]).removeprefix("torch.")
-            parts.append(Part(_key("gates", name, case, layer, dtype), functions, count, limit))
+            key = _key("gates", name, case, layer, dtype)
+            parts.append(Part(key, functions, count, {f"{kernel}, cold": limit}))
     return parts
 
 

@@ -28,7 +28,7 @@ def bars(rows: list[Row], title: str) -> Figure | None:
     if not shown:
         return None
     figure, axes = plt.subplots(2, 1, figsize=(10, 7), layout="constrained")
-    names = list(dict.fromkeys(row.provider for row in shown))
+    names = list(dict.fromkeys(map(_name, shown)))
     cases = list(dict.fromkeys(row.key.case for row in shown))
     for axis, mode in zip(axes, MODES):
         _bars(axis, [row for row in shown if row.key.mode == mode], names, cases)
@@ -40,12 +40,16 @@ def bars(rows: list[Row], title: str) -> Figure | None:
     return figure
 
 
+def _name(row: Row) -> str:
+    return f"{row.provider} ({row.launch})"
+
+
 def _bars(axis: Axes, rows: list[Row], names: list[str], cases: list[str]) -> None:
     width = 0.85 / max(len(names), 1)
     for index, name in enumerate(names):
         found = {}
         for row in rows:
-            if row.provider == name:
+            if _name(row) == name:
                 found.setdefault(row.key.case, row.x_conv_floor)  # its first run
         places = [cases.index(case) + (index - (len(names) - 1) / 2) * width for case in found]
         axis.bar(places, list(found.values()), width, label=name)
@@ -81,6 +85,8 @@ def save_bars(path: Path, plot: Path) -> None:
     """The bars of a file of results without our own variants, as the README shows them."""
     rows, environment = read(path)
     figure = bars(told(rows), _title(environment))
+    if figure is None:
+        raise ValueError(f"{path}: no time as a multiple of the convolutions alone, and so no bars")
     figure.savefig(plot, dpi=100)
     plt.close(figure)
 

@@ -57,12 +57,14 @@ def speeds(rows: list[Row]) -> Speeds:
 
 def _table(rows: list[Row], by_case: Speeds) -> list[str]:
     contenders = list(dict.fromkeys(name for each in by_case.values() for name in each))
+    launches = {row.provider: row.launch for row in rows if row.status == OK}
     heads = [
         "case",
         "",
+        "launch",
         f"{OURS.name}, ms (p20–p80)",
         "× convolutions alone",
-        *(f"against {name}" for name in contenders),
+        *(f"against {name} ({launches[name]})" for name in contenders),
     ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     seen = set()
@@ -75,7 +77,7 @@ def _table(rows: list[Row], by_case: Speeds) -> list[str]:
         ratios = [f"{by_case[point][name]:.2f}×" if name in by_case[point] else "" for name in contenders]
         time = f"{row.median_ms:.3g} ({row.p20_ms:.3g}–{row.p80_ms:.3g})"
         sizes = f"{row.key.case}: {row.key.sizes}"
-        lines.append(f"| {' | '.join([sizes, row.key.mode, time, floor, *ratios])} |")
+        lines.append(f"| {' | '.join([sizes, row.key.mode, row.launch, time, floor, *ratios])} |")
     return lines
 
 
@@ -111,7 +113,8 @@ def _hardware(environment: Environment, dtype: str) -> str:
         if environment.driver
         else f"{environment.threads} threads"
     )
-    parts.append(f"torch {environment.torch}, Triton {environment.triton}, {dtype}, commit {environment.commit}")
+    tf32 = " (convolutions in TF32)" if dtype == "float32" and environment.float32 == "tf32" else ""
+    parts.append(f"torch {environment.torch}, Triton {environment.triton}, {dtype}{tf32}, commit {environment.commit}")
     return f"{', '.join(parts)}; made by `{environment.command}`."
 
 
@@ -124,7 +127,8 @@ def block(path: Path) -> str:
         "![Time by case, in multiples of the convolutions alone](docs/speed.png)",
         "\n".join(_table(chosen, by_case)),
         "Against a contender: its median time over ours in the same run, so above 1 we are faster; those without"
-        "\npeepholes against our layer without. Convolutions alone: the same ones, without all that is between.",
+        "\npeepholes against our layer without. Launch: replays of a CUDA graph, or calls from Python; each is compared"
+        "\nwith our time in the same launch. Convolutions alone: the same ones, without all that is between.",
         " ".join(filter(None, [_where_not_faster(by_case), _missing(chosen, by_case)])),
         _hardware(environment, chosen[0].key.dtype),
     ]

@@ -1,6 +1,7 @@
 """The one schema of all figures: a row for each contender at each point, in a CSV file."""
 
 import csv
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +15,9 @@ WRONG = "wrong"
 OUT_OF_MEMORY = "out of memory"
 DROPPED = "dropped"
 FAILED = "failed"
+
+GRAPH = "graph"
+CALLS = "calls"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Row:
     reason: str = ""
     """Of a time: the largest error as a part of its budget. Else why there is none."""
     launch: str = ""
-    """"graph": replays of a CUDA graph. "calls": from Python, launches included."""
+    """GRAPH: replays of a CUDA graph. CALLS: from Python, launches included. Only times of one kind are compared."""
     median_ms: float | None = None
     p20_ms: float | None = None
     p80_ms: float | None = None
@@ -51,11 +55,14 @@ class Row:
 
 
 def with_floor(rows: list[Row], floor: str) -> list[Row]:
-    """The rows of one point, each median also as a multiple of the contender's named `floor`."""
-    medians = [row.median_ms for row in rows if row.provider == floor and row.status == OK]
-    if not medians:
-        return rows
-    return [row if row.median_ms is None else replace(row, x_conv_floor=row.median_ms / medians[0]) for row in rows]
+    """The rows of one point, each median also as a multiple of the contender's named `floor`, if launched alike."""
+    medians = {row.launch: row.median_ms for row in rows if row.provider == floor and row.status == OK}
+
+    def measured(row: Row) -> Row:
+        known = row.status == OK and row.launch in medians
+        return replace(row, x_conv_floor=row.median_ms / medians[row.launch]) if known else row
+
+    return [measured(row) for row in rows]
 
 
 def _flat(row: Row, environment: Environment) -> dict:
@@ -81,10 +88,13 @@ class Rows:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
+        # Beside it first: a run that is ended while it writes leaves the rows that were there.
+        beside = self.path.with_name(f".{self.path.name}.new")
+        with beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, _columns())
             writer.writeheader()
             writer.writerows(_flat(row, self._environment) for row in self.all)
+        os.replace(beside, self.path)
 
 
 def read(path: Path) -> tuple[list[Row], Environment]:

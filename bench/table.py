@@ -17,9 +17,9 @@ def points(rows: list[Row]) -> Iterator[tuple[Key, list[Row]]]:
 
 
 def ours_for(row: Row, group: list[Row]) -> Row | None:
-    """Our row that a contender's is compared with: one without peepholes where it has none."""
+    """Our row that a contender's is compared with: launched alike, and without peepholes where it has none."""
     name = OURS.name if row.peephole or row.provider == CONV_FLOOR.name else OURS_WITHOUT_PEEPHOLE.name
-    found = [each for each in group if each.provider == name and each.status == OK]
+    found = [each for each in group if each.provider == name and each.status == OK and each.launch == row.launch]
     return found[0] if found else None
 
 
@@ -38,10 +38,12 @@ def table(rows: list[Row]) -> str:
     lines = []
     for key, group in points(rows):
         lines.append(f"\n{key.case}: {key.sizes}, {key.dtype}, {key.mode} ({key.run})")
-        lines.append(f"  {'':28} {'ms (p20–p80)':>28} {'× floor':>8} {'× ours':>8} {'MB':>8} {'× ours':>8}")
+        lines.append(
+            f"  {'':32} {'launch':>6} {'ms (p20–p80)':>28} {'× floor':>8} {'× ours':>8} {'MB':>8} {'× ours':>8}"
+        )
         for row in group:
             if row.status != OK:
-                lines.append(f"  {row.provider:28} {row.status}: {row.reason}")
+                lines.append(f"  {row.provider:32} {row.status}: {row.reason}")
                 continue
             time = f"{row.median_ms:.3f} ({row.p20_ms:.3f}–{row.p80_ms:.3f})"
             ours = ours_for(row, group)
@@ -49,7 +51,7 @@ def table(rows: list[Row]) -> str:
             has_memory = row.peak_bytes is not None and ours is not None and ours.peak_bytes
             share = row.peak_bytes / ours.peak_bytes if has_memory else None
             lines.append(
-                f"  {row.provider:28} {time:>28} {_times(row.x_conv_floor):>8} {_times(speed_up(row, group)):>8}"
-                f" {memory:>8} {_times(share):>8}"
+                f"  {row.provider:32} {row.launch:>6} {time:>28} {_times(row.x_conv_floor):>8}"
+                f" {_times(speed_up(row, group)):>8} {memory:>8} {_times(share):>8}"
             )
-    return "\n".join([*lines, "", "× ours: the contender's time or peak memory over ours, peepholes alike."])
+    return "\n".join([*lines, "", "× ours: the contender's time or peak memory over ours, peepholes and launch alike."])

@@ -155,6 +155,30 @@ def test_on_a_device_the_winners_go_to_the_cache(capsys: pytest.CaptureFixture, 
 
 
 @pytest.mark.usefixtures("device")
+def test_what_cannot_be_timed_is_said_and_the_rest_is_kept(
+    capsys: pytest.CaptureFixture, cache_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = tune.cuda_bench()
+
+    def timer(runs):
+        if runs and runs[0]() == 1.0:  # of the default
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole.time(runs)
+
+    def bind(launch):
+        run = whole.bind(launch)
+        return (lambda: 1.0) if launch.kernel == "gates_backward" else run
+
+    monkeypatch.setattr(tune, "cuda_bench", lambda: Bench(bind, whole.check, timer))
+    assert cli.main(["tune", "latency", "--report", str(tmp_path / "report.csv")]) == 0
+    printed = capsys.readouterr().out
+    assert "not timed" in next(line for line in printed.splitlines() if line.startswith("gates_backward"))
+    assert "2.00×" in printed
+    table, _ = cache.examine(cache_folder / "sm_90.json", "sm_90")
+    assert table.config("gates_forward", 2, 32).value.block == 512
+
+
+@pytest.mark.usefixtures("device")
 def test_a_cache_that_cannot_be_written_loses_no_result(
     capsys: pytest.CaptureFixture, cache_folder: Path, tmp_path: Path
 ):

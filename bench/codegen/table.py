@@ -56,9 +56,9 @@ def regressions(rows: dict[str, dict], committed: dict[str, dict]) -> list[str]:
     for key in sorted(rows.keys() & committed.keys()):
         new, old = rows[key], committed[key]
         for figure in ("registers", "spills"):
-            if new[figure] > old.get(figure, new[figure]):
+            if new[figure] > old[figure]:
                 found.append(f"{key}: {figure} {old[figure]} → {new[figure]}")
-        if new["warps"] < old.get("warps", 0):
+        if new["warps"] < old["warps"]:
             found.append(f"{key}: occupancy {occupancy(key, old)} → {occupancy(key, new)} warps")
         before, after = _mean_width(old["accesses"]), _mean_width(new["accesses"])
         if after < before:
@@ -72,8 +72,8 @@ def differences(rows: dict[str, dict], committed: dict[str, dict]) -> list[str]:
     found += [f"{key}: only in the table" for key in committed.keys() - rows.keys()]
     for key in rows.keys() & committed.keys():
         for figure, value in rows[key].items():
-            if value != committed[key].get(figure):
-                found.append(f"{key}: {figure} {committed[key].get(figure)} → {value}")
+            if value != committed[key][figure]:
+                found.append(f"{key}: {figure} {committed[key][figure]} → {value}")
     return sorted(found)
 
 

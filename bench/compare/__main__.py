@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -51,14 +51,20 @@ class Worker:
         )
 
     def send(self, value: object) -> None:
-        self._process.stdin.write(json.dumps(value) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
 
     def receive(self) -> object:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of a version ended with {self._process.wait()}")
+            raise self._ended()
         return json.loads(line)
+
+    def _ended(self) -> RuntimeError:
+        return RuntimeError(f"the process of a version ended with {self._process.wait()}")
 
     def run(self, point: int) -> float:
         """The seconds of one run of a point."""
@@ -69,7 +75,8 @@ class Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # what was never read is in it
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
@@ -129,9 +136,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--plant", type=float, default=0.0, help="a slowdown of head, to see that it is noticed")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        base = trees.of_ref(options.base, Path(folder, "base"))
         head = Path(folder, "head")
-        head = trees.of_ref(options.head, head) if options.head else trees.of_working_tree(head)
+        try:
+            base = trees.of_ref(options.base, Path(folder, "base"))
+            head = trees.of_ref(options.head, head) if options.head else trees.of_working_tree(head)
+        except ValueError as error:  # no such commit
+            parser.error(str(error))
         found = compare(base, head, points(), seconds=options.seconds, slowdown=options.plant)
     print(f"{options.head or f'the working tree ({commit()})'} against {options.base}")
     for name, each in found.items():

@@ -1,27 +1,33 @@
 """The contenders, one file for each family."""
 
-from .compiled import COMPILED, MAX_AUTOTUNE
+from .compiled import COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL
 from .conv_floor import CONV_FLOOR
 from .eager import EAGER
 from .flax_cell import FLAX
 from .fused_cell import FUSED_CELL
 from .keras_layer import KERAS
-from .ours import OURS, OURS_WITHOUT_PEEPHOLE, VARIANTS
+from .ours import HOISTED, OURS, OURS_WITHOUT_PEEPHOLE, RECOMPUTE, VARIANTS
 from .protocol import Built, Provider, Results
 
-ALL = [OURS, CONV_FLOOR, EAGER, OURS_WITHOUT_PEEPHOLE, FUSED_CELL, *VARIANTS, COMPILED, MAX_AUTOTUNE, FLAX, KERAS]
+COMPILERS = [COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL]
+ALL = [OURS, CONV_FLOOR, EAGER, OURS_WITHOUT_PEEPHOLE, FUSED_CELL, *VARIANTS, *COMPILERS, FLAX, KERAS]
 
 __all__ = [
     "ALL",
     "COMPILED",
+    "COMPILED_FUSED_CELL",
+    "COMPILERS",
     "CONV_FLOOR",
     "EAGER",
     "FLAX",
     "FUSED_CELL",
+    "HOISTED",
     "KERAS",
     "MAX_AUTOTUNE",
+    "MAX_AUTOTUNE_FUSED_CELL",
     "OURS",
     "OURS_WITHOUT_PEEPHOLE",
+    "RECOMPUTE",
     "VARIANTS",
     "Built",
     "Provider",

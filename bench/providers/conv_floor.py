@@ -2,7 +2,7 @@
 
 Forward one convolution a step over a dense row [H | X | 0], backward one a step over dA, of all layers, and one weight
 gradient a layer over all steps at once. Every number is random and no step reads what the one before it wrote: only the
-work is the same. With cuDNN each is the best of its plans, if `torch.backends.cudnn.benchmark` is on. A schedule with
+work is the same. Within `tritonlstm.tuning.timing.best_plans` each is the fastest of cuDNN's plans. A schedule with
 other convolutions, or layers that overlap, may come out below it.
 """
 

@@ -11,7 +11,18 @@ from torch import Tensor
 
 from bench.cases import Problem
 
-from .jax_arrays import SLACK, inverse, join_weight, peak_of, reorder, split_weight, to_jax, to_torch, why_absent
+from .jax_arrays import (
+    SECONDS,
+    SLACK,
+    inverse,
+    join_weight,
+    peak_of,
+    reorder,
+    split_weight,
+    to_jax,
+    to_torch,
+    why_absent,
+)
 from .protocol import Built, Provider, Results
 
 GATES = [0, 2, 1, 3]
@@ -88,4 +99,12 @@ def build(problem: Problem) -> Built:
     )
 
 
-FLAX = Provider("Flax", build, partial(why_absent, ("jax", "flax")), peephole=False, slack=SLACK, capturable=False)
+FLAX = Provider(
+    "Flax",
+    build,
+    partial(why_absent, ("jax", "flax")),
+    peephole=False,
+    slack=SLACK,
+    capturable=False,
+    seconds=SECONDS,
+)

@@ -20,6 +20,9 @@ SLACK = 4.0
 """XLA sums a bias's gradient in bfloat16: up to 1.7 times the budget was seen on a CPU, in float32 at most a quarter of
 it. A mistake would be hundreds of times above."""
 
+SECONDS = 60.0
+"""Of compiling one case, inference and training together."""
+
 _PLATFORMS = {"cuda": "gpu", "cpu": "cpu"}
 
 

@@ -1,5 +1,6 @@
 """What a contender is."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class Built:
     wait: Callable[[Any], Any] | None = None
     """Returns when what a call returned has been computed, where the framework has a queue of its own."""
     peak: Callable[[str], int] | None = None
-    """Bytes at the peak of ann "inference" or "training" step, where torch's allocator does not see them."""
+    """Bytes at the peak of an "inference" or "training" step, where torch's allocator does not see them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ class Provider:
     slack: float = 1.0
     """In half types it may be so many times as far from the oracle as the budget says."""
     capturable: bool = True
-    """Whether a CUDA graph can be made of its calls: not where it makes its own, or runs on no stream of torch's."""
+    """Whether a CUDA graph can be made of its calls: not where it runs on no stream of torch's."""
+    seconds: float = math.inf
+    """What it may take until it can be timed: a compiler may take all there is."""
 
 
 def of_function(function: Callable[[Tensor], tuple[Tensor, Sequence[State]]], leaves: Sequence[Tensor]) -> Built:

@@ -11,6 +11,8 @@ import triton
 
 from bench.codegen import points, table
 
+pytestmark = pytest.mark.serial  # its fixture compiles everything, in processes of its own
+
 ROOT = Path(__file__).parents[2]
 
 _MEASURE = """

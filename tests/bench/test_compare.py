@@ -66,6 +66,7 @@ def test_a_tree_is_laid_out_as_installed(tree: Path):
     assert not (tree / "kernels").exists()
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("planted", [0.0, 0.1])
 def test_real_processes(tree: Path, planted: float):
     (found,) = command.compare(tree, tree, [POINT], seconds=5, slowdown=planted).values()
@@ -81,14 +82,26 @@ def test_the_command_fails_where_head_is_slower(ratio: float, monkeypatch, capsy
     assert ("SLOWER" in capsys.readouterr().out) == (ratio > 1)
 
 
-def test_an_unknown_commit(tmp_path: Path):
+def test_an_unknown_commit(tmp_path: Path, capsys):
     with pytest.raises(ValueError, match="no-such-ref"):
         trees.of_ref("no-such-ref", tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["no-such-ref"])
+    assert stopped.value.code == 2
+    assert "error: no-such-ref: " in capsys.readouterr().err
 
 
 def test_a_package_from_elsewhere_is_refused(tmp_path: Path):
     """Without the kernels in its tree, a version would be timed with those of another."""
     half = trees.of_working_tree(tmp_path)
     (half / "tritonlstm/kernels").rename(half / "elsewhere")
-    with pytest.raises((RuntimeError, BrokenPipeError)):
+    with pytest.raises(RuntimeError, match="the process of a version ended with 1"):
         command.compare(half, half, [POINT], seconds=0)
+
+
+def test_a_version_that_ended_is_told_whoever_notices(tmp_path: Path):
+    with command.Worker(trees.of_working_tree(tmp_path), 0.0) as worker:
+        worker._process.terminate()
+        worker._process.wait()
+        with pytest.raises(RuntimeError, match="the process of a version ended with -15"):
+            worker.send([POINT])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.cuda_clock import CudaClock
+from tritonlstm.tuning import timing
 
 CPU = torch.device("cpu")
 
@@ -39,13 +40,14 @@ def device(monkeypatch):
             Event.now += 2.0
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(timing, "_LEAST_FLUSH", 0)
     fakes = {
         "get_device_properties": lambda device: SimpleNamespace(L2_cache_size=100),
         "Event": Event,
         "CUDAGraph": Graph,
-        "graph": lambda graph: nullcontext(),
-        "Stream": lambda device: stream,
-        "current_stream": lambda device: stream,
+        "graph": lambda graph, capture_error_mode: nullcontext(),
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
         "stream": lambda chosen: nullcontext(),
         "synchronize": lambda device: None,
         "reset_peak_memory_stats": lambda device: None,

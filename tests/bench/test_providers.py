@@ -1,6 +1,7 @@
 """Every contender computes what the oracle does, and the check notices one that does not."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import providers
 from bench.cases import problem
-from bench.check import Oracle, WrongResult
-from bench.providers import fused_cell
+from bench.check import Oracle, Oracles, WrongResult
+from bench.providers import compiled, fused_cell
 from bench.providers.protocol import Results
 from tests.bench.tiny import TINY
 
@@ -37,21 +38,43 @@ CHECKED = [each for each in providers.ALL if each is not providers.CONV_FLOOR]
 def test_agrees_with_the_oracle(provider, oracles):
     if provider is providers.FUSED_CELL:
         provider = replace(provider, build=lambda given: fused_cell.build(given, fused), why_absent=lambda device: None)
-    if provider is providers.MAX_AUTOTUNE:
+    if provider is providers.COMPILED_FUSED_CELL:
+        stack = partial(fused_cell.stack, fused)
+        provider = replace(provider, build=partial(compiled.build, stack, None), why_absent=lambda device: None)
+    if provider in (providers.MAX_AUTOTUNE, providers.MAX_AUTOTUNE_FUSED_CELL):
         pytest.skip("on a CPU the same graph as the default mode's, and slow to compile")
     reason = provider.why_absent(CPU)
     if reason is not None:
         pytest.skip(reason)
     given, oracle = oracles[provider.peephole]
-    if provider is providers.COMPILED:  # each step and layer takes seconds to compile
-        given = problem(TINY.but(steps=1, channels=(3,)), torch.float32)
+    if provider in providers.COMPILERS:  # each step and layer takes seconds to compile
+        given = problem(TINY.but(steps=1, channels=(3,)), torch.float32, peephole=provider.peephole)
         oracle = Oracle(given)
-    assert 0 < oracle.check(provider.build(given)) <= 1
+    assert 0 < oracle.check(provider.build(given), given) <= 1
 
 
 def test_the_eager_contender_agrees_in_half_types():
     given = problem(TINY, torch.bfloat16)
-    assert Oracle(given).check(providers.EAGER.build(given)) <= 1
+    assert Oracle(given).check(providers.EAGER.build(given), given) <= 1
+
+
+def test_an_oracle_is_made_once_for_a_case_a_dtype_and_peepholes():
+    oracles = Oracles()
+    first = oracles.of(problem(TINY, torch.float32))
+    assert oracles.of(problem(TINY, torch.float32)) is first
+    others = [
+        problem(TINY, torch.float32, peephole=False),
+        problem(TINY, torch.bfloat16),
+        problem(TINY.but(steps=1), torch.float32),
+    ]
+    assert len({first, *map(oracles.of, others)}) == 4
+
+
+def test_every_contender_that_torch_runs_can_be_captured():
+    """Or it would be timed with its launches, and ours without."""
+    foreign = (providers.FLAX, providers.KERAS)
+    assert all(each.capturable == (each not in foreign) for each in providers.ALL)
+    assert all(each.build.args[1] in (None, "max-autotune-no-cudagraphs") for each in providers.COMPILERS)
 
 
 def test_fused_cell_is_absent_where_aten_has_none():
@@ -81,11 +104,11 @@ def spoiled(built, what: str):
 def test_the_check_notices(what: str, oracles):
     given, oracle = oracles[True]
     built = providers.EAGER.build(given)
-    oracle.check(spoiled(built, "nothing"))
+    oracle.check(spoiled(built, "nothing"), given)
     with pytest.raises(
         WrongResult, match={"output": "output", "c": "c of layer 0", "gradient": "grad of peephole"}[what]
     ):
-        oracle.check(spoiled(built, what))
+        oracle.check(spoiled(built, what), given)
 
 
 def test_the_check_notices_nan(oracles):
@@ -93,7 +116,7 @@ def test_the_check_notices_nan(oracles):
     built = providers.EAGER.build(given)
     nan = replace(built, results=lambda value: Results(value.output * float("nan"), value.states))
     with pytest.raises(WrongResult, match="output: error nan"):
-        oracle.check(nan)
+        oracle.check(nan, given)
 
 
 def flops(run) -> int:
@@ -122,8 +145,8 @@ def test_slack_allows_more_and_is_told(oracles):
     given, oracle = oracles[True]
     built = spoiled(providers.EAGER.build(given), "output")
     with pytest.raises(WrongResult):
-        oracle.check(built, slack=4.0)
-    assert 4 < oracle.check(built, slack=1e6) < 1e6
+        oracle.check(built, given, slack=4.0)
+    assert 4 < oracle.check(built, given, slack=1e6) < 1e6
 
 
 @pytest.mark.parametrize("provider", [providers.FLAX, providers.KERAS], ids=lambda provider: provider.name)

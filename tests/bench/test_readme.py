@@ -48,10 +48,40 @@ def test_the_table_tells_each_contender_against_ours_of_its_own_run(path: Path):
     made = readme.block(path)
     line = next(line for line in made.splitlines() if "| training |" in line)
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        "paper: B16 T20", "training", "10 (9–11)", "1.25", "2.00×", "0.88×", "1.50×",
+        "paper: B16 T20", "training", "graph", "10 (9–11)", "1.25", "2.00×", "0.88×", "1.50×",
     ]  # fmt: skip
-    assert "against eager | against eager, fused cell | against torch.compile |" in made
+    assert "against eager (graph) | against eager, fused cell (graph) | against torch.compile (graph) |" in made
     assert "recompute" not in made and "99" not in made
+
+
+def test_calls_are_compared_with_our_calls_alone(path: Path):
+    def called(provider: str, ms: float, peephole: bool = False) -> Row:
+        return replace(row(provider, ms, run="JAX", peephole=peephole), launch="calls")
+
+    other = Rows(path, ENVIRONMENT)
+    other.add([*ROWS, called("Flax", 30.0)])
+    assert "Flax" not in readme.block(path).split("Launch:")[0], "ours without launches is no match for it"
+    other.add([called("tritonlstm, no peephole", 10.0)])
+    made = readme.block(path)
+    assert "against Flax (calls)" in made and "3.00×" in made
+
+
+def test_tf32_is_told(path: Path):
+    single = [replace(each, key=replace(each.key, dtype="float32")) for each in ROWS]
+    for precision, words in (("tf32", "float32 (convolutions in TF32), commit"), ("ieee", "float32, commit")):
+        other = Rows(path, replace(ENVIRONMENT, float32=precision))
+        other.add(single)
+        assert words in readme.block(path)
+    assert "TF32" not in readme.block(path)
+
+
+def test_bars_without_a_floor(path: Path, tmp_path: Path):
+    plots = pytest.importorskip("bench.plots")
+    other = Rows(path, ENVIRONMENT)
+    other.add([replace(each, x_conv_floor=None) for each in ROWS])
+    with pytest.raises(ValueError, match="no bars"):
+        plots.save_bars(path, tmp_path / "bars.png")
+    assert plots.draw(path) == []
 
 
 def test_where_it_is_not_faster_is_said(path: Path):
@@ -112,6 +142,8 @@ def test_the_readme_says_what_the_committed_results_do():
 
 
 def test_the_committed_results_can_be_read():
-    for path in (ROOT / "bench/results").glob("*/speed.csv"):
+    paths = list((ROOT / "bench/results").glob("*/speed.csv"))
+    assert paths
+    for path in paths:
         rows, environment = read(path)
         assert rows and re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", environment.commit)

@@ -1,23 +1,27 @@
 """The whole flow of `make gpu-bench` and `make bench`, on a CPU with tiny cases and a clock of its own."""
 
 import itertools
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from bench import gpu, rows
+from bench import deadline, flow, gpu, rows
 from bench.deadline import Deadline, OutOfTime
-from bench.environment import Environment
+from bench.environment import ROOT, Environment, results_folder
 from bench.flow import Point, measure
 from bench.measure import WallClock, interleave
-from bench.providers import ALL, COMPILED, CONV_FLOOR, EAGER, MAX_AUTOTUNE, OURS, Provider
+from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, OURS, Provider
 from bench.providers.protocol import of_stack
 from bench.rows import Rows, read
 from bench.table import points, speed_up, table
 from tests.bench.tiny import TINY
+from tritonlstm.tuning.cases import CASES
 
 CPU = torch.device("cpu")
 HOUR = 3600.0
@@ -87,6 +91,109 @@ def test_each_contender_gets_a_row_whatever_it_does(collected):
     assert got["conv floor"].peak_bytes is None
 
 
+def sampled_once_wrongly(name: str) -> Provider:
+    """A contender that is right when it is checked and prepared, and raises when it is timed."""
+
+    def build(given):
+        built = EAGER.build(given)
+        calls = itertools.count()
+
+        def infer(input):
+            if next(calls) > 2:  # checked, and twice for its memory
+                raise RuntimeError("late")
+            return built.infer(input)
+
+        return replace(built, infer=infer)
+
+    return Provider(name, build)
+
+
+def test_an_error_while_timing_is_its_contenders_alone(collected):
+    contenders = OURS, sampled_once_wrongly("late"), CONV_FLOOR, EAGER
+    measure(point(*contenders, modes=["inference"]), Quick(), collected, Deadline(HOUR), lambda mode: 3)
+    got = by_provider(collected.all)
+    assert {name: row.status for name, row in got.items()} == {
+        "tritonlstm": rows.OK,
+        "late": rows.FAILED,
+        "conv floor": rows.OK,
+        "eager": rows.OK,
+    }
+    assert got["late"].reason == "RuntimeError: late" and got["eager"].samples == 3
+
+
+@pytest.mark.parametrize("failing", ["why_absent", "reset", "free"])
+def test_no_error_ends_the_run(failing: str, collected, monkeypatch):
+    def fail(*arguments) -> None:
+        raise RuntimeError("an earlier launch failed")
+
+    if failing == "reset":
+        monkeypatch.setattr(torch.compiler, "reset", fail)
+    if failing == "free":
+        monkeypatch.setattr(flow, "_free", fail)
+    absent = fail if failing == "why_absent" else OURS.why_absent
+    work = point(replace(OURS, why_absent=absent), CONV_FLOOR)
+    measure(work, Quick(), collected, Deadline(HOUR), lambda mode: 1)
+    got = [row for row in collected.all if row.provider == "tritonlstm"]
+    assert [row.reason for row in got] == ["RuntimeError: an earlier launch failed"] * 2
+
+
+def test_after_the_deadline_nothing_is_done(collected, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "reset", lambda: pytest.fail("there is no time for it"))
+    monkeypatch.setattr(flow, "_free", torch.compiler.reset)
+    measure(point(OURS, EAGER), Quick(), collected, Deadline(-1), lambda mode: 1)
+    assert [row.status for row in collected.all] == [rows.DROPPED] * 4
+
+
+def test_a_compiler_takes_no_more_than_its_time(collected):
+    slow = Provider("slow", lambda given: time.sleep(60), seconds=0.2)
+    measure(point(slow, OURS, modes=["inference"]), Quick(), collected, Deadline(HOUR), lambda mode: 1)
+    got = by_provider(collected.all)
+    assert (got["slow"].status, got["slow"].reason) == (rows.DROPPED, "it took more than 0.2 s")
+    assert got["tritonlstm"].status == rows.OK
+
+
+def test_calls_are_not_compared_with_graphs():
+    key = rows.Key("contenders", "paper", "sizes", 3, "float32", "training")
+    ours, floor, called = (
+        rows.Row(key, name, True, rows.OK, "", launch, ms, ms, ms)
+        for name, launch, ms in (("tritonlstm", "graph", 2.0), ("conv floor", "graph", 1.0), ("eager", "calls", 9.0))
+    )
+    group = rows.with_floor([ours, floor, called], "conv floor")
+    assert [row.x_conv_floor for row in group] == [2.0, 1.0, None]
+    assert speed_up(called, group) is None
+    assert speed_up(replace(called, launch="graph"), group) == 4.5
+    (line,) = (line for line in table(group).splitlines() if "eager" in line)
+    assert line.split()[:3] == ["eager", "calls", "9.000"]
+
+
+def test_the_order_of_the_gpu_run():
+    """What the time may not suffice for comes last: compilers on the large cases after "steps" and JAX."""
+    work = [item for item in gpu.plan(CASES) if isinstance(item, Point)]
+    runs = [(item.run, item.name) for item in work]
+    assert runs.index(("max-autotune", "latency")) < runs.index(("steps", "nowcast")) < runs.index(("JAX", "paper"))
+    assert runs.index(("JAX", "openstl")) < runs.index(("compiled", "paper"))
+    assert not any(item.graph for item in work if item.run == "JAX")
+
+
+def test_rows_are_replaced_at_once(collected, monkeypatch):
+    measure(point(CONV_FLOOR), Quick(), collected, Deadline(HOUR), lambda mode: 1)
+    before = collected.path.read_text()
+
+    def fail(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rows, "_flat", fail)
+    with pytest.raises(KeyboardInterrupt):
+        collected.add([])
+    assert collected.path.read_text() == before
+
+
+def test_a_partial_run_leaves_the_whole_ones_results():
+    whole, part = results_folder(CPU), results_folder(CPU, whole=False)
+    assert part != whole
+    assert part / "speed.csv" not in whole.parent.glob("*/speed.csv")
+
+
 def test_what_is_saved_is_what_is_read(collected):
     measure(point(OURS, CONV_FLOOR, raising(ValueError('a, "b"'))), Quick(), collected, Deadline(HOUR), lambda mode: 2)
     got, environment = read(collected.path)
@@ -108,7 +215,7 @@ def test_a_point_is_saved_when_it_is_done(collected):
 def test_the_plan_of_the_gpu_run(collected):
     """Everything that `make gpu-bench` measures, in its order; the compiled contenders, slow here, but once."""
     work = gpu.plan({"nowcast": TINY.but(channels=(4,)), "odd": TINY.but(channels=(3,))}, cold_bytes=1)
-    work = [replace(item, providers=[each for each in item.providers if each not in (COMPILED, MAX_AUTOTUNE)])
+    work = [replace(item, providers=[each for each in item.providers if each not in COMPILERS])
             if isinstance(item, Point) else item for item in work]  # fmt: skip
     said = []
     gpu.run(work, Quick(), collected, Deadline(HOUR), 2, said.append)
@@ -119,7 +226,11 @@ def test_the_plan_of_the_gpu_run(collected):
     assert not bad, [(row.provider, row.reason) for row in bad]
     measured = {row.provider for row in collected.all if row.key.run == "first-measurements"}
     assert {"forward, bf16", "forward, fp16", "dW, step by step", "dX and dH together"} <= measured
-    assert "of the limit" in next(row.reason for row in collected.all if row.provider == "gates_forward")
+    assert {"dW, all steps at once, bf16", "dW, all steps at once, fp16"} <= measured
+    gates = {row.provider: row.reason for row in collected.all if row.key.run == "gates"}
+    assert "of the limit" in gates["gates_forward, cold"] and gates["gates_forward, hot"] == ""
+    single = {row.provider for row in collected.all if row.key.dtype == "float32"}
+    assert "tritonlstm, recompute" in single
     assert gpu.finish(collected) == 0
     assert {path.name for path in collected.path.parent.iterdir()} == {
         "speed.csv",
@@ -169,6 +280,26 @@ def test_a_deadline_interrupts_and_leaves_no_alarm():
         pass
 
 
+def test_an_alarm_that_was_swallowed_rings_again(monkeypatch):
+    monkeypatch.setattr(deadline, "REPEAT", 0.1)
+    start = time.monotonic()
+    with pytest.raises(OutOfTime), Deadline(0.1).limit():
+        with suppress(OutOfTime):
+            time.sleep(5)
+        time.sleep(5)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.serial
+def test_benchmarks_that_are_disabled_pass():
+    """`pytest bench --benchmark-disable`, of a point against T, in a process of its own."""
+    chosen = ["--benchmark-disable", "-k", "against_steps and odd-4"]
+    command = [sys.executable, "-m", "pytest", "-q", "bench", *chosen]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert "1 passed" in result.stdout and "tritonlstm, recompute" in result.stdout
+
+
 def test_contenders_take_turns():
     order = []
     samplers = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
@@ -190,7 +321,7 @@ def test_warm_up_is_left_out():
 def test_ratios_compare_like_with_like(collected):
     """A contender without peepholes is compared with our layer without."""
     measure(
-        point(*(each for each in ALL if each not in (COMPILED, MAX_AUTOTUNE))),
+        point(*(each for each in ALL if each not in COMPILERS)),
         Quick(),
         collected,
         Deadline(HOUR),

@@ -1,5 +1,9 @@
 """Compiling ahead of time, as far as an interpreting process can go; tests/bench/test_codegen.py compiles."""
 
+import os
+
+import pytest
+
 from tritonlstm import _launch
 from tritonlstm.tuning import Config, aot, config
 from tritonlstm.tuning.launches import Launch
@@ -27,3 +31,20 @@ def test_a_launch_is_recorded_in_the_configuration_that_is_asked_for():
 def test_a_target_is_told_by_its_architecture():
     assert (aot.target("sm_100").arch, aot.target("sm_100").warp_size) == (100, 32)
     assert (aot.target("gfx942").backend, aot.target("gfx942").warp_size) == ("hip", 64)
+
+
+class Fatal(Launch):
+    """A launch whose compiler ends its process, as one that crashes does."""
+
+    def __reduce__(self):
+        return os._exit, (3,)  # when the process takes it up
+
+
+@pytest.mark.serial
+def test_a_compiler_that_ends_its_process_takes_no_other_with_it():
+    good, count = (Launch("gates_forward", "bf16", 64), "sm_90", Config(128, 1)), []
+    fatal = (Fatal("gates_forward", "bf16", 64), "sm_90", Config(128, 1))
+    found = aot.measure([good, fatal, good, good, good, good], 1, lambda: count.append(1))
+    assert found[1] == "BrokenProcessPool: the compiler ended its process"
+    others = [found[0], *found[2:]]
+    assert all("Error: " in each or each.registers for each in others) and len(count) == 6

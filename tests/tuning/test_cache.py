@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tritonlstm import ConvLSTM2d
+from tritonlstm import ConvLSTM2d, kernels
 from tritonlstm.tuning import Config, TuningCacheWarning, cache, config, pick_config
 from tritonlstm.tuning.cache import Header
-from tritonlstm.tuning.tables import ConfigKey, Entry, ScheduleKey, Table
+from tritonlstm.tuning.tables import ConfigKey, Entry, ScheduleKey, Table, parse
 
 HEADER = Header(cache.triton_version(), "cpu", "a device")
 """Interpreted kernels ask for the architecture "cpu": so their layers meet this very file."""
@@ -195,6 +195,18 @@ def test_a_corrupt_file_is_replaced_and_that_is_said():
     assert cache.examine(path, "cpu") == (rows(2), "")
 
 
+def test_a_table_for_any_device_keeps_its_rows_and_gets_no_header(tmp_path: Path):
+    path = tmp_path / "gfx942.json"
+    shipped = Path(kernels.__file__).with_name("tuned") / "gfx942.json"
+    path.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+    before = parse(json.loads(shipped.read_text(encoding="utf-8")))
+    for header in (HEADER, Header("3.0.0", "gfx942", "another device")):
+        assert cache.update(path, header, rows(64), "here") == ""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert parse(content) == before.merged(rows(64))
+    assert before.configs and not content.keys() & cache.HEADER
+
+
 @pytest.mark.parametrize("failing", ["replace", "fsync"])
 def test_a_write_that_fails_leaves_the_file_and_no_other(failing: str, monkeypatch: pytest.MonkeyPatch):
     path = cache.path_of("cpu")
@@ -219,6 +231,7 @@ def _write_rows(folder: str, start: multiprocessing.Barrier, first: int) -> None
         cache.update(path, HEADER, rows(channels))
 
 
+@pytest.mark.serial
 def test_processes_that_write_at_once_lose_nothing(cache_folder: Path):
     # Forked: spawned ones would import torch, one after another, and never meet.
     context = multiprocessing.get_context("fork")

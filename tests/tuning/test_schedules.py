@@ -1,6 +1,7 @@
 """The choice between a layer's schedules, with times that are made up; and the runs that a device would time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,15 @@ def test_hoisted_wins_by_more_than_the_margin_and_loses_nowhere(inference: float
 def test_a_schedule_with_wrong_results_is_never_chosen():
     outcome = schedules.choose(LAYER.key, [LAYER], bench(0.1, 0.1, wrong="output: error 1"))
     assert (outcome.chosen, outcome.rejected) == ("concat", "wrong results: output: error 1")
+
+
+@pytest.mark.parametrize("failing", ["bind", "check", "time"])
+def test_a_layer_that_cannot_be_timed_keeps_its_schedule(failing: str):
+    def fail(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    outcome = schedules.choose(LAYER.key, [LAYER], replace(bench(0.1, 0.1), **{failing: fail}))
+    assert (outcome.chosen, outcome.rejected) == ("concat", "not timed: CUDA out of memory")
 
 
 def test_layers_with_one_key_are_chosen_for_together():

@@ -168,6 +168,36 @@ def test_a_candidate_that_does_not_run_is_rejected():
     assert trial(outcome, PLANTED).rejected == "does not run: out of resources"
 
 
+@pytest.mark.parametrize("when", ["bound", "run"])
+def test_a_candidate_that_fails_at_a_full_size_is_dropped_alone(when: str):
+    device = bench(lambda each: 2.0 if each == DEFAULT else 1.0)
+
+    def bind(launch: Launch) -> Callable[[], float]:
+        run = device.bind(launch)
+        guilty = config.pick_config("gates_forward", "sm_90", 2, 64) == PLANTED and launch.height == 16
+
+        def fail() -> float:
+            raise RuntimeError("out of memory")
+
+        return (fail() if when == "bound" else fail) if guilty else run
+
+    outcome = search.search("sm_90", POINT, _cheap_first(PLANTED), Bench(bind, device.check, device.time))
+    assert trial(outcome, PLANTED).rejected == "does not run: out of memory"
+    assert outcome.chosen not in (DEFAULT, PLANTED)
+    assert outcome.speedup == pytest.approx(2.0)
+    assert len({each.config for each in outcome.trials}) == len(outcome.trials) == len(CANDIDATES)
+
+
+def test_where_nothing_can_be_timed_the_default_stands():
+    def timer(runs: Sequence[Callable[[], object]]) -> list[list[float]]:
+        raise RuntimeError("out of memory")
+
+    device = bench(lambda each: 1.0)
+    outcome = search.search("sm_90", POINT, COMPILED, Bench(device.bind, device.check, timer))
+    assert (outcome.chosen, outcome.speedup) == (DEFAULT, None)
+    assert outcome.trials[0].rejected == "not timed: out of memory"
+
+
 def test_only_the_best_by_static_cost_are_timed_beside_the_default():
     ran = []
     outcome = search.search("sm_90", POINT, COMPILED, bench(lambda each: 1.0, ran=ran))

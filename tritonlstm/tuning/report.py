@@ -90,7 +90,8 @@ def _record(found: Found, outcome: Outcome, trial: Trial) -> dict[str, object]:
         p20, *_, p80 = statistics.quantiles(trial.times[0], n=5, method="inclusive")
         times = {"median_us": trial.medians[0], "p20_us": p20, "p80_us": p80}
         record |= {name: f"{1e6 * seconds:.2f}" for name, seconds in times.items()}
-        record["speedup"] = f"{speedup(outcome.trials[0], trial):.4f}"
+        if outcome.trials[0].times:
+            record["speedup"] = f"{speedup(outcome.trials[0], trial):.4f}"
     return record
 
 

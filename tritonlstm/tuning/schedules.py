@@ -80,8 +80,8 @@ def layers(cases: Sequence[Case], dtype: str) -> dict[ScheduleKey, list[Layer]]:
 def choose(key: ScheduleKey, layers: Sequence[Layer], bench: LayerBench) -> ScheduleOutcome:
     """The schedule of the layers with one key.
 
-    "hoisted" wins if it is faster by more than MARGIN over both modes together, and slower by more in none. Where either
-    cannot be timed, "concat" stands.
+    "hoisted" wins if it is faster by more than MARGIN over both modes together, and slower by more in none. Where
+    either cannot be timed, "concat" stands.
     """
     try:
         return _choose(key, layers, bench)
