@@ -22,6 +22,17 @@ class Parameters(NamedTuple):
     def present(self) -> list[Tensor]:
         return [tensor for tensor in self if tensor is not None]
 
+    def leaves(self, memory_format: torch.memory_format) -> "Parameters":
+        """Copies that want gradients, the weight stored in that format."""
+
+        def leaf(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            own_format = memory_format if tensor.dim() == 4 else torch.contiguous_format
+            return tensor.detach().clone(memory_format=own_format).requires_grad_()
+
+        return Parameters(*map(leaf, self))
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -46,22 +57,20 @@ class Problem:
         own = slice(index, index + 1)
         return Problem(self.case.but(batch=1), self.layers, self.input[:, own], self.cotangent[:, own])
 
-    def leaves(self) -> tuple[Parameters, ...]:
-        """The layers' parameters, copied and wanting gradients; weights channels last, as convolutions like them."""
-
-        def leaf(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
-            layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
-            return tensor.detach().clone(memory_format=layout).requires_grad_()
-
-        return tuple(Parameters(*map(leaf, layer)) for layer in self.layers)
+    def leaves(self, memory_format: torch.memory_format = torch.channels_last) -> tuple[Parameters, ...]:
+        """The layers' parameters, copied and wanting gradients, the weights stored in that format."""
+        return tuple(layer.leaves(memory_format) for layer in self.layers)
 
 
 def sequence(case: Case, channels: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Random images (T, B, channels, H, W), stored channels last."""
     shape = (case.steps, case.batch, case.height, case.width, channels)
     return torch.randn(shape, generator=generator, device=generator.device).to(dtype).movedim(-1, 2)
+
+
+def stored(images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """images (T, B, C, H, W), each stored in that format; copied only where it is not."""
+    return images.flatten(0, 1).contiguous(memory_format=memory_format).unflatten(0, images.shape[:2])
 
 
 def problem(

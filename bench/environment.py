@@ -23,11 +23,12 @@ def _output(*command: str) -> str:
 
 
 def _cpu() -> str:
-    """The CPU's model, as the kernel tells it."""
+    """The CPU's model, as the kernel tells it, and the vectors that torch computes with: "AMD EPYC, AVX2"."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    model = models[0] if models else platform.processor() or platform.machine()
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @functools.cache

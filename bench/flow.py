@@ -66,8 +66,8 @@ def _arguments(given: Problem, built: Built, mode: str) -> list[tuple]:
     generator = torch.Generator(given.input.device).manual_seed(1)
     inputs = [given.input] + [sequence(case, case.in_channels, dtype, generator) for _ in range(INPUTS - 1)]
     if mode == "inference":
-        return [(built.load(input),) for input in inputs]
-    return [(built.load(input), built.load(given.cotangent)) for input in inputs]
+        return [(built.load_input(input),) for input in inputs]
+    return [(built.load_input(input), built.load_cotangent(given.cotangent)) for input in inputs]
 
 
 def _prepare(point: Point, provider: Provider, given: Problem, oracles: Oracles, clock: Any) -> Ready:

@@ -30,6 +30,7 @@ from .providers import (
     COMPILED_FUSED_CELL,
     CONV_FLOOR,
     EAGER,
+    EAGER_CONTIGUOUS,
     FLAX,
     FUSED_CELL,
     KERAS,
@@ -86,7 +87,7 @@ def plan(cases: dict[str, Case], cold_bytes: int = parts.COLD_BYTES) -> list[Poi
         *each("calls", main, OURS, EAGER, graph=False),
         *each("max-autotune", slow, *BOTH, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL),
         *each("contenders", main, OURS, CONV_FLOOR, EAGER, dtype=torch.float16),
-        *each("contenders", main, OURS, CONV_FLOOR, EAGER, RECOMPUTE, dtype=torch.float32),
+        *each("contenders", main, OURS, CONV_FLOOR, EAGER, EAGER_CONTIGUOUS, RECOMPUTE, dtype=torch.float32),
     ]
 
 

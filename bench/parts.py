@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tritonlstm import _convolution
+from tritonlstm._convolution import Map
+from tritonlstm._layout import Layout, from_rows
 from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.launches import DTYPES, Launch, bind
 
@@ -91,18 +93,21 @@ def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, C
         return torch.randn(shape, device=device).to(dtype)
 
     def forward(dtype: torch.dtype) -> Callable[[], object]:
-        inputs, weight = normal(case.steps, *image, width, dtype=dtype), normal(*kernel, width, dtype=dtype)
+        inputs = normal(case.steps, *image, width, dtype=dtype)
+        convolve = Map(layout, normal(*kernel, width, dtype=dtype))
         out = inputs.new_empty(*image, 4 * channels)
-        return lambda: [_convolution.apply(step, weight, out=out) for step in inputs]
+        return lambda: [convolve(step, out=out) for step in inputs]
 
     kernel = (4 * channels, case.kernel, case.kernel)
     inputs, weight = normal(case.steps, *image, width), normal(*kernel, width)
     grads = normal(case.steps, *image, 4 * channels)
+    image_weight = from_rows(weight)
+    layout = Layout.of(image_weight, None, case.steps, case.batch, image[1:], triton=True)
     whole, of_hidden, of_input = (
-        _convolution.adjoint_weight(weight, part) for part in (slice(None), slice(channels), slice(channels, None))
+        Map(layout, _convolution.adjoint_weight(layout, weight, part))
+        for part in (slice(None), slice(channels), slice(channels, None))
     )
     full, hidden = grads.new_empty(*image, width), grads.new_empty(*image, channels)
-    image_weight = weight.movedim(-1, 1)
 
     def by_functional() -> None:
         for step in inputs:
@@ -121,8 +126,8 @@ def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, C
 
     def split_dx() -> None:
         for grad in grads:
-            _convolution.apply(grad, of_hidden, out=hidden)
-        _convolution.apply(grads.flatten(0, 1), of_input)
+            of_hidden(grad, out=hidden)
+        of_input(grads.flatten(0, 1))
 
     return {
         "forward, bf16": forward(torch.bfloat16),
@@ -131,7 +136,7 @@ def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, C
         "dW, step by step": weight_grad_by_step,
         "dW, all steps at once, bf16": weight_grad(torch.bfloat16),
         "dW, all steps at once, fp16": weight_grad(torch.float16),
-        "dX and dH together": lambda: [_convolution.apply(grad, whole, out=full) for grad in grads],
+        "dX and dH together": lambda: [whole(grad, out=full) for grad in grads],
         "dH by step, dX at once": split_dx,
     }
 

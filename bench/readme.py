@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from .environment import ROOT, Environment
-from .providers import CONV_FLOOR, OURS
+from .providers import CONV_FLOOR, EAGER, OURS
 from .rows import ABSENT, OK, Row, read
-from .table import points, speed_up
+from .table import EAGER_FORMATS, best_eager, points, speed_up
 
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 BEFORE = "## The equations"
@@ -42,6 +42,11 @@ Speeds = dict[tuple[str, str], dict[str, float]]
 """By case and mode, how many times as fast we are as each contender."""
 
 
+def _contender(row: Row) -> str:
+    """Whom a row is told as: eager is one contender, whatever its memory format."""
+    return EAGER.name if row.provider in EAGER_FORMATS else row.provider
+
+
 def speeds(rows: list[Row]) -> Speeds:
     found: Speeds = {}
     chosen = told(rows)
@@ -49,15 +54,18 @@ def speeds(rows: list[Row]) -> Speeds:
     for key, group in points([row for row in rows if row.key in {row.key for row in chosen}]):
         own = found.setdefault((key.case, key.mode), {})
         for row in group:
-            ratio = speed_up(row, group)
-            if row in chosen and row.provider not in (OURS.name, CONV_FLOOR.name) and ratio is not None:
-                own.setdefault(row.provider, ratio)
+            if row not in chosen or row.provider in (OURS.name, CONV_FLOOR.name):
+                continue
+            best = best_eager(row.launch, group) if row.provider in EAGER_FORMATS else row
+            ratio = None if best is None else speed_up(best, group)
+            if ratio is not None:
+                own.setdefault(_contender(row), ratio)
     return found
 
 
 def _table(rows: list[Row], by_case: Speeds) -> list[str]:
     contenders = list(dict.fromkeys(name for each in by_case.values() for name in each))
-    launches = {row.provider: row.launch for row in rows if row.status == OK}
+    launches = {_contender(row): row.launch for row in rows if row.status == OK}
     heads = [
         "case",
         "",
@@ -96,14 +104,30 @@ def _where_not_faster(by_case: Speeds) -> str:
     return " ".join(sentences)
 
 
-def _missing(rows: list[Row], by_case: Speeds) -> str:
+def _measured(rows: list[Row]) -> set[str]:
+    return {row.provider for row in rows if row.status == OK}
+
+
+def _missing(rows: list[Row]) -> str:
     """Who was not measured at all, and why."""
-    measured = {name for each in by_case.values() for name in each}
+    told_anyway = _measured(rows) | {OURS.name, CONV_FLOOR.name}
     reasons = {}
     for row in rows:
-        if row.status != OK and row.provider not in measured | {OURS.name, CONV_FLOOR.name}:
+        if row.provider not in told_anyway:
             reasons.setdefault(row.provider, row.reason if row.status == ABSENT else row.status)
     return f"Not measured: {', '.join(f'{name} ({reason})' for name, reason in reasons.items())}." if reasons else ""
+
+
+def _explanation(rows: list[Row]) -> str:
+    """How the table is to be read."""
+    lines = [
+        "Against a contender: its median time over ours in the same run, so above 1 we are faster; those without",
+        "peepholes against our layer without. Launch: replays of a CUDA graph, or calls from Python; each is compared",
+        "with our time in the same launch. Convolutions alone: the same ones, without all that is between.",
+    ]
+    if _measured(rows).issuperset(EAGER_FORMATS):
+        lines.append("Eager: with images channels last or contiguous, whichever is faster in that case and mode.")
+    return "\n".join(lines)
 
 
 def _hardware(environment: Environment, dtype: str) -> str:
@@ -126,10 +150,8 @@ def block(path: Path) -> str:
     paragraphs = [
         "![Time by case, in multiples of the convolutions alone](docs/speed.png)",
         "\n".join(_table(chosen, by_case)),
-        "Against a contender: its median time over ours in the same run, so above 1 we are faster; those without"
-        "\npeepholes against our layer without. Launch: replays of a CUDA graph, or calls from Python; each is compared"
-        "\nwith our time in the same launch. Convolutions alone: the same ones, without all that is between.",
-        " ".join(filter(None, [_where_not_faster(by_case), _missing(chosen, by_case)])),
+        _explanation(chosen),
+        " ".join(filter(None, [_where_not_faster(by_case), _missing(chosen)])),
         _hardware(environment, chosen[0].key.dtype),
     ]
     return "\n\n".join([BEGIN, *paragraphs, END])

@@ -22,6 +22,7 @@ from .providers import (
     COMPILED,
     CONV_FLOOR,
     EAGER,
+    EAGER_CONTIGUOUS,
     FLAX,
     HOISTED,
     KERAS,
@@ -33,7 +34,7 @@ from .providers import (
 from .rows import OK, Rows
 
 CPU = torch.device("cpu")
-PROVIDERS = [OURS, CONV_FLOOR, EAGER, RECOMPUTE, HOISTED]
+PROVIDERS = [OURS, CONV_FLOOR, EAGER, EAGER_CONTIGUOUS, RECOMPUTE, HOISTED]
 WITHOUT_PEEPHOLE = [OURS_WITHOUT_PEEPHOLE, FLAX, KERAS]
 COMPILERS = [COMPILED, MAX_AUTOTUNE]
 STEPS = (4, 8, 16, 32)
@@ -100,5 +101,6 @@ def test_speed_and_memory(benchmark, rows, oracles, request: pytest.FixtureReque
 @pytest.mark.parametrize("steps", STEPS)
 def test_against_steps(benchmark, rows, oracles, request: pytest.FixtureRequest, long_twin: str, steps: int):
     case = TWINS[long_twin].but(steps=steps)
-    point = Point("steps", long_twin, case, torch.float32, [OURS, RECOMPUTE, EAGER], modes=["training"])
+    providers = [OURS, RECOMPUTE, EAGER, EAGER_CONTIGUOUS]
+    point = Point("steps", long_twin, case, torch.float32, providers, modes=["training"])
     _measure(point, benchmark, rows, oracles, request)

@@ -28,7 +28,18 @@ NO_WORK = {
     "transpose",
     "empty",
 }
-NO_WORK |= {"new_empty", "detach", "unsqueeze", "as_strided", "split", "lift_fresh", "empty_like", "unbind", "squeeze"}
+NO_WORK |= {
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "unsqueeze",
+    "as_strided",
+    "split",
+    "lift_fresh",
+    "empty_like",
+    "unbind",
+    "squeeze",
+}
 
 
 class Count(TorchDispatchMode):

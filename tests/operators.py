@@ -10,13 +10,18 @@ OPERATORS = ("inference", "training", "backward")
 
 
 def backward_operands(
-    problem: Problem, learning: Collection[str], triton: bool, hoisted: bool = False, recompute: bool = False
+    problem: Problem,
+    learning: Collection[str],
+    triton: bool,
+    hoisted: bool = False,
+    recompute: bool = False,
+    planar: bool = False,
 ) -> tuple:
     """The arguments of the backward operator, as autograd gives them, for the gradients of those in `learning`."""
-    forward = operands(problem, triton, hoisted, recompute)
+    forward = operands(problem, triton, hoisted, recompute, planar)
     input, h0, _, *parameters = forward[: len(ARGUMENTS)]
     _, *options = forward[len(ARGUMENTS) :]
-    _, _, hoisted, _ = options
+    _, _, hoisted, _, _ = options
     output, _, _, *saved = torch.ops.tritonlstm.training(*forward)
     kept = (input, h0, output) if hoisted else (None, h0, None)
     return (

@@ -195,22 +195,24 @@ class Problem:
 
 
 def by_operator(
-    triton: bool, hoisted: bool = False, recompute: bool = False
+    triton: bool, hoisted: bool = False, recompute: bool = False, planar: bool = False
 ) -> Callable[[Problem], tuple[Tensor, Tensor, Tensor]]:
     """Solve with the sequence operator, its gates in Triton or in ATen; hoisted where nothing else is possible too."""
 
     def run(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-        return _ops.sequence(*operands(problem, triton, hoisted, recompute))
+        return _ops.sequence(*operands(problem, triton, hoisted, recompute, planar))
 
     return run
 
 
-def operands(problem: Problem, triton: bool, hoisted: bool = False, recompute: bool = False) -> tuple:
+def operands(
+    problem: Problem, triton: bool, hoisted: bool = False, recompute: bool = False, planar: bool = False
+) -> tuple:
     """The arguments of the operators that run forward."""
     shape = problem.shape
     hoisted = (hoisted or shape.input_kernel is not None) and shape.in_channels > 0
     tensors = (getattr(problem, name) for name in ARGUMENTS)
-    return (*tensors, shape.steps, shape.activation, triton, hoisted, recompute)
+    return (*tensors, shape.steps, shape.activation, triton, hoisted, recompute, planar and bool(shape.spatial))
 
 
 def by_reference(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,8 +257,8 @@ def budgets(
     return largest
 
 
-PATHS = {"aten": by_operator(triton=False), "triton": by_operator(triton=True)}
-"""The two implementations of the gates. On a CPU, "triton" is interpreted."""
+PATHS = {"aten": {"triton": False}, "aten, planar": {"triton": False, "planar": True}, "triton": {"triton": True}}
+"""The two implementations of the gates, and how an image lies. On a CPU, "triton" is interpreted."""
 
 MODES = {
     "concat, save": {},

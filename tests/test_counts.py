@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import WallClock
 from tests.counting import AllocationLog, Count, Mode, backward, forward, layout_of, per_step
@@ -126,6 +127,21 @@ def test_the_last_transposed_convolution_is_left_out_where_only_parameters_learn
     assert count.calls["convolution"] == 3
 
 
+def test_the_first_step_without_a_state_convolves_the_input_alone():
+    """On a CPU; so does its weight gradient."""
+    stateless = Problem.random(Shape(steps=4, state=False), torch.float32)
+    zeros = stateless.weight.new_zeros(stateless.cotangents["h_n"].shape)
+    flops = []
+    for problem in (stateless, replace(stateless, h0=zeros, c0=zeros)):
+        with FlopCounterMode(display=False) as counter:
+            saved = forward(problem, save=True, pointwise=_gates_aten)
+            saved = saved._replace(h0=problem.h0)
+            backward(problem, saved, ALL._replace(h0=False, c0=False), pointwise=_gates_aten)
+        flops.append(counter.get_total_flops())
+    of_hidden = 2 * zeros.numel() * stateless.weight[:, -zeros.shape[1] :].numel() // zeros.shape[1]
+    assert flops[1] - flops[0] == 2 * of_hidden
+
+
 @pytest.mark.parametrize("pointwise", [_gates_aten, _launch], ids=["aten", "triton"])
 def test_neither_concatenates_nor_stacks(monkeypatch: pytest.MonkeyPatch, pointwise):
     problem = Problem.random(Shape(), torch.float32)
@@ -209,7 +225,7 @@ def test_inference_keeps_a_ring_of_inputs_and_no_state_is_made_of_zeros():
     rows = layout.rows * torch.float32.itemsize
     steps = problem.shape.steps
     weight = problem.weight.nbytes
-    # output; eight slots of inputs; pre-activations, c and h_n of one step; the packed weight and peephole
-    expected = rows * (steps * 8 + 8 * 16 + 4 * 8 + 8 + 8) + weight + problem.peephole.nbytes
+    # output; eight slots of inputs; pre-activations, c and h_n of one step; the packed weight
+    expected = rows * (steps * 8 + 8 * 16 + 4 * 8 + 8 + 8) + weight
     expected += steps * rows * 4 * 8  # what PyTorch's convolution returns on a CPU, where it cannot write into `out`
     assert expected <= log.nbytes <= expected + 1024  # the interpreter copies a parameter or two

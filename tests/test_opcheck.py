@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.layouts import flip_storage
 from tests.operators import OPERATORS, backward_operands
-from tests.problems import MODES, SHAPES, Problem, Shape, operands
+from tests.problems import MODES, PATHS, SHAPES, Problem, Shape, operands
 
 SOME_SHAPES = [
     "base",
@@ -71,12 +71,12 @@ def subsets(names: Collection[str]) -> Iterator[tuple[str, ...]]:
         yield from combinations(names, count)
 
 
-@pytest.mark.parametrize("triton", [False, True], ids=["aten", "triton"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", SOME_SHAPES)
 @each_operator
-def test_each_shape(operator: str, shape: str, triton: bool):
+def test_each_shape(operator: str, shape: str, path: str):
     problem = Problem.random(SHAPES[shape], torch.float32)
-    check(operator, problem, () if operator == "inference" else tuple(problem.tensors()), triton)
+    check(operator, problem, () if operator == "inference" else tuple(problem.tensors()), **PATHS[path])
 
 
 @each_operator

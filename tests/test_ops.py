@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 from tests.operators import backward_operands
-from tests.problems import ARGUMENTS, PATHS, SHAPES, Problem, Shape, operands
+from tests.problems import ARGUMENTS, PATHS, SHAPES, Problem, Shape, by_operator, operands
 from tritonlstm import _ops
 
 SOME_SHAPES = ["base", "no bias, no peephole", "full peephole", "one step", "no image", "state alone", "vectors"]
 
 
-@pytest.mark.parametrize("triton", [False, True], ids=["aten", "triton"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", SOME_SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fakes_allocate_as_the_operators_do(shape: str, triton: bool, dtype: torch.dtype):
+def test_fakes_allocate_as_the_operators_do(shape: str, path: str, dtype: torch.dtype):
     problem = Problem.random(SHAPES[shape], dtype)
     # A weight that is not contiguous: its gradient has its strides.
     weight = problem.weight.transpose(0, 1).contiguous().transpose(0, 1)
     problem = replace(problem, weight=weight)
     calls = [
-        (torch.ops.tritonlstm.inference, operands(problem, triton)),
-        (torch.ops.tritonlstm.training, operands(problem, triton)),
-        (torch.ops.tritonlstm.backward, backward_operands(problem, problem.tensors(), triton)),
+        (torch.ops.tritonlstm.inference, operands(problem, **PATHS[path])),
+        (torch.ops.tritonlstm.training, operands(problem, **PATHS[path])),
+        (torch.ops.tritonlstm.backward, backward_operands(problem, problem.tensors(), **PATHS[path])),
     ]
     mode = torch._subclasses.FakeTensorMode()
     for operator, args in calls:
@@ -37,13 +37,13 @@ def test_fakes_allocate_as_the_operators_do(shape: str, triton: bool, dtype: tor
             assert one.storage_offset() == 0
 
 
-@pytest.mark.parametrize("triton", [False, True], ids=["aten", "triton"])
-def test_no_result_shares_memory_with_another_tensor(triton: bool):
+@pytest.mark.parametrize("path", PATHS)
+def test_no_result_shares_memory_with_another_tensor(path: str):
     problem = Problem.random(Shape(steps=1), torch.float32)
     for operator, args in (
-        (torch.ops.tritonlstm.training, operands(problem, triton)),
-        (torch.ops.tritonlstm.inference, operands(problem, triton)),
-        (torch.ops.tritonlstm.backward, backward_operands(problem, problem.tensors(), triton)),
+        (torch.ops.tritonlstm.training, operands(problem, **PATHS[path])),
+        (torch.ops.tritonlstm.inference, operands(problem, **PATHS[path])),
+        (torch.ops.tritonlstm.backward, backward_operands(problem, problem.tensors(), **PATHS[path])),
     ):
         given = [arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, Tensor)]
         results = [result.untyped_storage().data_ptr() for result in operator(*args)]
@@ -56,7 +56,7 @@ def test_no_result_shares_memory_with_another_tensor(triton: bool):
 def test_a_second_derivative_is_refused_and_never_silently_zero(path: str, name: str):
     problem = Problem.random(Shape(input_kernel=(1, 3) if name == "input_weight" else None), torch.float32)
     leaf = getattr(problem, name).requires_grad_()
-    output, _, _ = PATHS[path](problem)
+    output, _, _ = by_operator(**PATHS[path])(problem)
     (grad,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match='backend="torch"'):
         (grad.square().sum() + leaf.sum()).backward()
@@ -68,7 +68,7 @@ def test_forward_mode_is_refused_and_never_silently_zero(path: str, name: str):
     problem = Problem.random(Shape(input_kernel=(1, 3) if name == "input_weight" else None), torch.float32)
 
     def run(tensor: Tensor) -> Tensor:
-        return PATHS[path](replace(problem, **{name: tensor}))[0]
+        return by_operator(**PATHS[path])(replace(problem, **{name: tensor}))[0]
 
     tensor = getattr(problem, name)
     with pytest.raises(RuntimeError, match='backend="torch"'):

@@ -28,7 +28,7 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 
 
 def check(problem: Problem, path: str, dtype: torch.dtype, mode: str = "concat, save") -> dict[str, Tensor]:
-    got = problem.solve(by_operator(path == "triton", **MODES[mode]))
+    got = problem.solve(by_operator(**PATHS[path], **MODES[mode]))
     reference = problem.to(dtype).solve(by_reference)
     oracle = problem.to(torch.float64).solve(by_reference)
     for name in oracle:
@@ -77,7 +77,7 @@ def test_any_strides_of_the_other_arguments(path: str, name: str):
     strided = flip_storage(getattr(problem, name).repeat_interleave(2, 0))[::2]
     assert not strided.is_contiguous()
     got = check(replace(problem, **{name: strided}), path, torch.float32)
-    dense = problem.solve(PATHS[path])
+    dense = problem.solve(by_operator(**PATHS[path]))
     for key in dense:
         assert torch.equal(got[key], dense[key]), key
 
@@ -130,7 +130,7 @@ def test_nan_and_inf_go_where_the_reference_sends_them(path: str, activation: st
     poisoned = getattr(problem, place).clone()
     poisoned.view(-1)[0] = value
     problem = replace(problem, **{place: poisoned})
-    got, expected = PATHS[path](problem), by_reference(problem)
+    got, expected = by_operator(**PATHS[path])(problem), by_reference(problem)
     clean = by_reference(Problem.random(problem.shape, torch.float32))
     assert not torch.equal(expected[0], clean[0]), "the value must be felt"
     for result, wanted in zip(got, expected, strict=True):
@@ -143,7 +143,7 @@ def test_nan_and_inf_go_where_the_reference_sends_them(path: str, activation: st
 def test_nan_gradients_reach_what_the_reference_sends_them_to(path: str):
     problem = Problem.random(Shape(batch=2), torch.float32)
     problem.cotangents["output"][1, 0, 2, 3, 3] = float("nan")
-    got, expected = problem.solve(PATHS[path]), problem.solve(by_reference)
+    got, expected = problem.solve(by_operator(**PATHS[path])), problem.solve(by_reference)
     for name in expected:
         assert torch.equal(got[name].isnan(), expected[name].isnan()), name
 
@@ -159,11 +159,11 @@ CHUNKED = {
 @pytest.mark.parametrize("shape", CHUNKED.values(), ids=CHUNKED.keys())
 def test_a_sequence_equals_its_chunks_with_carried_state_bit_for_bit(path: str, dtype: torch.dtype, shape: Shape):
     problem = Problem.random(shape, dtype)
-    whole = PATHS[path](problem)
+    whole = by_operator(**PATHS[path])(problem)
     outputs, state = [], {"h0": problem.h0, "c0": problem.c0}
     for first, last in ((0, 1), (1, 4), (4, 7)):
         chunk = replace(problem, shape=shape.but(steps=last - first), input=problem.input[first:last], **state)
-        output, h_n, c_n = PATHS[path](chunk)
+        output, h_n, c_n = by_operator(**PATHS[path])(chunk)
         outputs.append(output)
         state = {"h0": h_n, "c0": c_n}
     assert torch.equal(torch.cat(outputs), whole[0])
@@ -178,7 +178,7 @@ def test_a_sequence_equals_its_chunks_with_carried_state_bit_for_bit(path: str, 
 def test_inference_and_training_compute_the_same_bits(path: str, mode: str, shape: Shape, layout):
     problem = Problem.random(shape, torch.float32)
     problem.input = layout(problem.input)
-    run = by_operator(path == "triton", **MODES[mode])
+    run = by_operator(**PATHS[path], **MODES[mode])
     inference = run(problem)
     training = run(replace(problem, weight=problem.weight.requires_grad_()))
     for without, having in zip(inference, training, strict=True):
@@ -188,7 +188,7 @@ def test_inference_and_training_compute_the_same_bits(path: str, mode: str, shap
 @pytest.mark.parametrize("path", PATHS)
 @each_mode
 def test_gradients_are_the_same_bits_on_every_run_and_a_graph_may_be_used_twice(path: str, mode: str):
-    problem, run = Problem.random(Shape(), torch.float32), by_operator(path == "triton", **MODES[mode])
+    problem, run = Problem.random(Shape(), torch.float32), by_operator(**PATHS[path], **MODES[mode])
     leaves = {name: tensor.requires_grad_() for name, tensor in problem.tensors().items()}
     loss = sum(
         (result * problem.cotangents[name]).sum()
@@ -208,7 +208,7 @@ def test_gradients_are_the_same_bits_on_every_run_and_a_graph_may_be_used_twice(
 )
 def test_gradients_of_a_subset_are_those_of_the_whole(path: str, mode: str, input_kernel: tuple | None):
     problem = Problem.random(Shape(peephole="full", input_kernel=input_kernel), torch.float32)
-    run = by_operator(path == "triton", **MODES[mode])
+    run = by_operator(**PATHS[path], **MODES[mode])
     whole = problem.solve(run)
     for name in problem.tensors():
         leaf = getattr(problem, name).detach().requires_grad_()

@@ -8,7 +8,7 @@ import triton
 from torch import Tensor
 
 from ._devices import architecture
-from ._layout import Layout
+from ._layout import Layout, to_rows
 from .kernels.gates_backward import gates_backward_kernel
 from .kernels.gates_forward import gates_forward_kernel
 from .kernels.parameter_grads import parameter_grads_kernel
@@ -21,10 +21,18 @@ INFERENCE_SLOTS = 8
 """Steps whose convolution inputs inference keeps at once: one copy of X for eight steps, not a third kernel at each.
 Not measured."""
 
+SKIPS_EMPTY_STATE = False
+"""The first step's convolution is as wide as the others, which spares cuDNN a second shape. Not measured."""
+
 _REDUCTION_PROGRAMS = 256
 """Programs among which the parameter reduction is dealt out: about two for each multiprocessor of a large GPU. The
 number is fixed, so that sums of one configuration are added in the same order on every run and device. Not
 measured."""
+
+
+def pack_peephole(layout: Layout, peephole: Tensor) -> Tensor:
+    """peephole (3, C, *spatial or ones) as dense (3, pixels or 1, C)."""
+    return to_rows(peephole).reshape(3, -1, layout.channels).contiguous()
 
 
 def _config(kernel: str, tensor: Tensor) -> Config:

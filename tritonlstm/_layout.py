@@ -1,7 +1,8 @@
 """Where a layer's tensors lie in memory, and the copies that bring them there.
 
-Everything inside the operator is channels last: a (B, C, H, W) image is stored as rows of channels, one row for each
-pixel of each image, so that the flattened tensor is (M, C) with M = B·H·W.
+Inside the operator a (B, C, H, W) image is rows of channels, (B, H, W, C), one row for each pixel of each image. So it
+is stored too, channels last, and flattened it is (M, C) with M = B·H·W; but where a CPU's convolutions are faster over
+planes, a row's channels lie H·W elements apart.
 """
 
 import math
@@ -19,9 +20,23 @@ CPU_PRODUCT_BYTES = 64
 """A CPU's matrix product, which a 1×1 convolution is too, rounds as its operands are aligned. With rows of whole cache
 lines a step of the concat schedule computes the same bits wherever in the sequence it stands."""
 
+PLANAR_WIDTH, PLANAR_MULTIPLE = 5, 8
+"""Kernels at least so wide, over multiples of so many channels, convolve planes 1.03 to 1.35 times as fast as rows
+where oneDNN's vectors have 256 bits (EPYC, float32, 5×5 and 7×7, 16×16 to 128×128 pixels); narrower ones and other
+channels are slower there. Not measured with 512 bits, where rows stay."""
+
+_CPU = torch.backends.cpu.get_cpu_capability()
+
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
+
+
+def is_faster_in_planes(weight: Tensor) -> bool:
+    """Whether a layer with this weight is, its gates in ATen calls."""
+    is_measured = weight.device.type == "cpu" and weight.dtype == torch.float32 and _CPU == "AVX2"
+    is_wide = weight.dim() > 2 and weight.shape[-1] >= PLANAR_WIDTH
+    return is_measured and is_wide and all(size % PLANAR_MULTIPLE == 0 for size in weight.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Layout:
     """The sizes of one layer's sequence.
 
     `spatial` is () for a layer of vectors (the FC-LSTM) and (H, W) for one of images. Rows of channels are padded with
-    zeros to a multiple of `multiple`.
+    zeros to a multiple of `multiple`. `planar`: memory holds planes (B, C, *spatial), though the shape is that of rows.
     """
 
     steps: int
@@ -38,6 +53,7 @@ class Layout:
     in_channels: int
     channels: int
     multiple: int
+    planar: bool = False
 
     @classmethod
     def of(
@@ -49,8 +65,9 @@ class Layout:
         spatial: tuple[int, ...],
         *,
         triton: bool,
+        planar: bool = False,
     ) -> "Layout":
-        """The layout of a call, whose gates run in Triton or not.
+        """The layout of a call, whose gates run in Triton or, over rows or planes, not.
 
         weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *input_kernel).
         """
@@ -66,6 +83,7 @@ class Layout:
             in_channels=columns - channels if input_weight is None else input_weight.shape[1],
             channels=channels,
             multiple=multiple,
+            planar=planar,
         )
 
     @property
@@ -104,6 +122,74 @@ class Layout:
         """Shape of a sequence's rows: (T, B, *spatial, channels)."""
         return (self.steps if steps is None else steps, *self.step_shape(channels))
 
+    def new_step(self, like: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Uninitialised rows of one step (B, *spatial, channels); no view of anything."""
+        return self._new(like, (self.batch,), channels, -1, dtype)
+
+    def new_sequence(
+        self, like: Tensor, channels: int, steps: int | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Uninitialised rows of a sequence (T, B, *spatial, channels); no view of anything."""
+        return self._new(like, (self.steps if steps is None else steps, self.batch), channels, -1, dtype)
+
+    def new_images(
+        self, like: Tensor, channels: int, steps: int | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Uninitialised (T, B, channels, *spatial), or (B, channels, *spatial) without steps, in the public layout.
+
+        No view of anything, so that what a layer returns may be written to like any tensor.
+        """
+        outer = (self.batch,) if steps is None else (steps, self.batch)
+        return self._new(like, outer, channels, len(outer), dtype)
+
+    def _new(
+        self, like: Tensor, outer: tuple[int, ...], channels: int, channel_dim: int, dtype: torch.dtype | None
+    ) -> Tensor:
+        """Memory as this layout has it, seen with the channels at `channel_dim`."""
+        stored = (*outer, channels, *self.spatial) if self.planar else (*outer, *self.spatial, channels)
+        source = len(outer) if self.planar else len(stored) - 1
+        destination = channel_dim % len(stored)
+        if source == destination:
+            return like.new_empty(stored, dtype=dtype or like.dtype)
+        shape, strides = list(stored), [1]
+        for size in reversed(shape[1:]):
+            strides.insert(0, strides[0] * max(size, 1))
+        for sizes in (shape, strides):
+            sizes.insert(destination, sizes.pop(source))
+        return like.new_empty_strided(shape, strides, dtype=dtype or like.dtype)
+
+    def dense(self, rows: Tensor) -> Tensor:
+        """Rows (..., *spatial, channels), copied unless they lie in memory as this layout's do, without gaps."""
+        if not self.planar:
+            return rows.contiguous()
+        plane = -1 - len(self.spatial)
+        return rows.movedim(-1, plane).contiguous().movedim(plane, -1)
+
+    def pack_columns(self, width: int, *parts: Tensor) -> Tensor:
+        """Weights (4C, K, *kernel) side by side in their columns, as one dense (4C, *kernel, width) with zeros behind.
+
+        One part of that width may be returned as it is.
+        """
+        if len(parts) == 1 and parts[0].shape[1] == width:
+            return self.dense(to_rows(parts[0]))
+        rows, *kernel = parts[0].shape[0], *parts[0].shape[2:]
+        packed = self.dense(parts[0].new_empty(rows, *kernel, width))
+        first = 0
+        for part in parts:
+            packed.narrow(-1, first, part.shape[1]).copy_(to_rows(part))
+            first += part.shape[1]
+        packed[..., first:] = 0
+        return packed
+
+    def pack_frames(self, rows: Tensor) -> Tensor:
+        """Input (N, B, *spatial, Cin) as dense (N·B, *spatial, input_width): where it lies, if it is that."""
+        if self.input_width == self.in_channels:
+            return self.dense(rows).flatten(0, 1)
+        packed = self.new_sequence(rows, self.input_width, len(rows))
+        packed[..., : self.in_channels] = rows
+        packed[..., self.in_channels :] = 0
+        return packed.flatten(0, 1)
+
 
 def to_rows(image: Tensor, channel_dim: int = 1) -> Tensor:
     """(B, C, *spatial) as (B, *spatial, C), without a copy."""
@@ -115,32 +201,6 @@ def from_rows(rows: Tensor, channel_dim: int = 1) -> Tensor:
     return rows.movedim(-1, channel_dim)
 
 
-def new_images(like: Tensor, rows: tuple[int, ...], channel_dim: int = 1, dtype: torch.dtype | None = None) -> Tensor:
-    """Uninitialised (B, C, *spatial), stored as rows (B, *spatial, C) of this shape.
-
-    No view of anything, so that what a layer returns may be written to like any tensor.
-    """
-    strides = [1]
-    for size in reversed(rows[1:]):
-        strides.insert(0, strides[0] * size)
-    shape = list(rows)
-    shape.insert(channel_dim, shape.pop())
-    strides.insert(channel_dim, strides.pop())
-    return like.new_empty_strided(shape, strides, dtype=dtype or like.dtype)
-
-
-def pack_columns(width: int, *parts: Tensor) -> Tensor:
-    """Weights (4C, K, *kernel) side by side in their columns, as one dense (4C, *kernel, width) with zeros behind."""
-    rows = [to_rows(part) for part in parts]
-    packed = rows[0].new_empty((*rows[0].shape[:-1], width))
-    first = 0
-    for part in rows:
-        packed[..., first : first + part.shape[-1]] = part
-        first += part.shape[-1]
-    packed[..., first:] = 0
-    return packed
-
-
 def like_weight(weight: Tensor, *parts: Tensor) -> Tensor:
     """Gradients in columns (4C, *kernel, K), side by side as a gradient of `weight`, with its dtype and its strides."""
     result = torch.empty_like(weight)
@@ -150,11 +210,6 @@ def like_weight(weight: Tensor, *parts: Tensor) -> Tensor:
         columns[..., first : first + part.shape[-1]] = part
         first += part.shape[-1]
     return result
-
-
-def pack_peephole(peephole: Tensor) -> Tensor:
-    """peephole (3, C, *spatial or ones) as dense (3, pixels or 1, C)."""
-    return to_rows(peephole).reshape(3, -1, peephole.shape[1]).contiguous()
 
 
 def unpack_peephole_grad(grad: Tensor, peephole: Tensor) -> Tensor:

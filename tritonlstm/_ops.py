@@ -13,13 +13,13 @@ from torch import Tensor
 
 from . import _gates_aten, _sequence
 from ._dtypes import cell_dtype, without_autocast
-from ._layout import Layout, from_rows
+from ._layout import Layout
 from ._schedules import Needs, Saved, Weights, schedule
 from ._vmap import batching_rule
 
 _ARGUMENTS = (
     "Tensor? input, Tensor? h0, Tensor? c0, Tensor weight, Tensor? input_weight, Tensor? bias, Tensor? peephole,"
-    " SymInt steps, str activation, bool triton, bool hoisted, bool recompute"
+    " SymInt steps, str activation, bool triton, bool hoisted, bool recompute, bool planar"
 )
 _TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
 
@@ -37,7 +37,7 @@ torch.library.define(
     "tritonlstm::backward",
     "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? input, Tensor? h0, Tensor? output,"
     " Tensor inputs, Tensor cells, Tensor gates, Tensor weight, Tensor? input_weight, Tensor? bias, Tensor? peephole,"
-    " str activation, bool triton, bool hoisted, bool recompute, bool[] needs) -> Tensor[]",
+    " str activation, bool triton, bool hoisted, bool recompute, bool planar, bool[] needs) -> Tensor[]",
     tags=_TAGS,
 )
 
@@ -50,18 +50,18 @@ def _pointwise(triton: bool):
     return _launch
 
 
-def _layout(input, h0, weights: Weights, steps: int, triton: bool) -> Layout:
+def _layout(input, h0, weights: Weights, steps: int, triton: bool, planar: bool) -> Layout:
     batch, spatial = (input.shape[1], input.shape[3:]) if h0 is None else (h0.shape[0], h0.shape[2:])
-    return Layout.of(*weights, steps, batch, spatial, triton=triton)
+    return Layout.of(*weights, steps, batch, spatial, triton=triton, planar=planar)
 
 
-def _saved_layout(saved: Saved, weights: Weights, triton: bool) -> Layout:
+def _saved_layout(saved: Saved, weights: Weights, triton: bool, planar: bool) -> Layout:
     states, batch, *spatial, _ = saved.cells.shape
-    return Layout.of(*weights, states - 1, batch, spatial, triton=triton)
+    return Layout.of(*weights, states - 1, batch, spatial, triton=triton, planar=planar)
 
 
 def _run_forward(
-    input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute, *, save
+    input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute, planar, *, save
 ):
     weights = Weights(weight, input_weight)
     with without_autocast(weight), torch.cuda.device_of(weight):
@@ -72,7 +72,7 @@ def _run_forward(
             weights,
             bias,
             peephole,
-            _layout(input, h0, weights, steps, triton),
+            _layout(input, h0, weights, steps, triton, planar),
             activation=activation,
             pointwise=_pointwise(triton),
             schedule=schedule(hoisted),
@@ -102,9 +102,10 @@ def _split_backward(args: tuple) -> tuple:
 
 
 def _backward(*args):
-    grads, saved, weights, bias, peephole, activation, triton, hoisted, recompute, needs = _split_backward(args)
+    grads, saved, weights, bias, peephole, activation, triton, hoisted, recompute, planar, needs = _split_backward(args)
+    layout = _saved_layout(saved, weights, triton, planar)
     made_here = ("inputs", "cells", "gates")
-    saved = saved._replace(**{name: getattr(saved, name).contiguous() for name in made_here})  # copies vmap's slices
+    saved = saved._replace(**{name: layout.dense(getattr(saved, name)) for name in made_here})  # copies vmap's slices
     with without_autocast(weights.weight), torch.cuda.device_of(weights.weight):
         return _sequence.backward(
             *grads,
@@ -112,7 +113,7 @@ def _backward(*args):
             weights,
             bias,
             peephole,
-            _saved_layout(saved, weights, triton),
+            layout,
             activation=activation,
             pointwise=_pointwise(triton),
             schedule=schedule(hoisted),
@@ -121,28 +122,31 @@ def _backward(*args):
         )
 
 
-def _fake_inference(input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, *_):
-    return tuple(_sequence.Results.new(weight, _layout(input, h0, Weights(weight, input_weight), steps, triton)))
+def _fake_inference(*args):
+    input, h0, _, weight, input_weight, _, _, steps, _, triton, _, _, planar = args
+    return tuple(
+        _sequence.Results.new(weight, _layout(input, h0, Weights(weight, input_weight), steps, triton, planar))
+    )
 
 
 def _fake_training(*args):
-    input, h0, _, weight, input_weight, _, _, steps, _, triton, hoisted, recompute = args
-    layout = _layout(input, h0, Weights(weight, input_weight), steps, triton)
+    input, h0, _, weight, input_weight, _, _, steps, _, triton, hoisted, recompute, planar = args
+    layout = _layout(input, h0, Weights(weight, input_weight), steps, triton, planar)
     return (
         *_fake_inference(*args),
-        weight.new_empty(layout.sequence_shape(layout.width, 0 if hoisted else steps)),
-        weight.new_empty(layout.sequence_shape(layout.channels, steps + 1), dtype=cell_dtype(weight.dtype)),
-        weight.new_empty(layout.sequence_shape(4 * layout.channels, 0 if recompute else steps)),
+        layout.new_sequence(weight, layout.width, 0 if hoisted else steps),
+        layout.new_sequence(weight, layout.channels, steps + 1, cell_dtype(weight.dtype)),
+        layout.new_sequence(weight, 4 * layout.channels, 0 if recompute else steps),
     )
 
 
 def _fake_backward(*args):
-    _, saved, weights, bias, peephole, _, triton, _, _, needs = _split_backward(args)
-    layout, weight = _saved_layout(saved, weights, triton), weights.weight
+    _, saved, weights, bias, peephole, _, triton, _, _, planar, needs = _split_backward(args)
+    layout, weight = _saved_layout(saved, weights, triton, planar), weights.weight
     makers = Needs(
-        input=lambda: from_rows(weight.new_empty(layout.sequence_shape(layout.in_channels)), channel_dim=2),
-        h0=lambda: from_rows(weight.new_empty(layout.step_shape(layout.channels))),
-        c0=lambda: from_rows(saved.cells.new_empty(layout.step_shape(layout.channels))),
+        input=lambda: layout.new_images(weight, layout.in_channels, layout.steps),
+        h0=lambda: layout.new_images(weight, layout.channels),
+        c0=lambda: layout.new_images(saved.cells, layout.channels),
         weight=lambda: torch.empty_like(weight),
         input_weight=lambda: torch.empty_like(weights.input_weight),
         bias=lambda: torch.empty_like(bias),
@@ -162,7 +166,7 @@ for _name, _implementation, _fake in (
 
 
 def _setup_context(ctx, inputs, output):
-    input, h0, c0, *parameters, _, activation, triton, hoisted, recompute = inputs
+    input, h0, c0, *parameters, _, activation, triton, hoisted, recompute, planar = inputs
     public_output, _, _, *saved = output
     ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
@@ -174,7 +178,7 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(
         input if keeps_input else None, h0, public_output if hoisted else None, *saved, *parameters, c0
     )
-    ctx.options = activation, triton, hoisted, recompute
+    ctx.options = activation, triton, hoisted, recompute, planar
 
 
 def _training_backward(ctx, grads, backward):
@@ -186,7 +190,7 @@ def _training_backward(ctx, grads, backward):
 def _gradients(ctx, backward, operands, c0):
     needs = list(ctx.needs_input_grad[: len(Needs._fields)])
     wanted = iter(backward(*operands, *ctx.options, needs, c0))
-    return (*(next(wanted) if needed else None for needed in needs), None, None, None, None, None)
+    return (*(next(wanted) if needed else None for needed in needs), *(None,) * (1 + len(ctx.options)))
 
 
 def _backward_by_operator(*args):
@@ -240,8 +244,8 @@ torch.library.register_autograd(
 
 
 def _setup_inference_context(ctx, inputs, output):
-    *tensors, ctx.steps, activation, triton, hoisted, recompute = inputs
-    ctx.options = activation, triton, hoisted, recompute
+    *tensors, ctx.steps, activation, triton, hoisted, recompute, planar = inputs
+    ctx.options = activation, triton, hoisted, recompute, planar
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
 
@@ -275,12 +279,14 @@ def sequence(
     triton: bool,
     hoisted: bool,
     recompute: bool,
+    planar: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial) of one layer, differentiable once. Checks nothing.
 
-    A state of None is zero; h0 and c0 come both or neither. input_weight and `hoisted` need an input.
+    A state of None is zero; h0 and c0 come both or neither. input_weight and `hoisted` need an input, `planar` images
+    and gates outside Triton. What it returns is stored channels last or, with `planar`, contiguous.
     """
-    args = (input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute)
+    args = (input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute, planar)
     differentiable = _is_differentiated(args)
     if torch.compiler._is_exporting_flag:  # is_exporting() is True in all that torch 2.11 compiles
         return torch.ops.tritonlstm.inference(*args)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ._dtypes import cell_dtype
-from ._layout import Layout, from_rows, new_images, pack_peephole, to_rows, unpack_peephole_grad
+from ._layout import Layout, from_rows, to_rows, unpack_peephole_grad
 from ._schedules import Needs, Saved, Weights
 
 CHUNK_FRACTION = 8
@@ -34,11 +34,10 @@ class Results(NamedTuple):
     @classmethod
     def new(cls, weight: Tensor, layout: Layout) -> "Results":
         """Uninitialised tensors for it."""
-        sequence, step = layout.sequence_shape(layout.channels), layout.step_shape(layout.channels)
         return cls(
-            new_images(weight, sequence, channel_dim=2),
-            new_images(weight, step),
-            new_images(weight, step, dtype=cell_dtype(weight.dtype)),
+            layout.new_images(weight, layout.channels, layout.steps),
+            layout.new_images(weight, layout.channels),
+            layout.new_images(weight, layout.channels, dtype=cell_dtype(weight.dtype)),
         )
 
 
@@ -63,41 +62,52 @@ def forward(
     is zero. With `recompute` the gates are not among what is saved.
     """
     channels, steps, weight = layout.channels, layout.steps, weights.weight
-    packed_peephole = None if peephole is None else pack_peephole(peephole)
+    packed_peephole = None if peephole is None else pointwise.pack_peephole(layout, peephole)
     map_bias, gate_bias = _split_bias(bias, weight, pointwise)
     results = Results.new(weight, layout)
     output, h_n, c_n = to_rows(results.output, channel_dim=2), to_rows(results.h_n), to_rows(results.c_n)
-    maps = schedule.Forward(input, h0, output, weights, map_bias, layout, save=save, slots=pointwise.INFERENCE_SLOTS)
+    maps = schedule.Forward(
+        input,
+        h0,
+        output,
+        weights,
+        map_bias,
+        layout,
+        save=save,
+        slots=pointwise.INFERENCE_SLOTS,
+        skips_empty_state=pointwise.SKIPS_EMPTY_STATE,
+    )
 
     # Without `save`, c is updated in place; without saved gates, the pre-activations of every step share one buffer.
-    cells = c_n.new_empty(layout.sequence_shape(channels, steps + 1)) if save else c_n[None]
+    cells = layout.new_sequence(c_n, channels, steps + 1) if save else c_n[None]
     starts_empty = c0 is None and not save
     if not starts_empty:
         cells[0] = 0 if c0 is None else to_rows(c0)
     save_gates = save and not recompute
-    gates = weight.new_empty(layout.sequence_shape(4 * channels, steps if save_gates else 1))
+    gates = layout.new_sequence(weight, 4 * channels, steps if save_gates else 1)
 
+    outputs, cells_of, gates_of = output.unbind(), cells.unbind(), gates.unbind()
     for t in range(steps if layout.rows else 0):
-        kept = gates[t] if save_gates else None
-        preact, addend = maps.preact(t, out=gates[t if save_gates else 0])
+        kept = gates_of[t] if save_gates else None
+        preact, addend = maps.preact(t, out=gates_of[t if save_gates else 0])
         pointwise.gates_forward(
             layout,
             preact,
             addend,
             gate_bias,
             packed_peephole,
-            None if starts_empty and t == 0 else cells[t if save else 0],
+            None if starts_empty and t == 0 else cells_of[t if save else 0],
             activation=activation,
             gates=kept,
-            c=cells[t + 1 if save else 0],
-            h=output[t],
+            c=cells_of[t + 1 if save else 0],
+            h=outputs[t],
             h_next=maps.next_slot(t) if t + 1 < steps else h_n,
         )
     if not save:
         return results, None
     c_n.copy_(cells[-1])
     if recompute:
-        gates = weight.new_empty(layout.sequence_shape(4 * channels, 0))
+        gates = layout.new_sequence(weight, 4 * channels, 0)
     return results, Saved(None, None, None, maps.inputs, cells, gates)
 
 
@@ -123,15 +133,23 @@ def backward(
     """
     cells, gates, weight = saved.cells, saved.gates, weights.weight
     dtype = weight.dtype
-    packed_peephole = None if peephole is None else pack_peephole(peephole)
+    packed_peephole = None if peephole is None else pointwise.pack_peephole(layout, peephole)
     map_bias, gate_bias = _split_bias(bias, weight, pointwise)
-    maps = schedule.Backward(saved, weights, map_bias, layout, needs, recompute=recompute)
+    maps = schedule.Backward(
+        saved,
+        weights,
+        map_bias,
+        layout,
+        needs,
+        recompute=recompute,
+        skips_empty_state=pointwise.SKIPS_EMPTY_STATE,
+    )
     grad_h = _copy_or_zeros(grad_h_n, layout, dtype, like=weight)
     grad_c = _copy_or_zeros(grad_c_n, layout, cell_dtype(dtype), like=weight)
 
     sums = None
     if needs.bias or needs.peephole:
-        pixels = packed_peephole.shape[1] if needs.peephole else 0
+        pixels = math.prod(peephole.shape[2:]) if needs.peephole else 0
         sums = pointwise.ParameterGrads(
             layout, like=grad_c, bias=needs.bias, peephole_pixels=pixels, itemsize=weight.element_size()
         )
@@ -139,27 +157,30 @@ def backward(
     together = needs.weight or needs.input_weight or sums is not None or recompute
     chunks = _chunks(saved, layout, maps.chunk_width, together) if layout.rows else []
     longest = 0 if recompute else max((last - first for first, last in chunks), default=0)
-    buffer = weight.new_empty(layout.sequence_shape(4 * layout.channels, longest))
+    buffer = layout.new_sequence(weight, 4 * layout.channels, longest)
+    gates_of, cells_of = gates.unbind(), cells.unbind()
+    grad_outputs = (None,) * layout.steps if grad_output is None else to_rows(grad_output, channel_dim=2).unbind()
     for first, last in chunks:
-        grad_preact = None  # the chunk before is freed
+        grad_preact = grad_of = None  # the chunk before is freed
         # With `recompute`, each step's gradient takes the place of its pre-activations.
         grad_preact = maps.preact(first, last) if recompute else buffer[: last - first]
+        grad_of = grad_preact.unbind()
         for t in reversed(range(first, last)):
             pointwise.gates_backward(
                 layout,
-                grad_preact[t - first] if recompute else gates[t],
+                grad_of[t - first] if recompute else gates_of[t],
                 gate_bias,
                 packed_peephole,
-                cells[t],
+                cells_of[t],
                 activated=not recompute,
                 activation=activation,
-                grad_output=None if grad_output is None else to_rows(grad_output[t]),
+                grad_output=grad_outputs[t],
                 grad_h=grad_h,
                 grad_c=grad_c,
-                grad_preact=grad_preact[t - first],
+                grad_preact=grad_of[t - first],
             )
             if t > 0 or needs.h0 or maps.input_by_step:
-                grad_h = maps.step(t, grad_preact[t - first])
+                grad_h = maps.step(t, grad_of[t - first])
         maps.chunk(first, last, grad_preact)
         if sums is not None:
             sums.add(grad_preact, c_prev=cells[first:last], c=cells[first + 1 : last + 1])
@@ -168,7 +189,7 @@ def backward(
     grad_bias, grad_peephole = (None, None) if sums is None else sums.result()
     makers = Needs(
         input=lambda: from_rows(maps.grad_input, channel_dim=2),
-        h0=lambda: from_rows(grad_h.contiguous()),
+        h0=lambda: from_rows(layout.dense(grad_h)),
         c0=lambda: from_rows(grad_c),
         weight=lambda: grad_weight,
         input_weight=lambda: grad_input_weight,
@@ -189,8 +210,8 @@ def _split_bias(bias: Tensor | None, weight: Tensor, pointwise: ModuleType) -> t
 
 def _copy_or_zeros(grad: Tensor | None, layout: Layout, dtype: torch.dtype, like: Tensor) -> Tensor:
     """A final state's gradient as dense rows that may be overwritten."""
-    rows = like.new_zeros(layout.step_shape(layout.channels), dtype=dtype)
-    return rows if grad is None else rows.copy_(to_rows(grad))
+    rows = layout.new_step(like, layout.channels, dtype)
+    return rows.zero_() if grad is None else rows.copy_(to_rows(grad))
 
 
 def _chunks(saved: Saved, layout: Layout, width: int, together: bool) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from . import _checks, _ops, reference
 from ._backend import BACKENDS, uses_reference, uses_triton
 from ._devices import architecture
 from ._dtypes import cell_dtype, compute_dtype, without_autocast
+from ._layout import is_faster_in_planes
 from .tuning import pick_schedule
 
 ACTIVATIONS = ("tanh", "relu")
@@ -136,7 +137,8 @@ def _layer(
         if triton:
             _checks.check_peephole_offsets(peephole)
         hoisted = in_channels > 0 and _is_hoisted(schedule, recompute, weight, input_weight)
-        options = (steps, activation, triton, hoisted, recompute)
+        planar = not triton and is_faster_in_planes(weight)
+        options = (steps, activation, triton, hoisted, recompute, planar)
         output, h, c = _ops.sequence(input, h, c, weight, input_weight, bias, peephole, *options)
     return output, (h, c)
 

@@ -46,7 +46,9 @@ def conv_lstm(input, h0, c0, weight, bias, w_ci, w_cf, w_co, is_relu) -> tuple[T
     return output, h_n, c_n
 
 
-def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute):
+def _translate(
+    input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute, planar
+):
     """`tritonlstm::inference` in ONNX; absent states and parameters are zeros, and vectors are images of one pixel."""
     channels, dims = weight.shape[0] // 4, len(weight.shape) - 2
     if h0 is None:

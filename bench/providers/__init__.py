@@ -2,7 +2,7 @@
 
 from .compiled import COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL
 from .conv_floor import CONV_FLOOR
-from .eager import EAGER
+from .eager import EAGER, EAGER_CONTIGUOUS
 from .flax_cell import FLAX
 from .fused_cell import FUSED_CELL
 from .keras_layer import KERAS
@@ -10,7 +10,18 @@ from .ours import HOISTED, OURS, OURS_WITHOUT_PEEPHOLE, RECOMPUTE, VARIANTS
 from .protocol import Built, Provider, Results
 
 COMPILERS = [COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL]
-ALL = [OURS, CONV_FLOOR, EAGER, OURS_WITHOUT_PEEPHOLE, FUSED_CELL, *VARIANTS, *COMPILERS, FLAX, KERAS]
+ALL = [
+    OURS,
+    CONV_FLOOR,
+    EAGER,
+    EAGER_CONTIGUOUS,
+    OURS_WITHOUT_PEEPHOLE,
+    FUSED_CELL,
+    *VARIANTS,
+    *COMPILERS,
+    FLAX,
+    KERAS,
+]
 
 __all__ = [
     "ALL",
@@ -19,6 +30,7 @@ __all__ = [
     "COMPILERS",
     "CONV_FLOOR",
     "EAGER",
+    "EAGER_CONTIGUOUS",
     "FLAX",
     "FUSED_CELL",
     "HOISTED",

@@ -1,7 +1,8 @@
 """A ConvLSTM as one writes it well in eager PyTorch.
 
-Channels last throughout, one convolution a step over [X_t ; H_{t-1}], the input taken apart by `unbind`, whose gradient
-is one stack, and plain autograd. Between layers the steps stay a list: only the last layer's are stacked.
+One convolution a step over [X_t ; H_{t-1}], the input taken apart by `unbind`, whose gradient is one stack, and plain
+autograd. Between layers the steps stay a list: only the last layer's are stacked. Everything is stored in one memory
+format, channels last or contiguous: which is faster depends on the machine and the kernel's size.
 """
 
 from collections.abc import Sequence
@@ -11,17 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases import Parameters
+from bench.cases import Parameters, Problem
 
-from .protocol import Provider, State, of_stack
+from .protocol import Built, Provider, State, of_stack
 
 
-def layer(frames: Sequence[Tensor], parameters: Parameters) -> tuple[list[Tensor], State]:
-    """T images (B, Cin, H, W), stored channels last → T of (B, C, H, W) and the last (h, c)."""
+def layer(
+    frames: Sequence[Tensor], parameters: Parameters, memory_format: torch.memory_format
+) -> tuple[list[Tensor], State]:
+    """T images (B, Cin, H, W), stored in that format → T of (B, C, H, W) and the last (h, c), stored alike."""
     weight, bias, peephole = parameters
     batch, _, height, width = frames[0].shape
     padding = tuple(size // 2 for size in weight.shape[2:])
-    h = weight.new_zeros(batch, height, width, weight.shape[0] // 4).movedim(-1, 1)
+    shape = batch, weight.shape[0] // 4, height, width
+    h = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=memory_format).zero_()
     c = torch.zeros_like(h)
     output = []
     for x in frames:
@@ -37,12 +41,20 @@ def layer(frames: Sequence[Tensor], parameters: Parameters) -> tuple[list[Tensor
     return output, (h, c)
 
 
-def stack(input: Tensor, layers: tuple[Parameters, ...]) -> tuple[Tensor, list[State]]:
+def stack(
+    input: Tensor, layers: tuple[Parameters, ...], memory_format: torch.memory_format = torch.channels_last
+) -> tuple[Tensor, list[State]]:
     frames, states = input.unbind(), []
     for parameters in layers:
-        frames, state = layer(frames, parameters)
+        frames, state = layer(frames, parameters, memory_format)
         states.append(state)
     return torch.stack(list(frames)), states
 
 
-EAGER = Provider("eager", partial(of_stack, stack))
+def build(memory_format: torch.memory_format, problem: Problem) -> Built:
+    return of_stack(partial(stack, memory_format=memory_format), problem, memory_format)
+
+
+EAGER = Provider("eager", partial(build, torch.channels_last))
+EAGER_CONTIGUOUS = Provider("eager, contiguous", partial(build, torch.contiguous_format))
+"""On a GPU only the last points of `make gpu-bench`, those in float32, have it: its time is short."""

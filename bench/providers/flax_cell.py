@@ -69,6 +69,9 @@ def build(problem: Problem) -> Built:
     infer, train = jax.jit(stack), jax.jit(jax.grad(loss))
     image = (case.steps, case.batch, case.height, case.width)
 
+    def load(tensor: Tensor) -> Any:
+        return to_jax(tensor.movedim(2, -1))
+
     def results(value: Any) -> Results:
         output, carries = value
         states = [tuple(to_torch(each, like).movedim(-1, 1) for each in (h, c)) for c, h in carries]
@@ -91,7 +94,8 @@ def build(problem: Problem) -> Built:
     return Built(
         partial(infer, variables),
         partial(train, variables),
-        load=lambda tensor: to_jax(tensor.movedim(2, -1)),
+        load_input=load,
+        load_cotangent=load,
         results=results,
         gradients=gradients,
         wait=jax.block_until_ready,

@@ -59,6 +59,9 @@ def build(problem: Problem) -> Built:
     infer, train = jax.jit(stack), jax.jit(jax.grad(loss))
     image = (case.batch, case.steps, case.height, case.width)
 
+    def load(tensor: Tensor) -> Any:
+        return to_jax(tensor.movedim(2, -1).transpose(0, 1))
+
     def results(value: Any) -> Results:
         output, states = value
         as_torch = [tuple(to_torch(each, like).movedim(-1, 1) for each in state) for state in states]
@@ -79,7 +82,8 @@ def build(problem: Problem) -> Built:
     return Built(
         partial(infer, variables),
         partial(train, variables),
-        load=lambda tensor: to_jax(tensor.movedim(2, -1).transpose(0, 1)),
+        load_input=load,
+        load_cotangent=load,
         results=results,
         gradients=gradients,
         wait=jax.block_until_ready,

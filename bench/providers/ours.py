@@ -1,13 +1,23 @@
-"""This package's layer, with each of its backends, schedules and memory modes."""
+"""This package's layer, with each of its backends, schedules and memory modes.
 
+Weights, input and cotangent are stored as their layers compute: channels last, or contiguous where planes are faster.
+"""
+
+from dataclasses import replace
 from functools import partial
 
 import torch
 
-from bench.cases import Problem
+from bench.cases import Parameters, Problem, stored
 from tritonlstm import ConvLSTM2d
+from tritonlstm._layout import is_faster_in_planes
 
 from .protocol import Built, Provider, of_function
+
+
+def _memory_format(parameters: Parameters) -> torch.memory_format:
+    """The one in which a layer computes."""
+    return torch.contiguous_format if is_faster_in_planes(parameters.weight) else torch.channels_last
 
 
 def build(options: dict[str, str], problem: Problem) -> Built:
@@ -21,11 +31,17 @@ def build(options: dict[str, str], problem: Problem) -> Built:
         dtype=problem.input.dtype,
         **options,
     )
-    for cell, parameters in zip(layer.layers, problem.leaves(), strict=True):
-        for name, tensor in parameters._asdict().items():
+    formats = [_memory_format(parameters) for parameters in problem.layers]
+    for cell, parameters, memory_format in zip(layer.layers, problem.layers, formats, strict=True):
+        for name, tensor in parameters.leaves(memory_format)._asdict().items():
             if tensor is not None:
                 setattr(cell, name, torch.nn.Parameter(tensor.detach()))
-    return of_function(layer, list(layer.parameters()))
+    return replace(
+        of_function(layer, list(layer.parameters())),
+        load_input=partial(stored, memory_format=formats[0]),
+        load_cotangent=partial(stored, memory_format=formats[-1]),
+        memory_formats=set(formats),
+    )
 
 
 def variant(name: str, *, peephole: bool = True, **options: str) -> Provider:

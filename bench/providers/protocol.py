@@ -1,14 +1,15 @@
 """What a contender is."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.cases import Parameters, Problem
+from bench.cases import Parameters, Problem, stored
 
 State = tuple[Tensor, Tensor]
 Stack = Callable[[Tensor, tuple[Parameters, ...]], tuple[Tensor, list[State]]]
@@ -36,19 +37,22 @@ def _same(value: Any) -> Any:
 class Built:
     """A contender with one problem's parameters, ready to be timed.
 
-    `infer` and `train` take and return what the contender's framework likes best; `load` makes its input and its
-    cotangent of torch's, outside the time. `results` and `gradients` turn what they return into torch tensors: the
-    gradients of the parameters, layer by layer, in the order weight, bias, peephole. Both are None where there is
+    `infer` and `train` take and return what the contender's framework likes best; `load_input` and `load_cotangent`
+    make that of torch's tensors, outside the time. `results` and `gradients` turn what they return into torch tensors:
+    the gradients of the parameters, layer by layer, in the order weight, bias, peephole. Both are None where there is
     nothing to check.
     """
 
     infer: Callable[[Any], Any]
     train: Callable[[Any, Any], Any]
-    load: Callable[[Tensor], Any] = _same
+    load_input: Callable[[Tensor], Any] = _same
+    load_cotangent: Callable[[Tensor], Any] = _same
     results: Callable[[Any], Results] | None = _same
     gradients: Callable[[Any], list[Tensor]] | None = _same
     wait: Callable[[Any], Any] | None = None
     """Returns when what a call returned has been computed, where the framework has a queue of its own."""
+    memory_formats: Collection[torch.memory_format] = (torch.channels_last,)
+    """Those of its layers: what PyTorch itself errs in them is its budget."""
     peak: Callable[[str], int] | None = None
     """Bytes at the peak of an "inference" or "training" step, where torch's allocator does not see them."""
 
@@ -83,6 +87,14 @@ def of_function(function: Callable[[Tensor], tuple[Tensor, Sequence[State]]], le
     return Built(infer, train, gradients=list)
 
 
-def of_stack(stack: Stack, problem: Problem) -> Built:
-    layers = problem.leaves()
-    return of_function(lambda input: stack(input, layers), [tensor for layer in layers for tensor in layer.present()])
+def of_stack(stack: Stack, problem: Problem, memory_format: torch.memory_format = torch.channels_last) -> Built:
+    """A contender in eager PyTorch, whose images and weights are stored in that format."""
+    layers = problem.leaves(memory_format)
+    leaves = [tensor for layer in layers for tensor in layer.present()]
+    load = partial(stored, memory_format=memory_format)
+    return replace(
+        of_function(lambda input: stack(input, layers), leaves),
+        load_input=load,
+        load_cotangent=load,
+        memory_formats=[memory_format],
+    )

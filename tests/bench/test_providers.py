@@ -6,16 +6,21 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import providers
+from bench import check, providers
 from bench.cases import problem
 from bench.check import Oracle, Oracles, WrongResult
-from bench.providers import compiled, fused_cell
+from bench.providers import compiled, conv_floor, fused_cell, ours
 from bench.providers.protocol import Results
 from tests.bench.tiny import TINY
+from tritonlstm import _layout
 
 CPU = torch.device("cpu")
+FORMATS = {providers.EAGER: torch.channels_last, providers.EAGER_CONTIGUOUS: torch.contiguous_format}
+WIDE = TINY.but(in_channels=8, channels=(8,))
+"""What an AVX2 CPU convolves over planes."""
 
 
 def fused(input_gates: Tensor, hidden_gates: Tensor, c: Tensor, bias: Tensor, hidden_bias: Tensor):
@@ -58,6 +63,58 @@ def test_the_eager_contender_agrees_in_half_types():
     assert Oracle(given).check(providers.EAGER.build(given), given) <= 1
 
 
+class Convolutions(TorchDispatchMode):
+    """Keeps the arguments of all convolutions, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if "convolution" in str(function):
+            self.seen += [each for each in arguments if isinstance(each, Tensor) and each.dim() == 4]
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("provider", FORMATS, ids=lambda provider: provider.name)
+def test_each_eager_contender_keeps_to_its_memory_format(provider, oracles):
+    given, _ = oracles[True]
+    built = provider.build(given)
+    arguments = built.load_input(given.input), built.load_cotangent(given.cotangent)
+    with Convolutions() as convolutions:
+        built.train(*arguments)
+    calls = TINY.steps * len(TINY.channels)
+    assert len(convolutions.seen) == (2 + 3) * calls  # image and weight, and the gradient too
+    assert all(each.is_contiguous(memory_format=FORMATS[provider]) for each in convolutions.seen)
+    _, ((h, c), _) = vars(built.infer(arguments[0])).values()
+    assert all(each.is_contiguous(memory_format=FORMATS[provider]) for each in (h, c))
+
+
+def test_our_layers_get_what_they_compute_in(oracles, monkeypatch):
+    """Here the first layer computes over planes, the last one over rows."""
+    monkeypatch.setattr(ours, "is_faster_in_planes", lambda weight: weight.shape[0] == 4 * TINY.channels[0])
+    given, oracle = oracles[True]
+    built = providers.OURS.build(given)
+    input, cotangent = built.load_input(given.input), built.load_cotangent(given.cotangent)
+    assert input.is_contiguous() and not cotangent.is_contiguous()
+    assert cotangent[0].is_contiguous(memory_format=torch.channels_last)
+    weights = [each for each in built.gradients(built.train(input, cotangent)) if each.shape[-1] == TINY.kernel]
+    assert [each.is_contiguous() for each in weights] == [True, False]
+    assert set(built.memory_formats) == set(FORMATS.values())
+    assert oracle.check(built, given) <= 1
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_the_floor_convolves_in_the_layout_of_our_layer(capability: str, monkeypatch):
+    monkeypatch.setattr(_layout, "_CPU", capability)
+    given = problem(WIDE, torch.float32)
+    output = providers.OURS.build(given).infer(given.input).output
+    rows = conv_floor._layer(given, 0).rows
+    assert output.is_contiguous() == (capability == "AVX2")
+    assert rows.movedim(-1, 2).is_contiguous() == output.is_contiguous()
+    assert rows.is_contiguous() != output.is_contiguous()
+
+
 def test_an_oracle_is_made_once_for_a_case_a_dtype_and_peepholes():
     oracles = Oracles()
     first = oracles.of(problem(TINY, torch.float32))
@@ -68,6 +125,21 @@ def test_an_oracle_is_made_once_for_a_case_a_dtype_and_peepholes():
         problem(TINY.but(steps=1), torch.float32),
     ]
     assert len({first, *map(oracles.of, others)}) == 4
+
+
+def test_the_budget_is_that_of_the_contenders_memory_formats(oracles, monkeypatch):
+    by_reference, formats = check._by_reference, []
+
+    def seen(given, memory_format=torch.channels_last):
+        formats.append(memory_format)
+        return by_reference(given, memory_format)
+
+    given, _ = oracles[True]
+    oracle = Oracle(given)
+    monkeypatch.setattr(check, "_by_reference", seen)
+    for provider in [*FORMATS, *FORMATS, providers.OURS]:
+        oracle.check(provider.build(given), given)
+    assert formats == list(FORMATS.values())  # each made once, the one in which our layer computes too
 
 
 def test_every_contender_that_torch_runs_can_be_captured():

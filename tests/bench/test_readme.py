@@ -9,7 +9,7 @@ import torch
 
 from bench import readme
 from bench.environment import ROOT, Environment
-from bench.rows import ABSENT, OK, Key, Row, Rows, read
+from bench.rows import ABSENT, FAILED, OK, Key, Row, Rows, read
 
 ENVIRONMENT = replace(
     Environment.of(torch.device("cpu"), "python -m bench.gpu"), device="A GPU", driver="570", cudnn="91"
@@ -52,6 +52,30 @@ def test_the_table_tells_each_contender_against_ours_of_its_own_run(path: Path):
     ]  # fmt: skip
     assert "against eager (graph) | against eager, fused cell (graph) | against torch.compile (graph) |" in made
     assert "recompute" not in made and "99" not in made
+
+
+def test_eager_is_told_once_in_its_faster_format(path: Path):
+    slower, faster = row("eager, contiguous", 25.0), row("eager, contiguous", 4.0, "inference")
+    assert "Eager:" not in readme.block(path)
+    other = Rows(path, ENVIRONMENT)
+    other.add([*ROWS, slower, faster])
+    made = readme.block(path)
+    assert readme.speeds(read(path)[0])["paper", "training"]["eager"] == 2.0
+    assert readme.speeds(read(path)[0])["paper", "inference"]["eager"] == 0.8
+    assert made.count("against eager (graph)") == 1 and "against eager, contiguous" not in made
+    assert "Slower than eager, fused cell in paper's training (0.88×), eager in paper's inference (0.80×)." in made
+    assert "Eager: with images channels last or contiguous" in made
+
+
+def test_a_format_that_failed_is_told_apart(path: Path):
+    failed = replace(row("eager, contiguous", 25.0), status=FAILED, reason="ValueError", median_ms=None)
+    other = Rows(path, ENVIRONMENT)
+    other.add([*ROWS, failed])
+    made = readme.block(path)
+    assert "Not measured: Keras (keras not installed), eager, contiguous (failed)." in made and "Eager:" not in made
+    other = Rows(path, ENVIRONMENT)
+    other.add([*(each for each in ROWS if each.provider != "eager"), row("eager, contiguous", 25.0)])
+    assert "against eager (graph)" in readme.block(path)
 
 
 def test_calls_are_compared_with_our_calls_alone(path: Path):

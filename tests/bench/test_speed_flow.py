@@ -19,7 +19,7 @@ from bench.measure import WallClock, interleave
 from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, OURS, Provider
 from bench.providers.protocol import of_stack
 from bench.rows import Rows, read
-from bench.table import points, speed_up, table
+from bench.table import best_eager, points, speed_up, table
 from tests.bench.tiny import TINY
 from tritonlstm.tuning.cases import CASES
 
@@ -162,8 +162,49 @@ def test_calls_are_not_compared_with_graphs():
     assert [row.x_conv_floor for row in group] == [2.0, 1.0, None]
     assert speed_up(called, group) is None
     assert speed_up(replace(called, launch="graph"), group) == 4.5
-    (line,) = (line for line in table(group).splitlines() if "eager" in line)
+    (line,) = (line for line in table(group).splitlines() if line.startswith("  eager"))
     assert line.split()[:3] == ["eager", "calls", "9.000"]
+
+
+def eager_rows(*formats: tuple[str, float | None, int | None], launch: str = "calls") -> list[rows.Row]:
+    """Of one point, of each (name, ms, bytes); one without a time has failed."""
+    key = rows.Key("contenders", "paper", "sizes", 3, "float32", "training")
+    return [
+        rows.Row(key, name, True, rows.FAILED if ms is None else rows.OK, "", launch, ms, ms, ms, 9, peak)
+        for name, ms, peak in formats
+    ]
+
+
+def test_the_baseline_is_the_best_eager_format():
+    last, contiguous = group = eager_rows(("eager", 4.0, 300), ("eager, contiguous", 3.0, 400))
+    assert best_eager("calls", group) is contiguous
+    assert best_eager("calls", group, "peak_bytes") is last
+    assert best_eager("calls", [*group, *eager_rows(("tritonlstm", 1.0, 1), ("torch.compile", 1.0, 1))]) is contiguous
+    assert best_eager("graph", group) is None
+    assert best_eager("calls", [*group, *eager_rows(("eager", 1.0, 1), launch="graph")]) is contiguous
+
+
+def test_a_format_that_was_not_measured_is_no_baseline():
+    (alone,) = eager_rows(("eager", 4.0, None))
+    (failed,) = eager_rows(("eager, contiguous", None, None))
+    assert best_eager("calls", [alone]) is best_eager("calls", [failed, alone]) is alone
+    assert best_eager("calls", [alone, failed], "peak_bytes") is None
+    assert best_eager("calls", [failed]) is None
+
+
+def test_the_table_compares_with_the_best_eager_format():
+    group = eager_rows(("tritonlstm", 2.0, 150), ("eager", 4.0, 300), ("eager, contiguous", 3.0, 400))
+    ours, last, contiguous = (line.split() for line in table(group).splitlines() if "(" in line and "calls" in line)
+    assert ours[-5:] == ["1.00×", "0.67×", "0.0", "1.00×", "0.50×"]
+    assert last[-5:] == ["2.00×", "1.33×", "0.0", "2.00×", "1.00×"]
+    assert contiguous[-5:] == ["1.50×", "1.00×", "0.0", "2.67×", "1.33×"]
+
+
+def test_a_cpu_is_told_with_its_vectors(collected):
+    collected.add(eager_rows(("eager", 4.0, 300)))
+    _, environment = read(collected.path)
+    assert environment.device.endswith(f", {torch.backends.cpu.get_cpu_capability()}")
+    assert len(environment.device.split(", ")[0]) > 1
 
 
 def test_the_order_of_the_gpu_run():

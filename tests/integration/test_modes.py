@@ -173,14 +173,14 @@ class TestSchedule:
 
         real = functional._ops.sequence
         monkeypatch.setattr(functional, "pick_schedule", pick)
-        monkeypatch.setattr(functional._ops, "sequence", lambda *args: operators.append(args[-2]) or real(*args))
+        monkeypatch.setattr(functional._ops, "sequence", lambda *args: operators.append(args[-3]) or real(*args))
         ConvLSTM2d(CIN, [4, 3], (3, 5), dtype=torch.bfloat16)(frames().bfloat16())
         assert asked == [("cpu", 2, CIN, 4, (3, 5)), ("cpu", 2, 4, 3, (3, 5))]
         assert operators == [True, False]
 
     def test_auto_is_what_keeps_least_where_the_gates_are_made_again(self, monkeypatch: pytest.MonkeyPatch):
         calls, real = [], functional._ops.sequence
-        monkeypatch.setattr(functional._ops, "sequence", lambda *args: calls.append(args[-2:]) or real(*args))
+        monkeypatch.setattr(functional._ops, "sequence", lambda *args: calls.append(args[-3:-1]) or real(*args))
         ConvLSTM2d(CIN, [4, 3], 3, memory="recompute")(frames())
         assert calls == [(True, True)] * 2
 

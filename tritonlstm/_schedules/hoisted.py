@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from .. import _convolution
+from .._convolution import Map
 from .._dtypes import cell_dtype
-from .._layout import Layout, like_weight, pack_columns, to_rows
+from .._layout import Layout, like_weight, to_rows
 from .operands import Needs, Saved, Weights
 
 PARTS, SHORTEST_PART = 8, 2
@@ -35,17 +36,6 @@ def _split(weights: Weights, layout: Layout) -> tuple[Tensor, Tensor]:
     return weights.weight[:, : layout.in_channels], weights.weight[:, layout.in_channels :]
 
 
-def _pack_frames(input: Tensor, layout: Layout) -> Tensor:
-    """Frames (N, B, Cin, *spatial) as dense rows (N·B, *spatial, input_width): where they lie, if they are that."""
-    rows = to_rows(input, channel_dim=2)
-    if layout.input_width == layout.in_channels:
-        return rows.contiguous().flatten(0, 1)
-    packed = rows.new_empty((*rows.shape[:-1], layout.input_width))
-    packed[..., : layout.in_channels] = rows
-    packed[..., layout.in_channels :] = 0
-    return packed.flatten(0, 1)
-
-
 class Forward:
     """The pre-activations of each step, in two parts."""
 
@@ -60,33 +50,36 @@ class Forward:
         *,
         save: bool,
         slots: int,
+        skips_empty_state: bool,
     ):
-        self._input, self._output, self._bias, self._layout = input, output, bias, layout
-        self._h0 = None if h0 is None else to_rows(h0).contiguous()
+        self._input, self._layout = input, layout
+        self._hidden = output.unbind()
+        self._h0 = None if h0 is None else layout.dense(to_rows(h0))
         w_x, w_h = _split(weights, layout)
-        self._input_weight, self._weight = pack_columns(layout.input_width, w_x), pack_columns(layout.channels, w_h)
+        self._input_map = Map(layout, layout.pack_columns(layout.input_width, w_x), bias)
+        self._hidden_map = Map(layout, layout.pack_columns(layout.channels, w_h))
         self._x_moves = input.stride(0) != 0
         self._length = part_length(layout.steps) if self._x_moves else 1
         self._addends = None
-        self.inputs = weights.weight.new_empty(layout.sequence_shape(layout.width, 0))
+        self.inputs = layout.new_sequence(weights.weight, layout.width, 0)
 
     def _addend(self, t: int) -> Tensor:
         """W_x * X_t + bias (B, *spatial, 4C)."""
         index = t % self._length if self._x_moves else 0
         if index == 0 and (self._x_moves or t == 0):
-            frames = _pack_frames(self._input[t : t + self._length], self._layout)
+            frames = self._layout.pack_frames(to_rows(self._input[t : t + self._length], channel_dim=2))
             self._addends = None  # before the next are made
-            addends = _convolution.apply(frames, self._input_weight, self._bias)
-            self._addends = addends.unflatten(0, (-1, self._layout.batch))
+            addends = self._input_map(frames)
+            self._addends = addends.unflatten(0, (-1, self._layout.batch)).unbind()
         return self._addends[index]
 
     def preact(self, t: int, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """Two parts of A_t, each (B, *spatial, 4C), the first in `out` where that needs no copy."""
         addend = self._addend(t)
-        h = self._h0 if t == 0 else self._output[t - 1]
+        h = self._h0 if t == 0 else self._hidden[t - 1]
         if h is None:  # no state: its convolution is zero
             return addend if self._x_moves else addend.clone(), None
-        return _convolution.apply(h, self._weight, out=out), addend
+        return self._hidden_map(h, out), addend
 
     def next_slot(self, t: int) -> None:
         """The step after reads h_t from the output."""
@@ -103,33 +96,43 @@ class Backward:
     input_by_step = False
 
     def __init__(
-        self, saved: Saved, weights: Weights, bias: Tensor | None, layout: Layout, needs: Needs, *, recompute: bool
+        self,
+        saved: Saved,
+        weights: Weights,
+        bias: Tensor | None,
+        layout: Layout,
+        needs: Needs,
+        *,
+        recompute: bool,
+        skips_empty_state: bool,
     ):
-        self._input, self._bias, self._layout = saved.input, bias, layout
-        self._output = to_rows(saved.output, channel_dim=2).contiguous()  # a copy of vmap's slices alone
-        self._h0 = None if saved.h0 is None else to_rows(saved.h0).contiguous()
+        self._input, self._layout = saved.input, layout
+        self._output = layout.dense(to_rows(saved.output, channel_dim=2))  # a copy of vmap's slices alone
+        self._h0 = None if saved.h0 is None else layout.dense(to_rows(saved.h0))
         self._public, self._needs = weights, needs
         self.chunk_width = 4 * layout.channels + layout.input_width
         self._x_moves = saved.input.stride(0) != 0
         self._packed = None, None
         w_x, w_h = _split(weights, layout)
-        self._input_weight, self._weight = pack_columns(layout.input_width, w_x), pack_columns(layout.channels, w_h)
-        self._adjoint = _convolution.adjoint_weight(self._weight, slice(None))
+        self._input_weight = layout.pack_columns(layout.input_width, w_x)
+        self._weight = layout.pack_columns(layout.channels, w_h)
+        self._input_map, self._hidden_map = Map(layout, self._input_weight, bias), Map(layout, self._weight)
+        self._adjoint = Map(layout, _convolution.adjoint_weight(layout, self._weight, slice(None)))
         self._input_adjoint = None
         self.grad_input = None
         if needs.input:
-            self._input_adjoint = _convolution.adjoint_weight(self._input_weight, slice(0, layout.in_channels))
-            self.grad_input = self._weight.new_empty(layout.sequence_shape(layout.in_channels))
-        self._grad_h = self._weight.new_empty(layout.step_shape(layout.channels))
+            adjoint = _convolution.adjoint_weight(layout, self._input_weight, slice(0, layout.in_channels))
+            self._input_adjoint = Map(layout, adjoint)
+            self.grad_input = layout.new_sequence(self._weight, layout.in_channels)
+        self._grad_h = layout.new_step(self._weight, layout.channels)
         self._grad_weight = self._grad_input_weight = None
 
     def preact(self, first: int, last: int) -> Tensor:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""
-        of_input = _convolution.apply(self._frames(first, last), self._input_weight, self._bias)
-        of_input = of_input.unflatten(0, (-1, self._layout.batch))
+        of_input = self._input_map(self._frames(first, last)).unflatten(0, (-1, self._layout.batch))
         result = of_input if self._x_moves else of_input.repeat(last - first, *(1 for _ in of_input.shape[1:]))
         for part, h in self._hidden(first, last):
-            result[part] += _convolution.apply(h, self._weight).view(result[part].shape)
+            result[part] += self._hidden_map(h).view(result[part].shape)
         return result
 
     def _frames(self, first: int, last: int) -> Tensor:
@@ -137,7 +140,7 @@ class Backward:
         if self._packed[0] != (first, last):
             self._packed = None, None  # before the next are made
             frames = self._input[first:last] if self._x_moves else self._input[:1]
-            self._packed = (first, last), _pack_frames(frames, self._layout)
+            self._packed = (first, last), self._layout.pack_frames(to_rows(frames, channel_dim=2))
         return self._packed[1]
 
     def _hidden(self, first: int, last: int) -> list[tuple[slice, Tensor]]:
@@ -155,7 +158,7 @@ class Backward:
 
     def step(self, t: int, grad_preact: Tensor) -> Tensor:
         """dH_{t-1} (B, *spatial, C), from dA_t (B, *spatial, 4C)."""
-        self._grad_h = _convolution.apply(grad_preact, self._adjoint, out=self._grad_h)
+        self._grad_h = self._adjoint(grad_preact, self._grad_h)
         return self._grad_h
 
     def chunk(self, first: int, last: int, grad_preact: Tensor) -> None:
@@ -163,9 +166,9 @@ class Backward:
         grad = grad_preact.flatten(0, 1)
         if self.grad_input is not None:
             out = self.grad_input[first:last]
-            result = _convolution.apply(grad, self._input_adjoint, out=out.flatten(0, 1)).view(out.shape)
+            result = self._input_adjoint(grad, out.flatten(0, 1))
             if result.data_ptr() != out.data_ptr():
-                out.copy_(result)
+                out.copy_(result.view(out.shape))
         is_shared = self._public.input_weight is None
         if self._needs.weight if is_shared else self._needs.input_weight:
             of_input = grad if self._x_moves else grad_preact.sum(0)  # one X has the sum of its gradients
