@@ -127,19 +127,20 @@ def test_the_last_transposed_convolution_is_left_out_where_only_parameters_learn
     assert count.calls["convolution"] == 3
 
 
-def test_the_first_step_without_a_state_convolves_the_input_alone():
-    """On a CPU; so does its weight gradient."""
+@pytest.mark.parametrize("mode", [CONCAT, HOISTED], ids=str)
+def test_the_first_step_without_a_state_leaves_out_what_the_hidden_state_would_cost(mode: Mode):
+    """On a CPU, in the forward pass, in the transposed convolution and in the weight gradient."""
     stateless = Problem.random(Shape(steps=4, state=False), torch.float32)
     zeros = stateless.weight.new_zeros(stateless.cotangents["h_n"].shape)
     flops = []
     for problem in (stateless, replace(stateless, h0=zeros, c0=zeros)):
         with FlopCounterMode(display=False) as counter:
-            saved = forward(problem, save=True, pointwise=_gates_aten)
-            saved = saved._replace(h0=problem.h0)
-            backward(problem, saved, ALL._replace(h0=False, c0=False), pointwise=_gates_aten)
+            saved = forward(problem, save=True, pointwise=_gates_aten, mode=mode)._replace(h0=problem.h0)
+            needs = ALL if problem.h0 is not None else ALL._replace(h0=False, c0=False)
+            backward(problem, saved, needs, pointwise=_gates_aten, mode=mode)
         flops.append(counter.get_total_flops())
     of_hidden = 2 * zeros.numel() * stateless.weight[:, -zeros.shape[1] :].numel() // zeros.shape[1]
-    assert flops[1] - flops[0] == 2 * of_hidden
+    assert flops[1] - flops[0] == 3 * of_hidden
 
 
 @pytest.mark.parametrize("pointwise", [_gates_aten, _launch], ids=["aten", "triton"])

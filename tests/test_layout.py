@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tritonlstm import ConvLSTM2d, _layout
+from tritonlstm import ConvLSTM2d, _devices
 from tritonlstm._layout import Layout, from_rows, is_faster_in_planes
 
 
@@ -43,21 +43,24 @@ def weight(kernel: tuple[int, ...] = (5, 5), channels: int = 8, dtype: torch.dty
 
 
 def test_planes_are_taken_where_they_were_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_layout, "_CPU", "AVX2")
+    monkeypatch.setattr(_devices, "CPU_CAPABILITY", "AVX2")
     assert is_faster_in_planes(weight())
     assert is_faster_in_planes(weight(kernel=(3, 7)))
     assert not is_faster_in_planes(weight(kernel=(5, 3)))
     assert not is_faster_in_planes(weight(kernel=()))
     assert not is_faster_in_planes(weight(channels=7))
+    assert not is_faster_in_planes(torch.empty(24, 8, 5, 5)), "2 channels of the input, 6 of the hidden state"
+    assert is_faster_in_planes(torch.empty(32, 8, 5, 5), torch.empty(32, 16, 7, 7))
+    assert not is_faster_in_planes(torch.empty(32, 8, 5, 5), torch.empty(32, 16, 3, 3))
     assert not is_faster_in_planes(weight(dtype=torch.bfloat16))
     assert not is_faster_in_planes(weight().to("meta"))
-    monkeypatch.setattr(_layout, "_CPU", "AVX512")
+    monkeypatch.setattr(_devices, "CPU_CAPABILITY", "AVX512")
     assert not is_faster_in_planes(weight())
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
 def test_a_layer_returns_what_its_layout_has(monkeypatch: pytest.MonkeyPatch, capability: str):
-    monkeypatch.setattr(_layout, "_CPU", capability)
+    monkeypatch.setattr(_devices, "CPU_CAPABILITY", capability)
     layer, input = ConvLSTM2d(8, [8, 16], 5), torch.randn(3, 2, 8, 6, 7, requires_grad=True)
     output, [_, (h, c)] = layer(input)
     images = (output, h, c, *torch.autograd.grad(output.sum(), input))

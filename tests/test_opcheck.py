@@ -21,6 +21,7 @@ SOME_SHAPES = [
     "no bias, no peephole",
     "full peephole",
     "one step",
+    "one image",
     "no image",
     "state alone",
     "no state",

@@ -10,7 +10,16 @@ from tests.operators import backward_operands
 from tests.problems import ARGUMENTS, PATHS, SHAPES, Problem, Shape, by_operator, operands
 from tritonlstm import _ops
 
-SOME_SHAPES = ["base", "no bias, no peephole", "full peephole", "one step", "no image", "state alone", "vectors"]
+SOME_SHAPES = [
+    "base",
+    "no bias, no peephole",
+    "full peephole",
+    "one step",
+    "one image",
+    "no image",
+    "state alone",
+    "vectors",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)

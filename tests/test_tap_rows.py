@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tritonlstm import _convolution, _tap_rows
+from tritonlstm import ConvLSTM2d, _convolution, _devices, _tap_rows
 
 # (images, height, width), channels in and out, kernel
 CASES = {
@@ -42,27 +42,34 @@ def answers(pixels: tuple[int, int] = (64, 64), in_channels: int = 64, dtype: to
 
 
 def test_is_taken_where_it_was_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_tap_rows, "_CPU", "AVX2")
+    monkeypatch.setattr(_devices, "CPU_CAPABILITY", "AVX2")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert answers()
     assert not answers(pixels=(16, 16))
     assert not answers(in_channels=8)
     assert not answers(dtype=torch.bfloat16)
     planar = torch.zeros(1, 64, 64, 64).movedim(1, -1)
     assert not _tap_rows.is_faster(planar, torch.zeros(128, 3, 3, 64))
-    monkeypatch.setattr(_tap_rows, "_CPU", "AVX512")
+    assert not _tap_rows.is_faster(torch.zeros(1, 64, 64, 64), torch.zeros(128, 1, 1, 64))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert not answers()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(_devices, "CPU_CAPABILITY", "AVX512")
     assert not answers()
 
 
 def test_gives_a_layer_the_gradients_that_pytorch_gives(monkeypatch: pytest.MonkeyPatch):
-    from tritonlstm import ConvLSTM2d
-
     layer, input = ConvLSTM2d(3, [4, 2], 3), torch.randn(3, 2, 3, 9, 8)
 
     def gradients() -> list[torch.Tensor]:
         return torch.autograd.grad(layer(input)[0].square().sum(), list(layer.parameters()))
 
+    calls, real = [], _tap_rows.weight_grad
+    monkeypatch.setattr(_tap_rows, "weight_grad", lambda *args: calls.append(args) or real(*args))
     monkeypatch.setattr(_tap_rows, "is_faster", lambda *_: False)
     expected = gradients()
+    assert not calls
     monkeypatch.setattr(_tap_rows, "is_faster", lambda *_: True)
     for got, by_pytorch in zip(gradients(), expected, strict=True):
         torch.testing.assert_close(got, by_pytorch, rtol=1e-4, atol=1e-6)
+    assert calls

@@ -1,8 +1,11 @@
-"""What a device is called in the tables of tuning."""
+"""What a device is called in the tables of tuning, and what the CPU can do."""
 
 import functools
 
 import torch
+
+CPU_CAPABILITY = torch.backends.cpu.get_cpu_capability()
+"""The widest vectors that PyTorch uses: "AVX512" of 512 bits, "AVX2" of 256, or another name."""
 
 
 @functools.cache

@@ -1,13 +1,14 @@
 """The gates and their gradients in ATen calls: for the CPU, and for float64 anywhere.
 
-The same three operations as `_launch`, with the same arguments, so that `_sequence` need not know which it calls. They
-compute in the dtype of c, write where they are told and read every tensor through its strides. The symbols are those of
-kernels/DERIVATION.md.
+The same operations as `_launch`, with the same arguments (what `pack_peephole` returns is each module's own), so that
+`_sequence` need not know which it calls. They compute in the dtype of c, write where they are told and read every
+tensor through its strides. The symbols are those of kernels/DERIVATION.md.
 """
 
 import torch
 from torch import Tensor
 
+from . import _devices
 from ._dtypes import cell_dtype
 from ._layout import Layout, to_rows
 
@@ -19,7 +20,7 @@ INFERENCE_SLOTS = 1
 touched."""
 
 SKIPS_EMPTY_STATE = True
-"""The first step after no state convolves the input alone: a tenth of ten steps' hidden part less to compute."""
+"""Where there is no state, the first step convolves the input alone."""
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
@@ -41,7 +42,7 @@ def _tanh_by_expm1(preact: Tensor, *, out: Tensor) -> Tensor:
     return out.div_(out + 2)
 
 
-_HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+_HAS_AVX512 = _devices.CPU_CAPABILITY == "AVX512"
 
 _ACTIVATIONS = {
     "tanh": (_tanh_by_expm1 if _HAS_AVX512 else torch.tanh, torch.ops.aten.tanh_backward.grad_input),
@@ -73,7 +74,7 @@ def gates_forward(
     h: Tensor,
     h_next: Tensor | None,
 ) -> None:
-    """One step's gates; see `_launch.gates_forward` for the shapes. `preact` is overwritten."""
+    """One step's gates; see `_launch.gates_forward` for the shapes. `preact` may be overwritten."""
     assert bias is None, "the convolution has added it"
     if preact.dtype != c.dtype:
         preact = preact.to(c.dtype)
@@ -105,17 +106,18 @@ def _activate(
     a_i, a_f, a_g, a_o = _split(preact)
     kept_i, kept_f, kept_g, kept_o = (None,) * 4 if gates is None else _split(gates)
     w_ci, w_cf, w_co = (None,) * 3 if peephole is None else peephole
-    one, other = torch.empty_like(c), torch.empty_like(c)
-    i = _sigmoid(a_i, w_ci, c_prev, out=one, kept=kept_i)
-    g = activate(other.copy_(a_g), out=other)
+    first, second = torch.empty_like(c), torch.empty_like(c)
+    i = _sigmoid(a_i, w_ci, c_prev, out=first, kept=kept_i)
+    g = activate(second.copy_(a_g), out=second)
     if kept_g is not None:
         kept_g.copy_(g)
     i_g = i.mul_(g)
     if c_prev is None:
+        assert gates is None, "f would not be kept"
         c.copy_(i_g)
     else:
-        torch.addcmul(i_g, _sigmoid(a_f, w_cf, c_prev, out=other, kept=kept_f), c_prev, out=c)
-    return _sigmoid(a_o, w_co, c, out=one, kept=kept_o), activate(c, out=other)
+        torch.addcmul(i_g, _sigmoid(a_f, w_cf, c_prev, out=second, kept=kept_f), c_prev, out=c)
+    return _sigmoid(a_o, w_co, c, out=first, kept=kept_o), activate(c, out=second)
 
 
 def _sigmoid(preact: Tensor, peephole: Tensor | None, c: Tensor | None, *, out: Tensor, kept: Tensor | None) -> Tensor:
@@ -169,7 +171,7 @@ def gates_backward(
     through_c = torch.mul(dh, o)
     _sigmoid_backward(torch.mul(dh, squashed), o, grad_input=da_o)
     grad_c.add_(activation_backward(through_c, squashed, grad_input=through_c))
-    w_ci, w_cf, w_co = (None, None, None) if peephole is None else peephole
+    w_ci, w_cf, w_co = (None,) * 3 if peephole is None else peephole
     if peephole is not None:
         grad_c.addcmul_(da_o, w_co)
     through_g = torch.mul(grad_c, i, out=through_c)

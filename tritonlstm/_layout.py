@@ -6,10 +6,13 @@ planes, a row's channels lie H·W elements apart.
 """
 
 import math
+import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from . import _devices
 
 GPU_MULTIPLE = 8
 """Channels to which a row is padded for the GPU: 16 bytes of a half type, what tensor cores and 16-byte accesses want.
@@ -22,21 +25,26 @@ lines a step of the concat schedule computes the same bits wherever in the seque
 
 PLANAR_WIDTH, PLANAR_MULTIPLE = 5, 8
 """Kernels at least so wide, over multiples of so many channels, convolve planes 1.03 to 1.35 times as fast as rows
-where oneDNN's vectors have 256 bits (EPYC, float32, 5×5 and 7×7, 16×16 to 128×128 pixels); narrower ones and other
-channels are slower there. Not measured with 512 bits, where rows stay."""
-
-_CPU = torch.backends.cpu.get_cpu_capability()
+where oneDNN's vectors have 256 bits (one and two threads of an EPYC, float32, 5×5 and 7×7, 16×16 to 128×128 pixels).
+Narrower ones and other channels are slower there. Not measured with 512 bits, where rows stay."""
 
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def is_faster_in_planes(weight: Tensor) -> bool:
-    """Whether a layer with this weight is, its gates in ATen calls."""
-    is_measured = weight.device.type == "cpu" and weight.dtype == torch.float32 and _CPU == "AVX2"
-    is_wide = weight.dim() > 2 and weight.shape[-1] >= PLANAR_WIDTH
-    return is_measured and is_wide and all(size % PLANAR_MULTIPLE == 0 for size in weight.shape[:2])
+def is_faster_in_planes(weight: Tensor, input_weight: Tensor | None = None) -> bool:
+    """Whether a layer of these weights, its gates in ATen calls, was measured to be faster over planes than over rows.
+
+    weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *input_kernel).
+    """
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or _devices.CPU_CAPABILITY != "AVX2":
+        return False
+    # To a compiler, a weight's sizes are constants here.
+    gates, columns, *kernel = map(operator.index, weight.shape)
+    kernels = [kernel] if input_weight is None else [kernel, list(map(operator.index, input_weight.shape[2:]))]
+    is_wide = all(sizes and sizes[-1] >= PLANAR_WIDTH for sizes in kernels)
+    return is_wide and (gates // 4) % PLANAR_MULTIPLE == columns % PLANAR_MULTIPLE == 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Layout:
         triton: bool,
         planar: bool = False,
     ) -> "Layout":
-        """The layout of a call, whose gates run in Triton or, over rows or planes, not.
+        """The layout of a call. Its gates run in Triton or in ATen calls; `planar` is for the latter.
 
         weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *input_kernel).
         """
@@ -151,11 +159,12 @@ class Layout:
         destination = channel_dim % len(stored)
         if source == destination:
             return like.new_empty(stored, dtype=dtype or like.dtype)
-        shape, strides = list(stored), [1]
-        for size in reversed(shape[1:]):
-            strides.insert(0, strides[0] * max(size, 1))
-        for sizes in (shape, strides):
-            sizes.insert(destination, sizes.pop(source))
+        strides = [1]
+        for size in reversed(stored[1:]):
+            strides.insert(0, strides[0] * torch.sym_max(size, 1))
+        seen = list(range(len(stored)))
+        seen.insert(destination, seen.pop(source))
+        shape, strides = [stored[dim] for dim in seen], [strides[dim] for dim in seen]
         return like.new_empty_strided(shape, strides, dtype=dtype or like.dtype)
 
     def dense(self, rows: Tensor) -> Tensor:
@@ -172,8 +181,11 @@ class Layout:
         """
         if len(parts) == 1 and parts[0].shape[1] == width:
             return self.dense(to_rows(parts[0]))
-        rows, *kernel = parts[0].shape[0], *parts[0].shape[2:]
-        packed = self.dense(parts[0].new_empty(rows, *kernel, width))
+        gates, _, *kernel = parts[0].shape
+        if self.planar:
+            packed = to_rows(parts[0].new_empty(gates, width, *kernel))
+        else:
+            packed = parts[0].new_empty(gates, *kernel, width)
         first = 0
         for part in parts:
             packed.narrow(-1, first, part.shape[1]).copy_(to_rows(part))

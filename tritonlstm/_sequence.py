@@ -189,7 +189,7 @@ def backward(
     grad_bias, grad_peephole = (None, None) if sums is None else sums.result()
     makers = Needs(
         input=lambda: from_rows(maps.grad_input, channel_dim=2),
-        h0=lambda: from_rows(layout.dense(grad_h)),
+        h0=lambda: from_rows(layout.new_step(grad_h, layout.channels).copy_(grad_h)),
         c0=lambda: from_rows(grad_c),
         weight=lambda: grad_weight,
         input_weight=lambda: grad_input_weight,

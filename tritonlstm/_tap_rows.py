@@ -10,19 +10,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MIN_PIXELS, MIN_WEIGHTS = 2048, 4096
-"""From images of so many pixels and weights of so many elements a tap on, the products are faster: in float32, on one
-thread 1.2 to 2.9 times as fast as oneDNN, on two 1.05 to 2.6 times. With more threads it was not measured."""
+from . import _devices
+
+MIN_PIXELS, MIN_WEIGHTS, MAX_THREADS = 2048, 4096, 2
+"""In images of so many pixels at least, with weights of so many elements a tap, the products are faster (3×3 and 5×5,
+float32): on one thread 1.2 to 2.9 times as fast as oneDNN, on two 1.05 to 2.6 times. More threads were not measured."""
 
 STRIP_PIXELS = 2048
 """Pixels of an image whose neighbours are laid out at once: few enough to stay in the cache."""
 
-_CPU = torch.backends.cpu.get_cpu_capability()
-
 
 def is_faster(rows: Tensor, weight: Tensor) -> bool:
     """Whether `weight_grad` here is faster than PyTorch's; rows (N, *spatial, K), weight (O, *kernel, K)."""
-    if rows.device.type != "cpu" or rows.dtype != torch.float32 or _CPU != "AVX2":
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or _devices.CPU_CAPABILITY != "AVX2":
+        return False
+    if torch.get_num_threads() > MAX_THREADS or math.prod(weight.shape[1:-1]) == 1:
         return False
     _, *spatial, in_channels = rows.shape
     is_image = len(spatial) == 2 and rows.is_contiguous()
@@ -33,7 +35,8 @@ def weight_grad(rows: Tensor, grad: Tensor, kernel: Sequence[int]) -> Tensor:
     """rows (N, H, W, K) and grad (N, H, W, O), both contiguous → (O, kh, kw, K), with any strides.
 
     A strip of an image is copied kw times, shifted along W, so that a pixel's row holds those of its kw neighbours.
-    There the rows for one of kh taps are a matrix (pixels, kw·K), and that tap's gradient is its product with dA.
+    There the rows for one of kh taps are a matrix (pixels, kw·K), and that tap's gradient is its product with dA. What
+    lies beyond an edge is a zero like any other number: times a NaN in dA it is NaN.
     """
     images, height, width, in_channels = rows.shape
     kernel_height, kernel_width = kernel

@@ -58,7 +58,8 @@ def conv_lstm(
             and "torch" has none.
 
     Returns:
-        output (T, B, C, H, W) and the last state (h, c). Under autocast, h has autocast's dtype.
+        output (T, B, C, H, W) and the last state (h, c), stored channels last, or contiguous where a CPU convolves that
+        faster. Under autocast, h has autocast's dtype.
 
     Raises:
         TypeError, ValueError: with the argument's name, before anything is computed.
@@ -137,7 +138,7 @@ def _layer(
         if triton:
             _checks.check_peephole_offsets(peephole)
         hoisted = in_channels > 0 and _is_hoisted(schedule, recompute, weight, input_weight)
-        planar = not triton and is_faster_in_planes(weight)
+        planar = not triton and is_faster_in_planes(weight, input_weight)
         options = (steps, activation, triton, hoisted, recompute, planar)
         output, h, c = _ops.sequence(input, h, c, weight, input_weight, bias, peephole, *options)
     return output, (h, c)

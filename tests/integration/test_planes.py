@@ -7,20 +7,20 @@ import torch
 from torch.export import Dim
 
 from tests.integration.layers import with_peepholes
-from tritonlstm import ConvLSTM2d, _layout
+from tritonlstm import ConvLSTM2d, _devices
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from inside torch's compiler
 
 
 def be_cpu_of(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
-    monkeypatch.setattr(_layout, "_CPU", capability)
+    monkeypatch.setattr(_devices, "CPU_CAPABILITY", capability)
 
 
 def layers(monkeypatch: pytest.MonkeyPatch) -> tuple[ConvLSTM2d, ConvLSTM2d]:
-    """A layer that runs over planes, and one of the same parameters in plain PyTorch."""
+    """A stack whose first and last layers run over planes, and one of the same parameters in plain PyTorch."""
     be_cpu_of(monkeypatch, "AVX2")
-    layer = with_peepholes(ConvLSTM2d(8, [8, 16], 5))
-    plain = ConvLSTM2d(8, [8, 16], 5, backend="torch")
+    layer = with_peepholes(ConvLSTM2d(8, [8, 8, 16], [5, 3, 5]))
+    plain = ConvLSTM2d(8, [8, 8, 16], [5, 3, 5], backend="torch")
     plain.load_state_dict(copy.deepcopy(layer.state_dict()))
     return layer, plain
 
@@ -46,6 +46,22 @@ def test_compiled_in_one_graph_for_any_sizes(fresh_compiler, monkeypatch: pytest
         with torch.no_grad():
             assert compiled(input)[0].is_contiguous()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # training and inference
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_compiled_where_the_batch_is_known_only_at_run_time(
+    fresh_compiler, monkeypatch: pytest.MonkeyPatch, capability: str
+):
+    layer, plain = layers(monkeypatch)
+    be_cpu_of(monkeypatch, capability)
+    input, mask = images(batch=4), torch.tensor([True, False, True, True])
+
+    def run(module: ConvLSTM2d, input: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return module(input[:, mask])[0]
+
+    with torch.no_grad(), torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        got = torch.compile(run, fullgraph=True)(layer, input, mask)
+    torch.testing.assert_close(got, run(plain, input, mask), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])

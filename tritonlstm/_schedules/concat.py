@@ -22,6 +22,11 @@ def _pack_weight(weight: Tensor, layout: Layout) -> Tensor:
     return layout.pack_columns(layout.width, weight[:, layout.in_channels :], weight[:, : layout.in_channels])
 
 
+def _skips(skips_empty_state: bool, layout: Layout) -> bool:
+    """Whether the hidden part of the first step is left out: not where rows are padded to what a product likes."""
+    return skips_empty_state and layout.multiple == 1
+
+
 class Forward:
     """The pre-activations of each step.
 
@@ -56,7 +61,7 @@ class Forward:
         self.inputs[..., layout.input_slot.stop :] = 0
         self._copy_input(0)
         self._input_map = None
-        if skips_empty_state and h0 is None and input is not None:
+        if input is not None and h0 is None and _skips(skips_empty_state, layout):
             of_input = layout.pack_columns(layout.input_width, weight[:, : layout.in_channels])
             self._input_map = Map(layout, of_input, bias)
 
@@ -68,7 +73,8 @@ class Forward:
     def preact(self, t: int, out: Tensor) -> tuple[Tensor, None]:
         """A_t (B, *spatial, 4C), in `out` where that needs no copy; nothing is left for the gates to add."""
         if t == 0 and self._input_map is not None:
-            return self._input_map(self._layout.pack_frames(self._frames[:1])), None
+            input_map, self._input_map = self._input_map, None
+            return input_map(self._layout.pack_frames(self._frames[:1])), None
         slot = t % len(self._slots)
         if self._refills and slot == 0 and t > 0:
             self._copy_input(t)
@@ -98,14 +104,14 @@ class Backward:
         skips_empty_state: bool,
     ):
         self._inputs, self._public, self._layout, self._needs = saved.inputs, weights.weight, layout, needs
-        self._skips_first_hidden = skips_empty_state and saved.h0 is None and layout.in_channels > 0
+        self._skips_first_hidden = saved.h0 is None and layout.in_channels > 0 and _skips(skips_empty_state, layout)
         self._weight = _pack_weight(weights.weight, layout)
         self._map = Map(layout, self._weight, bias) if recompute else None
         # Where X needs no gradient, only the hidden columns of W are transposed.
         adjoint = _convolution.adjoint_weight(layout, self._weight, slice(None) if needs.input else layout.hidden_slot)
         self._adjoint = Map(layout, adjoint)
         self._input_adjoint = None
-        if needs.input and not needs.h0 and skips_empty_state:
+        if needs.input and not needs.h0 and _skips(skips_empty_state, layout):
             self._input_adjoint = Map(layout, adjoint[layout.input_slot])  # dX of the first step alone
         self._grad_row = layout.new_step(adjoint, adjoint.shape[0])  # [dH_{t-1} | dX_t | 0]
         self.grad_input = layout.new_sequence(adjoint, layout.in_channels) if needs.input else None

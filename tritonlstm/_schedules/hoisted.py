@@ -53,7 +53,7 @@ class Forward:
         skips_empty_state: bool,
     ):
         self._input, self._layout = input, layout
-        self._hidden = output.unbind()
+        self._outputs = output.unbind()
         self._h0 = None if h0 is None else layout.dense(to_rows(h0))
         w_x, w_h = _split(weights, layout)
         self._input_map = Map(layout, layout.pack_columns(layout.input_width, w_x), bias)
@@ -76,7 +76,7 @@ class Forward:
     def preact(self, t: int, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """Two parts of A_t, each (B, *spatial, 4C), the first in `out` where that needs no copy."""
         addend = self._addend(t)
-        h = self._h0 if t == 0 else self._hidden[t - 1]
+        h = self._h0 if t == 0 else self._outputs[t - 1]
         if h is None:  # no state: its convolution is zero
             return addend if self._x_moves else addend.clone(), None
         return self._hidden_map(h, out), addend
@@ -171,7 +171,8 @@ class Backward:
                 out.copy_(result.view(out.shape))
         is_shared = self._public.input_weight is None
         if self._needs.weight if is_shared else self._needs.input_weight:
-            of_input = grad if self._x_moves else grad_preact.sum(0)  # one X has the sum of its gradients
+            # One X has the sum of its gradients.
+            of_input = grad if self._x_moves else self._layout.dense(grad_preact.sum(0))
             part = _convolution.weight_grad(self._frames(first, last), of_input, self._input_weight)
             self._grad_input_weight = _add(self._grad_input_weight, part)
         if self._needs.weight:
