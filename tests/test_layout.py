@@ -47,6 +47,8 @@ def test_planes_are_taken_where_they_were_measured_to_be_faster(monkeypatch: pyt
     assert is_faster_in_planes(weight())
     assert is_faster_in_planes(weight(kernel=(3, 7)))
     assert not is_faster_in_planes(weight(kernel=(5, 3)))
+    assert not is_faster_in_planes(weight(kernel=(9, 9)))
+    assert not is_faster_in_planes(weight(kernel=(9, 5)))
     assert not is_faster_in_planes(weight(kernel=()))
     assert not is_faster_in_planes(weight(channels=7))
     assert not is_faster_in_planes(torch.empty(24, 8, 5, 5)), "2 channels of the input, 6 of the hidden state"

@@ -23,10 +23,11 @@ CPU_PRODUCT_BYTES = 64
 """A CPU's matrix product, which a 1×1 convolution is too, rounds as its operands are aligned. With rows of whole cache
 lines a step of the concat schedule computes the same bits wherever in the sequence it stands."""
 
-PLANAR_WIDTH, PLANAR_MULTIPLE = 5, 8
-"""Kernels at least so wide, over multiples of so many channels, convolve planes 1.03 to 1.35 times as fast as rows
-where oneDNN's vectors have 256 bits (one and two threads of an EPYC, float32, 5×5 and 7×7, 16×16 to 128×128 pixels).
-Narrower ones and other channels are slower there. Not measured with 512 bits, where rows stay."""
+PLANAR_WIDTHS, PLANAR_MULTIPLE = (5, 7), 8
+"""Kernels so wide and no taller than the widest, over multiples of so many channels, convolve planes 0.96 to 1.35
+times as fast as rows, most of them over 1.1, where oneDNN's vectors have 256 bits (one and two threads of an EPYC,
+float32, 3×5, 5×5 and 7×7, 16×16 to 128×128 pixels). Narrower ones, 9×9 and other channels are slower there. Not
+measured with 512 bits, where rows stay."""
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -43,8 +44,8 @@ def is_faster_in_planes(weight: Tensor, input_weight: Tensor | None = None) -> b
     # To a compiler, a weight's sizes are constants here.
     gates, columns, *kernel = map(operator.index, weight.shape)
     kernels = [kernel] if input_weight is None else [kernel, list(map(operator.index, input_weight.shape[2:]))]
-    is_wide = all(sizes and sizes[-1] >= PLANAR_WIDTH for sizes in kernels)
-    return is_wide and (gates // 4) % PLANAR_MULTIPLE == columns % PLANAR_MULTIPLE == 0
+    is_of_size = all(sizes and sizes[-1] in PLANAR_WIDTHS and sizes[0] <= max(PLANAR_WIDTHS) for sizes in kernels)
+    return is_of_size and (gates // 4) % PLANAR_MULTIPLE == columns % PLANAR_MULTIPLE == 0
 
 
 @dataclass(frozen=True)
