@@ -24,7 +24,7 @@ CPU_PRODUCT_BYTES = 64
 lines a step of the concat schedule computes the same bits wherever in the sequence it stands."""
 
 PLANAR_WIDTHS, PLANAR_MULTIPLE = (5, 7), 8
-"""Kernels so wide and no taller than the widest, over multiples of so many channels, convolve planes 0.96 to 1.35
+"""Kernels so wide and no taller than the widest, over multiples of so many channels, convolve planes 0.96 to 1.49
 times as fast as rows, most of them over 1.1, where oneDNN's vectors have 256 bits (one and two threads of an EPYC,
 float32, 3×5, 5×5 and 7×7, 16×16 to 128×128 pixels). Narrower ones, 9×9 and other channels are slower there. Not
 measured with 512 bits, where rows stay."""
