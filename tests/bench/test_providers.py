@@ -15,7 +15,7 @@ from bench.check import Oracle, Oracles, WrongResult
 from bench.providers import compiled, conv_floor, fused_cell, ours
 from bench.providers.protocol import Results
 from tests.bench.tiny import TINY
-from tritonlstm import _layout
+from tritonlstm import _devices
 
 CPU = torch.device("cpu")
 FORMATS = {providers.EAGER: torch.channels_last, providers.EAGER_CONTIGUOUS: torch.contiguous_format}
@@ -106,7 +106,7 @@ def test_our_layers_get_what_they_compute_in(oracles, monkeypatch):
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
 def test_the_floor_convolves_in_the_layout_of_our_layer(capability: str, monkeypatch):
-    monkeypatch.setattr(_layout, "_CPU", capability)
+    monkeypatch.setattr(_devices, "CPU_CAPABILITY", capability)
     given = problem(WIDE, torch.float32)
     output = providers.OURS.build(given).infer(given.input).output
     rows = conv_floor._layer(given, 0).rows
