@@ -77,6 +77,20 @@ SHAPES = {
     "vectors, state alone": VECTORS.but(in_channels=0, bias=False),
 }
 
+SOME_SHAPES = [
+    "base",
+    "no bias, no peephole",
+    "full peephole",
+    "one step",
+    "one image",
+    "no image",
+    "state alone",
+    "no state",
+    "input kernel",
+    "vectors",
+]
+"""One of each kind, where every shape would take too long."""
+
 
 @dataclass
 class Problem:

@@ -14,20 +14,8 @@ from torch import Tensor
 
 from tests.layouts import flip_storage
 from tests.operators import OPERATORS, backward_operands
-from tests.problems import MODES, PATHS, SHAPES, Problem, Shape, operands
+from tests.problems import MODES, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, operands
 
-SOME_SHAPES = [
-    "base",
-    "no bias, no peephole",
-    "full peephole",
-    "one step",
-    "one image",
-    "no image",
-    "state alone",
-    "no state",
-    "input kernel",
-    "vectors",
-]
 SMALL = Shape(2, 2, 2, 2, spatial=(3,), kernel=(3,))  # a second dimension of space took a fifth more time
 INPUT_KERNEL = SMALL.but(input_kernel=(1,))
 OTHER_MODES = {

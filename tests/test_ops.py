@@ -7,19 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.operators import backward_operands
-from tests.problems import ARGUMENTS, PATHS, SHAPES, Problem, Shape, by_operator, operands
+from tests.problems import ARGUMENTS, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, by_operator, operands
 from tritonlstm import _ops
-
-SOME_SHAPES = [
-    "base",
-    "no bias, no peephole",
-    "full peephole",
-    "one step",
-    "one image",
-    "no image",
-    "state alone",
-    "vectors",
-]
 
 
 @pytest.mark.parametrize("path", PATHS)
