@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tritonlstm import _convolution
-from tritonlstm._convolution import Map
 from tritonlstm._layout import Layout, from_rows
+from tritonlstm._maps import adjoint_weight
+from tritonlstm._maps.convolution import Map, WeightGrad
 from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.launches import DTYPES, Launch, bind
 
@@ -104,7 +104,7 @@ def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, C
     image_weight = from_rows(weight)
     layout = Layout.of(image_weight, None, case.steps, case.batch, image[1:], triton=True)
     whole, of_hidden, of_input = (
-        Map(layout, _convolution.adjoint_weight(layout, weight, part))
+        Map(layout, adjoint_weight(layout, weight, part))
         for part in (slice(None), slice(channels), slice(channels, None))
     )
     full, hidden = grads.new_empty(*image, width), grads.new_empty(*image, channels)
@@ -113,16 +113,18 @@ def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, C
         for step in inputs:
             F.conv2d(step.movedim(-1, 1), image_weight, padding=case.kernel // 2)
 
-    def weight_grad(dtype: torch.dtype) -> Callable[[], object]:
-        """Of all steps at once."""
-        rows, of_gates, like = (tensor.to(dtype) for tensor in (inputs.flatten(0, 1), grads.flatten(0, 1), weight))
-        return lambda: _convolution.weight_grad(rows, of_gates, like)
+    def weight_grad(dtype: torch.dtype, *, by_step: bool = False) -> Callable[[], object]:
+        """Of all steps at once, or added up step by step."""
+        rows, of_gates, like = (tensor.to(dtype) for tensor in (inputs, grads, weight))
+        parts = list(zip(rows, of_gates)) if by_step else [(rows.flatten(0, 1), of_gates.flatten(0, 1))]
 
-    def weight_grad_by_step() -> Tensor:
-        total = torch.zeros(weight.shape, device=device)
-        for step, grad in zip(inputs, grads):
-            total += _convolution.weight_grad(step, grad, weight)
-        return total
+        def run() -> Tensor | None:
+            total = WeightGrad(layout, like)
+            for part in parts:
+                total.add(*part)
+            return total.result()
+
+        return run
 
     def split_dx() -> None:
         for grad in grads:
@@ -133,7 +135,7 @@ def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, C
         "forward, bf16": forward(torch.bfloat16),
         "forward, fp16": forward(torch.float16),
         "forward, bf16, F.conv2d": by_functional,
-        "dW, step by step": weight_grad_by_step,
+        "dW, step by step": weight_grad(torch.bfloat16, by_step=True),
         "dW, all steps at once, bf16": weight_grad(torch.bfloat16),
         "dW, all steps at once, fp16": weight_grad(torch.float16),
         "dX and dH together": lambda: [whole(grad, out=full) for grad in grads],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tritonlstm._launch import INFERENCE_SLOTS
+from tritonlstm._launch import SLOTS
 from tritonlstm._layout import GPU_MULTIPLE
 from tritonlstm._schedules.hoisted import part_length
 from tritonlstm._sequence import CHUNK_FRACTION
@@ -97,14 +97,14 @@ class Layer:
         return self.rows * self.channels * CELL_BYTES
 
     def saved_bytes(self, mode: Mode) -> float:
-        """What training keeps of its own making: not the output, nor, hoisted, the input, which others hold."""
-        per_step = (0 if mode.hoisted else self.padded) + (0 if mode.recompute else 4 * self.channels)
+        """What training keeps of its own making: c and gates. Output and input it keeps too, but others hold them."""
+        per_step = 0 if mode.recompute else 4 * self.channels
         return self.steps * self.step_bytes(per_step) + (self.steps + 1) * self.cell_bytes
 
     def chunk(self, mode: Mode) -> int:
-        """Steps whose dA the backward pass keeps at once."""
+        """Steps whose dA, and the rows packed for it, the backward pass keeps at once."""
         held = self.saved_bytes(mode) + self.steps * self.step_bytes(self.channels)
-        kept = 4 * self.channels + (self.padded_input if mode.hoisted else 0)
+        kept = 4 * self.channels + (self.padded_input if mode.hoisted else self.padded)
         length = max(1, held // CHUNK_FRACTION // self.step_bytes(kept))
         return math.ceil(self.steps / math.ceil(self.steps / length))
 
@@ -147,14 +147,20 @@ def _forward_maps(layer: Layer, mode: Mode) -> Iterator[Kernel]:
         yield _convolution(layer, steps - 1, 1, layer.channels, gates)  # a zero state needs none
         if layer.padded_input != layer.in_channels:
             yield _copy(layer, parts, steps / parts, layer.in_channels)
+            yield _fill(layer, parts, steps / parts, layer.padded_input - layer.in_channels)
     else:
         yield _convolution(layer, steps, 1, layer.padded, gates)
-        parts = 1 if mode.training else math.ceil(steps / min(steps, INFERENCE_SLOTS))
+        parts = math.ceil(steps / min(steps, SLOTS))
         yield _copy(layer, parts, steps / parts, layer.in_channels)
 
 
 def _copy(layer: Layer, count: int, steps: float, channels: int) -> Kernel:
     return Kernel("copy", count, 0, 2 * steps * layer.step_bytes(channels))
+
+
+def _fill(layer: Layer, count: int, steps: float, channels: int) -> Kernel:
+    """Zeros in the padding of rows."""
+    return Kernel("fill", count, 0, steps * layer.step_bytes(channels))
 
 
 def _forward_gates(layer: Layer, mode: Mode) -> Iterator[Kernel]:
@@ -187,14 +193,26 @@ def _backward(layer: Layer, mode: Mode) -> Iterator[Kernel]:
     parameters = (3 + (4 if mode.recompute else 0)) * channels * layer.itemsize
     nbytes = layer.step_bytes(2 * gates + 2 * channels) + 3 * layer.cell_bytes + parameters
     yield Kernel("gates_backward", steps, 0, nbytes)
-    # What each chunk convolves, with the whole weight or with its two parts: (count, steps, channels of the input).
+    # A zero state has no part in the first step, which may be a chunk of its own: (count, steps, channels).
+    of_hidden = chunks - 1 if chunk == 1 else chunks
+    of_hidden = [(of_hidden, (steps - 1) / of_hidden, channels)] if of_hidden else []
+    # What each chunk convolves, with the whole weight or with its two parts; and what it packs for that.
     if mode.hoisted:
-        # A zero state has no part in the first step, which may be a chunk of its own.
-        of_hidden = chunks - 1 if chunk == 1 else chunks
-        parts = [(chunks, together, layer.padded_input)]
-        parts += [(of_hidden, (steps - 1) / of_hidden, channels)] if of_hidden else []
+        parts = [(chunks, together, layer.padded_input), *of_hidden]
+        packed, padding = [], layer.padded_input - layer.in_channels
+        if padding:
+            packed = [(chunks, together, layer.in_channels)]
     else:
         parts = [(chunks, together, layer.padded)]
+        packed, padding = (
+            [(chunks, together, layer.in_channels), *of_hidden],
+            layer.padded - layer.in_channels - channels,
+        )
+    times = 2 if mode.recompute and not mode.hoisted else 1  # for the gates and for the weight's gradient
+    for count, length, width in packed:
+        yield _copy(layer, times * count, length, width)
+    if padding:
+        yield _fill(layer, times * chunks, together, padding)
     if mode.recompute:
         for part in parts:
             yield _convolution(layer, *part, gates)

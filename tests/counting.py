@@ -120,7 +120,7 @@ def layout_of(problem: Problem, pointwise) -> Layout:
 
 
 def forward(problem: Problem, save: bool, pointwise=_launch, mode: Mode = Mode()) -> Saved | None:
-    results, saved = _sequence.forward(
+    _, saved = _sequence.forward(
         problem.input,
         problem.h0,
         problem.c0,
@@ -134,9 +134,7 @@ def forward(problem: Problem, save: bool, pointwise=_launch, mode: Mode = Mode()
         save=save,
         recompute=mode.recompute,
     )
-    if saved is None or not mode.hoisted:
-        return saved
-    return saved._replace(input=problem.input, h0=problem.h0, output=results.output)
+    return saved
 
 
 def backward(problem: Problem, saved: Saved, needs: Needs, pointwise=_launch, mode: Mode = Mode()) -> None:

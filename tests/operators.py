@@ -21,12 +21,12 @@ def backward_operands(
     forward = operands(problem, triton, hoisted, recompute, planar)
     input, h0, _, *parameters = forward[: len(ARGUMENTS)]
     _, *options = forward[len(ARGUMENTS) :]
-    _, _, hoisted, _, _ = options
     output, _, _, *saved = torch.ops.tritonlstm.training(*forward)
-    kept = (input, h0, output) if hoisted else (None, h0, None)
     return (
         *problem.cotangents.values(),
-        *kept,
+        input,
+        h0,
+        output,
         *saved,
         *parameters,
         *options,

@@ -12,16 +12,16 @@ from tests.layouts import dense, expand_time
 from tests.problems import Problem, Shape
 from tritonlstm import ConvLSTM2d, _gates_aten, _launch, _sequence
 from tritonlstm._layout import from_rows
-from tritonlstm._schedules import Needs
+from tritonlstm._schedules import Needs, concat
 
 CONCAT, HOISTED = Mode(), Mode(hoisted=True)
 # The input is convolved, and padded, four times in the short sequence and eight times in the long one.
 HOISTED_STEP = {"convolution": 1 + 1 / 4, "gates_forward_kernel": 1, "copy_": 1 / 4, "fill_": 1 / 4}
+CONCAT_STEP = {"convolution": 1, "gates_forward_kernel": 1, "copy_": 1 / 8}  # X is copied for eight steps at a time
 FORWARD = {
-    "concat, training": (CONCAT, True, {"convolution": 1, "gates_forward_kernel": 1}),
-    # X is copied for eight steps at a time.
-    "concat, inference": (CONCAT, False, {"convolution": 1, "gates_forward_kernel": 1, "copy_": 1 / 8}),
-    "recompute": (Mode(recompute=True), True, {"convolution": 1, "gates_forward_kernel": 1}),
+    "concat, training": (CONCAT, True, CONCAT_STEP),
+    "concat, inference": (CONCAT, False, CONCAT_STEP),
+    "recompute": (Mode(recompute=True), True, CONCAT_STEP),
     "hoisted, training": (HOISTED, True, HOISTED_STEP),
     "hoisted, inference": (HOISTED, False, HOISTED_STEP),
 }
@@ -70,7 +70,7 @@ def test_one_weight_gradient_and_one_reduction_for_each_chunk(monkeypatch: pytes
     for steps in (1, 2, 10, 40):
         problem = Problem.random(Shape(steps=steps), torch.float32)
         saved = forward(problem, save=True)
-        chunks = len(_sequence._chunks(saved, layout_of(problem, _launch), width=4 * 5, together=True))
+        chunks = len(_sequence._chunks(saved, layout_of(problem, _launch), width=4 * 5 + 8, longest=steps))
         with monkeypatch.context() as patch:
             count = Count(patch)
             with count:
@@ -86,15 +86,16 @@ def test_chunks_cover_the_sequence_once_and_keep_their_bound(mode: Mode, expande
         if expanded:
             problem.input = problem.input[:1].expand(problem.input.shape)
         saved, layout = forward(problem, save=True, mode=mode), layout_of(problem, _launch)
-        width = 4 + (layout.input_width if mode.hoisted else 0)  # dA and, packed, X
-        chunks = _sequence._chunks(saved, layout, width, together=True)
+        width = 4 + (layout.input_width if mode.hoisted else layout.width)  # dA and, packed, X or [H | X]
+        chunks = _sequence._chunks(saved, layout, width, longest=steps)
         assert sorted(t for first, last in chunks for t in range(first, last)) == list(range(steps))
-        held = saved.inputs.nbytes + saved.cells.nbytes + saved.gates.nbytes + layout.rows * steps * 4
+        held = saved.cells.nbytes + saved.gates.nbytes + layout.rows * steps * 4
         for first, last in chunks:
             kept = (last - first) * layout.rows * width * 4
             assert last - first == 1 or kept <= held / _sequence.CHUNK_FRACTION
+        assert max(last - first for first, last in _sequence._chunks(saved, layout, width, longest=2)) <= 2
         single = [(t, t + 1) for t in reversed(range(steps))]
-        assert _sequence._chunks(saved, layout, width, together=False) == single
+        assert _sequence._chunks(saved, layout, width, longest=1) == single
 
 
 @pytest.mark.parametrize("layout", [dense, expand_time], ids=["frames", "one image"])
@@ -135,7 +136,7 @@ def test_the_first_step_without_a_state_leaves_out_what_the_hidden_state_would_c
     flops = []
     for problem in (stateless, replace(stateless, h0=zeros, c0=zeros)):
         with FlopCounterMode(display=False) as counter:
-            saved = forward(problem, save=True, pointwise=_gates_aten, mode=mode)._replace(h0=problem.h0)
+            saved = forward(problem, save=True, pointwise=_gates_aten, mode=mode)
             needs = ALL if problem.h0 is not None else ALL._replace(h0=False, c0=False)
             backward(problem, saved, needs, pointwise=_gates_aten, mode=mode)
         flops.append(counter.get_total_flops())
@@ -163,10 +164,36 @@ def test_an_expanded_input_is_copied_once_not_once_a_step(monkeypatch: pytest.Mo
     assert step == {"convolution": 1, "gates_forward_kernel": 1}
 
 
+PACKED = {
+    "nothing": (CONCAT, NONE._replace(input=True, h0=True, c0=True, bias=True, peephole=True)),
+    "for the weight's gradient": (CONCAT, NONE._replace(weight=True)),
+    "for the gates": (Mode(recompute=True), NONE._replace(input=True)),
+    "for both": (Mode(recompute=True), ALL),
+}
+
+
+@pytest.mark.parametrize(("mode", "needs"), PACKED.values(), ids=PACKED.keys())
+@pytest.mark.parametrize("state", [True, False], ids=["state", "no state"])
+@pytest.mark.parametrize("pointwise", [_gates_aten, _launch], ids=["aten", "triton"])
+def test_rows_are_packed_where_something_needs_them(
+    monkeypatch: pytest.MonkeyPatch, pointwise, state: bool, mode: Mode, needs: Needs
+):
+    """Every step for the gates and for the weight's gradient, but a first one of an input alone for the gradient."""
+    problem = Problem.random(Shape(steps=24, state=state, spatial=(2, 2)), torch.float32)
+    needs = needs if state else needs._replace(h0=False, c0=False)
+    packed, pack = [], concat.Backward._pack
+    monkeypatch.setattr(concat.Backward, "_pack", lambda self, *steps: packed.append(steps) or pack(self, *steps))
+    backward(problem, forward(problem, True, pointwise, mode), needs, pointwise, mode)
+    for_gates = range(24) if mode.recompute else ()
+    for_weight = range(int(not state and pointwise.SKIPS_EMPTY_STATE), 24) if needs.weight else ()
+    assert sorted(t for first, last in packed for t in range(first, last)) == sorted((*for_gates, *for_weight))
+    assert not packed or max(last - first for first, last in packed) > 1
+
+
 KEPT = {
-    # inputs, gates, c and, with the last two, the input and the output themselves; and c before the first step
-    "concat, save": (CONCAT, (16 + 8) + 4 * 8 + 8),
-    "concat, recompute": (Mode(recompute=True), (16 + 8) + 8),
+    # gates and c, and c before the first step
+    "concat, save": (CONCAT, 4 * 8 + 8),
+    "concat, recompute": (Mode(recompute=True), 8),
     "hoisted, save": (HOISTED, 4 * 8 + 8),
     "hoisted, recompute": (Mode(hoisted=True, recompute=True), 8),
 }
@@ -176,8 +203,32 @@ KEPT = {
 def test_what_training_keeps_is_what_the_design_says(mode: Mode, channels: int):
     problem = Problem.random(Shape(steps=6, in_channels=16, channels=8), torch.float32)
     saved, layout = forward(problem, save=True, mode=mode), layout_of(problem, _launch)
-    made_here = sum(tensor.numel() for tensor in (saved.inputs, saved.cells, saved.gates))
-    assert made_here == layout.rows * (layout.steps * channels + 8)
+    assert saved.cells.numel() + saved.gates.numel() == layout.rows * (layout.steps * channels + 8)
+    assert saved.input is problem.input and saved.h0 is problem.h0
+
+
+@pytest.mark.parametrize("mode", [mode for mode, _ in KEPT.values()], ids=KEPT.keys())
+def test_a_stack_keeps_nothing_else_and_one_tensor_between_two_layers(mode: Mode):
+    """By autograd's own account: the tensors that it saves, each storage once."""
+    options = {
+        "schedule": "hoisted" if mode.hoisted else "concat",
+        "memory": "recompute" if mode.recompute else "save",
+    }
+    layer, input = ConvLSTM2d(16, [8, 8], 3, **options), torch.randn(6, 2, 16, 5, 4)
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output, _ = layer(input)
+    others = [input, *layer.parameters()]
+    assert {tensor.untyped_storage().data_ptr() for tensor in others} <= kept.keys()
+    assert output.untyped_storage().data_ptr() not in kept, "what a caller gets is its own"
+    frame = 2 * 5 * 4 * 8 * 4  # bytes of one step's h
+    of_a_layer = 6 * frame + 7 * frame + (0 if mode.recompute else 6 * 4 * frame)  # output, c and gates
+    assert sum(storage.nbytes() for storage in kept.values()) == 2 * of_a_layer + sum(each.nbytes for each in others)
 
 
 def test_hoisted_rows_that_lie_dense_are_not_copied(monkeypatch: pytest.MonkeyPatch):
@@ -218,10 +269,11 @@ def test_the_hoisted_input_is_convolved_in_few_parts(monkeypatch: pytest.MonkeyP
     assert count.calls["convolution"] == steps + parts
 
 
-def test_inference_keeps_a_ring_of_inputs_and_no_state_is_made_of_zeros():
+@pytest.mark.parametrize("save", [False, True], ids=["inference", "training"])
+def test_a_ring_of_inputs_is_all_there_is_and_no_state_is_made_of_zeros(save: bool):
     problem = Problem.random(Shape(steps=64, state=False, in_channels=8, channels=8), torch.float32)
     with AllocationLog() as log:
-        forward(problem, save=False)
+        forward(problem, save)
     layout = layout_of(problem, _launch)
     rows = layout.rows * torch.float32.itemsize
     steps = problem.shape.steps
@@ -229,4 +281,6 @@ def test_inference_keeps_a_ring_of_inputs_and_no_state_is_made_of_zeros():
     # output; eight slots of inputs; pre-activations, c and h_n of one step; the packed weight
     expected = rows * (steps * 8 + 8 * 16 + 4 * 8 + 8 + 8) + weight
     expected += steps * rows * 4 * 8  # what PyTorch's convolution returns on a CPU, where it cannot write into `out`
+    if save:
+        expected += rows * ((steps + 1) * 8 + (steps - 1) * 4 * 8)  # c of every step; gates, not pre-activations of one
     assert expected <= log.nbytes <= expected + 1024  # the interpreter copies a parameter or two

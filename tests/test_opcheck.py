@@ -60,6 +60,12 @@ def subsets(names: Collection[str]) -> Iterator[tuple[str, ...]]:
         yield from combinations(names, count)
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_copy_of_an_output(learns: bool):
+    output = torch.randn(2, 3, 5, 4, 2).movedim(-1, 2).requires_grad_(learns)
+    torch.library.opcheck(torch.ops.tritonlstm.copy.default, (output,))
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", SOME_SHAPES)
 @each_operator

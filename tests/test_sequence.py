@@ -9,6 +9,7 @@ from torch import Tensor
 from tests.layouts import OF_IMAGES, OF_VECTORS, dense, expand_time, flip_storage
 from tests.problems import MODES, PATHS, SHAPES, VECTORS, Problem, Shape, by_operator, by_reference, modes_of
 from tests.tolerances import assert_within, budget
+from tritonlstm import _sequence
 from tritonlstm._dtypes import cell_dtype
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -216,6 +217,42 @@ def test_gradients_of_a_subset_are_those_of_the_whole(path: str, mode: str, inpu
         (grad,) = torch.autograd.grad(results, leaf, list(problem.cotangents.values()))
         # Without dX, a narrower convolution makes dH: the same sums, perhaps in another order.
         torch.testing.assert_close(grad, whole[f"grad of {name}"], rtol=1e-5, atol=1e-5)
+
+
+LONG = Shape(steps=26, spatial=(2, 3))
+SEVERAL_STEPS = {
+    "state": (LONG, dense),
+    "no state": (LONG.but(state=False), dense),
+    "one image": (LONG, expand_time),
+    "one image, no state": (LONG.but(state=False), expand_time),
+    "state alone": (LONG.but(in_channels=0), None),
+}
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("mode", "shape", "layout"),
+    [
+        pytest.param(mode, shape, layout, id=f"{mode}-{name}")
+        for name, (shape, layout) in SEVERAL_STEPS.items()
+        for mode in modes_of(shape)
+    ],
+)
+def test_chunks_of_several_steps(monkeypatch: pytest.MonkeyPatch, path: str, mode: str, shape: Shape, layout):
+    problem = Problem.random(shape, torch.float32)
+    if layout is not None:
+        problem.input = layout(problem.input)
+    longest, chunks = [], _sequence._chunks
+
+    def spy(*args: object, **options: object) -> list[tuple[int, int]]:
+        result = chunks(*args, **options)
+        longest.append(max(last - first for first, last in result))
+        return result
+
+    monkeypatch.setattr(_sequence, "_chunks", spy)
+    check(problem, path, torch.float32, mode)
+    assert longest[0] > 1
 
 
 SMALL = {

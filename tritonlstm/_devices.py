@@ -9,6 +9,16 @@ CPU_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 
 
 @functools.cache
+def cpu_convolves(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves in this dtype on this CPU; where it does not, PyTorch unrolls images into columns."""
+    if not torch.backends.mkldnn.is_available():
+        return True  # nothing is gained in any other dtype
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype != torch.float16 or torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+@functools.cache
 def architecture(device: torch.device) -> str:
     """ "sm_90" for an NVIDIA GPU, "gfx942" for one of AMD's, else the device's type: "cpu"."""
     if device.type != "cuda":

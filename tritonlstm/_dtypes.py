@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from . import _devices
+
 
 def cell_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of c where h has `dtype`: float32 for the half types, else the same."""
@@ -14,6 +16,12 @@ def cell_dtype(dtype: torch.dtype) -> torch.dtype:
 def compute_dtype(weight: Tensor) -> torch.dtype:
     """The dtype of the convolution: autocast's where it is on (it never touches float64), else the weight's."""
     return torch.get_autocast_dtype(weight.device.type) if _is_autocast(weight) else weight.dtype
+
+
+def convolution_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype in which this weight convolves: its own, or float32 where a CPU has no convolution in that."""
+    is_missing = weight.device.type == "cpu" and not _devices.cpu_convolves(weight.dtype)
+    return torch.float32 if is_missing else weight.dtype
 
 
 def activation_dtypes(like: Tensor) -> tuple[torch.dtype, ...]:

@@ -15,8 +15,8 @@ from ._layout import Layout, to_rows
 BIAS_IN_CONVOLUTION = True
 """The convolution adds the bias for nothing; here it would cost a pass over 4C channels."""
 
-INFERENCE_SLOTS = 1
-"""One slot serves every step of inference: X is copied step by step, which costs little here, and less memory is
+SLOTS = 1
+"""One slot serves every step: X is copied step by step, which costs little here, and less memory is
 touched."""
 
 SKIPS_EMPTY_STATE = True

@@ -17,9 +17,9 @@ from .tuning import Config, pick_config
 BIAS_IN_CONVOLUTION = False
 """The gate kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own."""
 
-INFERENCE_SLOTS = 8
-"""Steps whose convolution inputs inference keeps at once: one copy of X for eight steps, not a third kernel at each.
-Not measured."""
+SLOTS = 8
+"""Steps whose convolution inputs the forward pass holds at once: one copy of X for eight steps, not a third kernel at
+each. Not measured."""
 
 SKIPS_EMPTY_STATE = False
 """The first step's convolution is as wide as the others, which spares cuDNN a second shape. Not measured."""

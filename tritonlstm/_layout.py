@@ -7,6 +7,7 @@ planes, a row's channels lie H·W elements apart.
 
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,23 +30,35 @@ times as fast as rows, most of them over 1.1, where oneDNN's vectors have 256 bi
 float32, 3×5, 5×5 and 7×7, 16×16 to 128×128 pixels). Narrower ones, 9×9 and other channels are slower there. Not
 measured with 512 bits, where rows stay."""
 
+MANY_PIXELS, MANY_WEIGHTS = 1024, 2048
+"""Where a step has so many pixels, B·H·W, and a tap so many weights, (Cin + C)·4C, minimal filtering over rows is
+faster."""
+
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def is_faster_in_planes(weight: Tensor, input_weight: Tensor | None = None) -> bool:
-    """Whether a layer of these weights, its gates in ATen calls, was measured to be faster over planes than over rows.
-
-    weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *input_kernel).
-    """
+def convolves_faster_in_planes(weight: Tensor) -> bool:
+    """Whether PyTorch's convolutions with this weight (4C, K, *kernel) were measured to be faster over planes."""
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or _devices.CPU_CAPABILITY != "AVX2":
         return False
     # To a compiler, a weight's sizes are constants here.
     gates, columns, *kernel = map(operator.index, weight.shape)
-    kernels = [kernel] if input_weight is None else [kernel, list(map(operator.index, input_weight.shape[2:]))]
-    is_of_size = all(sizes and sizes[-1] in PLANAR_WIDTHS and sizes[0] <= max(PLANAR_WIDTHS) for sizes in kernels)
-    return is_of_size and (gates // 4) % PLANAR_MULTIPLE == columns % PLANAR_MULTIPLE == 0
+    is_wide = bool(kernel) and kernel[-1] in PLANAR_WIDTHS and kernel[0] <= max(PLANAR_WIDTHS)
+    return is_wide and gates // 4 % PLANAR_MULTIPLE == columns % PLANAR_MULTIPLE == 0
+
+
+def is_faster_in_planes(weight: Tensor, input_weight: Tensor | None = None, *, pixels: int | None = None) -> bool:
+    """Whether a layer of these weights, its gates in ATen calls, was measured to be faster over planes than over rows.
+
+    weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *input_kernel). pixels: B·H·W, many
+    if they are not known.
+    """
+    weights = [weight] if input_weight is None else [weight, input_weight]
+    is_small = operator.index(weight.shape[0]) * operator.index(weight.shape[1]) < MANY_WEIGHTS
+    is_small = is_small or (pixels is not None and pixels < MANY_PIXELS)
+    return is_small and all(map(convolves_faster_in_planes, weights))
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,11 @@ class Layout:
         shape, strides = [stored[dim] for dim in seen], [strides[dim] for dim in seen]
         return like.new_empty_strided(shape, strides, dtype=dtype or like.dtype)
 
+    def new_weight(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """An uninitialised dense weight (O, *kernel, K)."""
+        outputs, *kernel, inputs = shape
+        return to_rows(like.new_empty(outputs, inputs, *kernel)) if self.planar else like.new_empty(shape)
+
     def dense(self, rows: Tensor) -> Tensor:
         """Rows (..., *spatial, channels), copied unless they lie in memory as this layout's do, without gaps."""
         if not self.planar:
@@ -183,10 +201,7 @@ class Layout:
         if len(parts) == 1 and parts[0].shape[1] == width:
             return self.dense(to_rows(parts[0]))
         gates, _, *kernel = parts[0].shape
-        if self.planar:
-            packed = to_rows(parts[0].new_empty(gates, width, *kernel))
-        else:
-            packed = parts[0].new_empty(gates, *kernel, width)
+        packed = self.new_weight(parts[0], (gates, *kernel, width))
         first = 0
         for part in parts:
             packed.narrow(-1, first, part.shape[1]).copy_(to_rows(part))

@@ -30,14 +30,14 @@ torch.library.define(
 )
 torch.library.define(
     "tritonlstm::training",
-    f"({_ARGUMENTS}) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor inputs, Tensor cells, Tensor gates)",
+    f"({_ARGUMENTS}) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
     tags=_TAGS,
 )
 torch.library.define(
     "tritonlstm::backward",
-    "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? input, Tensor? h0, Tensor? output,"
-    " Tensor inputs, Tensor cells, Tensor gates, Tensor weight, Tensor? input_weight, Tensor? bias, Tensor? peephole,"
-    " str activation, bool triton, bool hoisted, bool recompute, bool planar, bool[] needs) -> Tensor[]",
+    "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? input, Tensor? h0, Tensor output, Tensor cells,"
+    " Tensor gates, Tensor weight, Tensor? input_weight, Tensor? bias, Tensor? peephole, str activation, bool triton,"
+    " bool hoisted, bool recompute, bool planar, bool[] needs) -> Tensor[]",
     tags=_TAGS,
 )
 
@@ -79,7 +79,7 @@ def _run_forward(
             save=save,
             recompute=recompute,
         )
-    return (*results, saved.inputs, saved.cells, saved.gates) if save else tuple(results)
+    return (*results, saved.cells, saved.gates) if save else tuple(results)
 
 
 def _inference(*args):
@@ -104,8 +104,8 @@ def _split_backward(args: tuple) -> tuple:
 def _backward(*args):
     grads, saved, weights, bias, peephole, activation, triton, hoisted, recompute, planar, needs = _split_backward(args)
     layout = _saved_layout(saved, weights, triton, planar)
-    made_here = ("inputs", "cells", "gates")
-    saved = saved._replace(**{name: layout.dense(getattr(saved, name)) for name in made_here})  # copies vmap's slices
+    # Copies vmap's slices alone.
+    saved = saved._replace(cells=layout.dense(saved.cells), gates=layout.dense(saved.gates))
     with without_autocast(weights.weight), torch.cuda.device_of(weights.weight):
         return _sequence.backward(
             *grads,
@@ -130,11 +130,10 @@ def _fake_inference(*args):
 
 
 def _fake_training(*args):
-    input, h0, _, weight, input_weight, _, _, steps, _, triton, hoisted, recompute, planar = args
+    input, h0, _, weight, input_weight, _, _, steps, _, triton, _, recompute, planar = args
     layout = _layout(input, h0, Weights(weight, input_weight), steps, triton, planar)
     return (
         *_fake_inference(*args),
-        layout.new_sequence(weight, layout.width, 0 if hoisted else steps),
         layout.new_sequence(weight, layout.channels, steps + 1, cell_dtype(weight.dtype)),
         layout.new_sequence(weight, 4 * layout.channels, 0 if recompute else steps),
     )
@@ -167,17 +166,11 @@ for _name, _implementation, _fake in (
 
 def _setup_context(ctx, inputs, output):
     input, h0, c0, *parameters, _, activation, triton, hoisted, recompute, planar = inputs
-    public_output, _, _, *saved = output
-    ctx.mark_non_differentiable(*saved)
+    public_output, _, _, *made_here = output
+    ctx.mark_non_differentiable(*made_here)
     ctx.set_materialize_grads(False)
-    # Concatenated, the gradients are computed from a copy of input and h0; yet they depend on the two, and on c0, and a
-    # second derivative must find them. The input is large: there it is kept only where nothing else tells that there is
-    # one.
-    others = any(tensor is not None and tensor.requires_grad for tensor in (h0, c0, *parameters))
-    keeps_input = hoisted or not others
-    ctx.save_for_backward(
-        input if keeps_input else None, h0, public_output if hoisted else None, *saved, *parameters, c0
-    )
+    # The gradients are computed from a copy of c0; yet they depend on it, and a second derivative must find it.
+    ctx.save_for_backward(input, h0, public_output, *made_here, *parameters, c0)
     ctx.options = activation, triton, hoisted, recompute, planar
 
 
@@ -261,6 +254,17 @@ def _inference_backward(ctx, *grads):
 torch.library.register_autograd("tritonlstm::inference", _inference_backward, setup_context=_setup_inference_context)
 
 
+torch.library.define("tritonlstm::copy", "(Tensor output) -> Tensor", tags=_TAGS)
+torch.library.impl("tritonlstm::copy", "CompositeExplicitAutograd", torch.clone)
+torch.library.register_fake("tritonlstm::copy", torch.clone)
+torch.library.register_autograd("tritonlstm::copy", lambda _, grad: grad)
+
+
+def _copy(output: Tensor) -> Tensor:
+    # Inductor takes a clone for nothing, and then what is written to and what the backward pass reads are one tensor.
+    return torch.ops.tritonlstm.copy(output) if torch.compiler.is_compiling() else output.clone()
+
+
 def _is_differentiated(args: tuple) -> bool:
     tensors = (arg for arg in args if isinstance(arg, Tensor))
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -280,11 +284,15 @@ def sequence(
     hoisted: bool,
     recompute: bool,
     planar: bool,
+    *,
+    shares_output: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial) of one layer, differentiable once. Checks nothing.
 
     A state of None is zero; h0 and c0 come both or neither. input_weight and `hoisted` need an input, `planar` images
-    and gates outside Triton. What it returns is stored channels last or, with `planar`, contiguous.
+    and gates outside Triton. What it returns is stored channels last or, with `planar`, contiguous. All of it may be
+    written to before the backward pass, which keeps an output of its own; with `shares_output` it keeps the one that is
+    returned.
     """
     args = (input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute, planar)
     differentiable = _is_differentiated(args)
@@ -296,10 +304,11 @@ def sequence(
                 "tritonlstm: torch.compile cannot trace torch.func's transforms of this backend; transform the compiled"
                 ' function, or use backend="torch"'
             )
-        return torch.ops.tritonlstm.training(*args)[:3] if differentiable else torch.ops.tritonlstm.inference(*args)
-    if differentiable or _forward_mode_is_on():
-        return _Training.apply(*args)[:3]
-    return torch.ops.tritonlstm.inference(*args)
+        run = torch.ops.tritonlstm.training if differentiable else torch.ops.tritonlstm.inference
+    else:
+        run = _Training.apply if differentiable or _forward_mode_is_on() else torch.ops.tritonlstm.inference
+    output, h_n, c_n, *_ = run(*args)
+    return _copy(output) if differentiable and not shares_output else output, h_n, c_n
 
 
 def _forward_mode_is_on() -> bool:

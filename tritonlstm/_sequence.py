@@ -2,8 +2,9 @@
 
 Forward, two kernels a step: the linear map of the hidden state (and, concatenated, of the input), and the gates, which
 write h_t where the next step reads it. Backward, at most three a step: the gates' gradient, the adjoint map, and,
-concatenated, the copy of dX where the input needs it; then a weight gradient and one parameter reduction for each chunk
-of time. The linear maps come from `_schedules`, the gates from `_launch` (Triton) or `_gates_aten`.
+concatenated, the copy of dX where the input needs it; then, for each chunk of time, a weight gradient, over what is
+packed for it once, and one parameter reduction. The linear maps come from `_schedules`, the gates from `_launch`
+(Triton) or `_gates_aten`.
 """
 
 import math
@@ -17,11 +18,11 @@ from ._dtypes import cell_dtype
 from ._layout import Layout, from_rows, to_rows, unpack_peephole_grad
 from ._schedules import Needs, Saved, Weights
 
-CHUNK_FRACTION = 8
-"""dA, and what a schedule packs for it, is kept for at most this part of what the layer itself holds at once (one step
-at the least), which makes four or five chunks of a long sequence, ten or more where the gates are not saved. On CPU the
-weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), so the bound is chosen for
-memory; not measured on a GPU."""
+CHUNK_FRACTION = 4
+"""dA, and what a schedule packs for it, is kept for at most this part of output, c and gates, which the layer itself
+holds (one step at the least): three or four chunks of a long sequence where Cin ≤ C, five to twelve where the gates are
+not saved. On CPU the weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), so
+the bound is chosen for memory; not measured on a GPU."""
 
 
 class Results(NamedTuple):
@@ -58,8 +59,8 @@ def forward(
 ) -> tuple[Results, Saved | None]:
     """output (T, B, C, *spatial), h_n and c_n (B, C, *spatial), and with `save` what the backward pass needs.
 
-    All in the public layout, but what is saved. Every result is a tensor of its own and no view. A state that is None
-    is zero. With `recompute` the gates are not among what is saved.
+    All in the public layout, but what is saved. Every result is a tensor of its own and no view; the output is among
+    what is saved. A state that is None is zero. With `recompute` the gates are not among what is saved.
     """
     channels, steps, weight = layout.channels, layout.steps, weights.weight
     packed_peephole = None if peephole is None else pointwise.pack_peephole(layout, peephole)
@@ -73,8 +74,7 @@ def forward(
         weights,
         map_bias,
         layout,
-        save=save,
-        slots=pointwise.INFERENCE_SLOTS,
+        slots=pointwise.SLOTS,
         skips_empty_state=pointwise.SKIPS_EMPTY_STATE,
     )
 
@@ -108,7 +108,7 @@ def forward(
     c_n.copy_(cells[-1])
     if recompute:
         gates = layout.new_sequence(weight, 4 * channels, 0)
-    return results, Saved(None, None, None, maps.inputs, cells, gates)
+    return results, Saved(input, h0, results.output, cells, gates)
 
 
 def backward(
@@ -155,7 +155,7 @@ def backward(
         )
 
     together = needs.weight or needs.input_weight or sums is not None or recompute
-    chunks = _chunks(saved, layout, maps.chunk_width, together) if layout.rows else []
+    chunks = _chunks(saved, layout, maps.chunk_width, maps.longest_chunk if together else 1) if layout.rows else []
     longest = 0 if recompute else max((last - first for first, last in chunks), default=0)
     buffer = layout.new_sequence(weight, 4 * layout.channels, longest)
     gates_of, cells_of = gates.unbind(), cells.unbind()
@@ -214,14 +214,13 @@ def _copy_or_zeros(grad: Tensor | None, layout: Layout, dtype: torch.dtype, like
     return rows.zero_() if grad is None else rows.copy_(to_rows(grad))
 
 
-def _chunks(saved: Saved, layout: Layout, width: int, together: bool) -> list[tuple[int, int]]:
+def _chunks(saved: Saved, layout: Layout, width: int, longest: int) -> list[tuple[int, int]]:
     """Ranges of steps (first, last), the latest first, whose dA is kept at once: as few as CHUNK_FRACTION allows.
 
-    `width` channels of a row are kept for each step. One step each unless their gradients are used `together`.
+    `width` channels of a row are kept for each step, and no more than `longest` steps.
     """
     steps, itemsize = layout.steps, saved.gates.element_size()
-    output_bytes = steps * layout.rows * layout.channels * itemsize
-    held = saved.inputs.nbytes + saved.cells.nbytes + saved.gates.nbytes + output_bytes
-    length = max(1, held // CHUNK_FRACTION // (layout.rows * width * itemsize)) if together else 1
+    held = saved.output.nbytes + saved.cells.nbytes + saved.gates.nbytes
+    length = min(longest, max(1, held // CHUNK_FRACTION // (layout.rows * width * itemsize)))
     length = math.ceil(steps / math.ceil(steps / length))
     return [(first, min(first + length, steps)) for first in reversed(range(0, steps, length))]

@@ -1,5 +1,6 @@
 """One layer over a sequence, as functions of their parameters."""
 
+import math
 import operator
 from collections.abc import Sequence
 
@@ -48,24 +49,24 @@ def conv_lstm(
         steps: T, where input is None.
         activation: "tanh" or "relu", of the candidate g and of c in the output.
         backend: "auto" (Triton on a GPU, ATen elsewhere), "triton", or "torch" (`reference`: differentiable twice).
-        memory: what training keeps for the backward pass. "save": the gates of every step. "recompute": it makes them
-            again, for about half the memory and one more convolution. "torch" keeps what autograd does.
+        memory: what training keeps for the backward pass, beside the input, the output and c. "save": the gates of
+            every step. "recompute": it makes them again, for about half the memory and one more convolution. "torch"
+            keeps what autograd does.
         schedule: "concat" (one convolution a step over input and hidden state), "hoisted" (the input's for many steps
-            at once, the hidden state's step by step; it keeps input and output themselves, so neither may be written to
-            before the backward pass), or "auto": what tuning measured to be faster, else "concat", and with
-            memory="recompute" "hoisted", which keeps least (in inference too, so that both give the same bits). Numbers
-            differ by rounding. With `input_weight` it is always "hoisted", without an input there is nothing to hoist,
-            and "torch" has none.
+            at once, the hidden state's step by step), or "auto": what tuning measured to be faster, else "concat".
+            Numbers differ by rounding. With `input_weight` it is always "hoisted", without an input there is nothing to
+            hoist, and "torch" has none.
 
     Returns:
         output (T, B, C, H, W) and the last state (h, c), stored channels last, or contiguous where a CPU convolves that
-        faster. Under autocast, h has autocast's dtype.
+        faster. Under autocast, h has autocast's dtype. They may be written to before the backward pass; the input and
+        the state that came in are kept as they are, not copied, and writing to them raises PyTorch's own error.
 
     Raises:
         TypeError, ValueError: with the argument's name, before anything is computed.
     """
     options = (steps, activation, backend, memory, schedule)
-    return _layer(input, state, weight, input_weight, bias, peephole, ("H", "W"), *options)
+    return layer(input, state, weight, input_weight, bias, peephole, ("H", "W"), *options)
 
 
 def peephole_lstm(
@@ -85,10 +86,10 @@ def peephole_lstm(
 
     As `conv_lstm` without H, W and kernel: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C).
     """
-    return _layer(input, state, weight, None, bias, peephole, (), steps, activation, backend, memory, schedule)
+    return layer(input, state, weight, None, bias, peephole, (), steps, activation, backend, memory, schedule)
 
 
-def _layer(
+def layer(
     input: Tensor | None,
     state: State | None,
     weight: Tensor,
@@ -101,7 +102,13 @@ def _layer(
     backend: str,
     memory: str,
     schedule: str,
+    *,
+    shares_output: bool = False,
 ) -> tuple[Tensor, State]:
+    """A layer over images of any dimensions: `conv_lstm`, `peephole_lstm`, and what the modules run.
+
+    With `shares_output` the output is the one that the backward pass reads, not a copy: nobody may write to it before.
+    """
     _checks.check_choice("activation", activation, ACTIVATIONS)
     _checks.check_choice("backend", backend, BACKENDS)
     _checks.check_choice("memory", memory, MEMORIES)
@@ -137,15 +144,17 @@ def _layer(
         triton, recompute = uses_triton(backend, weight), memory == "recompute"
         if triton:
             _checks.check_peephole_offsets(peephole)
-        hoisted = in_channels > 0 and _is_hoisted(schedule, recompute, weight, input_weight)
-        planar = not triton and is_faster_in_planes(weight, input_weight)
+        hoisted = in_channels > 0 and _is_hoisted(schedule, weight, input_weight)
+        pixels = None if torch.compiler.is_compiling() else batch * math.prod(spatial)  # no guards on sizes
+        planar = not triton and is_faster_in_planes(weight, input_weight, pixels=pixels)
         options = (steps, activation, triton, hoisted, recompute, planar)
-        output, h, c = _ops.sequence(input, h, c, weight, input_weight, bias, peephole, *options)
+        tensors = (input, h, c, weight, input_weight, bias, peephole)
+        output, h, c = _ops.sequence(*tensors, *options, shares_output=shares_output)
     return output, (h, c)
 
 
-def _is_hoisted(schedule: str, recompute: bool, weight: Tensor, input_weight: Tensor | None) -> bool:
-    if input_weight is not None or (schedule == "auto" and recompute):
+def _is_hoisted(schedule: str, weight: Tensor, input_weight: Tensor | None) -> bool:
+    if input_weight is not None:
         return True
     if schedule == "auto":
         rows, columns, *kernel = map(operator.index, weight.shape)  # to a compiler, a weight's sizes are constants here

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bench.cases import Problem
-from tritonlstm import _convolution
-from tritonlstm._convolution import Map
-from tritonlstm._layout import Layout, is_faster_in_planes
+from tritonlstm._layout import Layout, convolves_faster_in_planes
+from tritonlstm._maps import adjoint_weight
+from tritonlstm._maps.convolution import Map, WeightGrad
 
 from .protocol import Built, Provider
 
@@ -25,6 +25,7 @@ from .protocol import Built, Provider
 class _Layer:
     """Everything dense, in the layout in which our layer computes."""
 
+    layout: Layout
     weight: Tensor  # (4C, k, k, width)
     map: Map
     adjoint: Map  # of all columns or, in the first layer, of the hidden ones
@@ -36,7 +37,7 @@ class _Layer:
 
 def _layer(problem: Problem, index: int) -> _Layer:
     case, like, public = problem.case, problem.input, problem.layers[index].weight
-    spatial, planar = (case.height, case.width), is_faster_in_planes(public)
+    spatial, planar = (case.height, case.width), convolves_faster_in_planes(public)
     layout = Layout.of(public, None, case.steps, case.batch, spatial, triton=like.is_cuda, planar=planar)
 
     def normal(*shape: int) -> Tensor:
@@ -45,8 +46,9 @@ def _layer(problem: Problem, index: int) -> _Layer:
     gates = 4 * layout.channels
     weight = normal(gates, case.kernel, case.kernel, layout.width)
     # The first layer's input wants no gradient: only the hidden columns are transposed.
-    adjoint = _convolution.adjoint_weight(layout, weight, slice(None) if index else layout.hidden_slot)
+    adjoint = adjoint_weight(layout, weight, slice(None) if index else layout.hidden_slot)
     return _Layer(
+        layout,
         weight,
         Map(layout, weight),
         Map(layout, adjoint),
@@ -68,7 +70,7 @@ def _backward(layers: list[_Layer]) -> None:
         # The first layer's first step has nothing below it or before it.
         for grad in layer.grad_preact[0 if index else 1 :]:
             layer.adjoint(grad, out=layer.grad_rows)
-        _convolution.weight_grad(layer.rows.flatten(0, 1), layer.grad_preact.flatten(0, 1), layer.weight)
+        WeightGrad(layer.layout, layer.weight).add(layer.rows.flatten(0, 1), layer.grad_preact.flatten(0, 1))
 
 
 @torch.no_grad

@@ -1,5 +1,6 @@
 """The model of FLOPs, bytes and launches against what the operator does."""
 
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from bench import roofline
 from bench.roofline import CASES, MODES, Ceilings, Layer
 from tests import counting
 from tests.problems import Problem, Shape
+from tritonlstm._layout import GPU_MULTIPLE
 from tritonlstm._schedules import Needs
 
 MODES_BY_NAME = {str(mode): mode for mode in MODES}
@@ -80,6 +82,31 @@ def test_launches_and_their_bytes(monkeypatch: pytest.MonkeyPatch, mode, shape: 
 
 
 @each_input
+@pytest.mark.parametrize("in_channels", [3, 16])
+@each_mode
+def test_copies_and_fills(monkeypatch: pytest.MonkeyPatch, mode, in_channels: int, input_learns: bool):
+    """Between two lengths: what is copied or filled once, such as a weight, is not in the model."""
+    counted, modelled = [], []
+    for steps in (5, 17):
+        shape = Shape(steps, 1, in_channels, 8, spatial=(2, 2), kernel=(3, 3), state=False)
+        layer, problem = layer_of(shape, input_learns), rows_first(Problem.random(shape, torch.float32))
+        with monkeypatch.context() as patch:
+            count = counting.Count(patch)
+            run(problem, mode, input_learns, count)
+        copies = count.calls["copy_"]
+        fills = count.calls["fill_"] if in_channels % GPU_MULTIPLE else 0  # of no padding: they launch nothing
+        if mode.training and mode.hoisted and input_learns:
+            copies -= math.ceil(steps / layer.chunk(mode))  # of dX, into which a CPU's convolution cannot write
+        counted.append({"copy": copies, "fill": fills})
+        launches = Counter()
+        for kernel in roofline.kernels(layer, mode):
+            launches[kernel.name] += kernel.count
+        modelled.append(launches)
+    for name in ("copy", "fill"):
+        assert counted[1][name] - counted[0][name] == modelled[1][name] - modelled[0][name], name
+
+
+@each_input
 @each_shape
 @each_mode
 def test_flops(mode, shape: Shape, input_learns: bool):
@@ -95,8 +122,8 @@ def test_flops(mode, shape: Shape, input_learns: bool):
 def test_bytes_kept(mode, shape: Shape):
     problem = Problem.random(shape, torch.float32)
     saved = counting.forward(problem, save=True, mode=counting.Mode(mode.hoisted, mode.recompute))
-    kept = sum(tensor.nbytes for tensor in (saved.inputs, saved.cells, saved.gates))
-    assert layer_of(shape, True).saved_bytes(mode) == kept
+    assert layer_of(shape, True).saved_bytes(mode) == saved.cells.nbytes + saved.gates.nbytes
+    assert saved.input is problem.input
 
 
 def test_flops_of_the_paper_s_network():

@@ -10,8 +10,8 @@ from tests.integration.layers import CIN, H, T, W, frames, gradients, with_peeph
 from tritonlstm import ConvLSTM2d, PeepholeLSTM, functional
 
 OPTIONS = {
-    "concat, recompute": {"schedule": "concat", "memory": "recompute"},
     "hoisted": {"schedule": "hoisted"},
+    "hoisted, recompute": {"schedule": "hoisted", "memory": "recompute"},
     "recompute": {"memory": "recompute"},
     "input kernel": {"input_kernel_size": (5, 1)},
     "input kernel, recompute": {"input_kernel_size": [(5, 1), 1], "memory": "recompute"},
@@ -136,34 +136,88 @@ def test_checkpointed_in_time(options: dict):
     assert_close(gradients(layer, torch.cat(parts).square().sum()), expected)
 
 
-class TestSchedule:
-    @pytest.mark.parametrize("place", ["input", "output"])
-    def test_hoisted_keeps_input_and_output_and_says_so_where_they_were_overwritten(self, place: str):
-        for schedule in ("concat", "hoisted"):
-            layer, input = ConvLSTM2d(CIN, 4, 3, schedule=schedule), frames()
-            output, _ = layer(input)
-            loss = output.sum()
-            with torch.no_grad():
-                {"input": input, "output": output}[place].zero_()
-            if schedule == "hoisted":
-                with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-                    loss.backward()
-            else:
-                loss.backward()
+@pytest.mark.parametrize("options", [{}, *OPTIONS.values()], ids=["concat", *OPTIONS])
+class TestWrittenTo:
+    @pytest.mark.parametrize("place", ["input", "h", "c"])
+    def test_what_came_in_is_kept_itself_and_an_operation_in_place_on_it_raises(self, options: dict, place: str):
+        layer, input = ConvLSTM2d(CIN, [4, 3], [3, (1, 3)], **options), frames()
+        h, c = torch.randn(2, 4, H, W), torch.randn(2, 4, H, W)
+        state = [(h, c), (torch.randn(2, 3, H, W), torch.randn(2, 3, H, W))]
+        loss = layer(input[:, :2], state)[0].sum()
+        {"input": input, "h": h, "c": c}[place].zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
 
-    def test_an_operation_in_place_on_what_a_layer_returns_trains(self):
-        layer, input = ConvLSTM2d(CIN, [4, 3], 3), frames()
+    def test_what_a_layer_returns_may_be_overwritten(self, options: dict):
+        layer, input = ConvLSTM2d(CIN, [4, 3], [3, (1, 3)], **options), frames()
+        output, state = layer(input)
+        results = [output, *(each for pair in state for each in pair)]
+        loss = sum(each.sum() for each in results)
+        expected = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
+        with torch.no_grad():
+            for each in results:
+                each.zero_()
+        assert_close(torch.autograd.grad(loss, list(layer.parameters())), expected)
+
+    @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+    def test_an_operation_in_place_on_what_a_layer_returns_trains(self, fresh_compiler, options: dict, compiled: bool):
+        layer, input = ConvLSTM2d(CIN, [4, 3], [3, (1, 3)], **options), frames()
+        run = torch.compile(layer, fullgraph=True) if compiled else layer
 
         def loss(inplace: bool) -> Tensor:
-            output, state = layer(input)
+            output, state = run(input)
             gated = nn.ReLU(inplace=inplace)(output)
-            h, c = state[0]
-            c = c.mul_(2) if inplace else c * 2
-            return gated.square().sum() + c.sum() + h.sum()
+            total = gated.square().sum()
+            for h, c in state:
+                total = total + (c.mul_(2) if inplace else c * 2).sum() + (h.mul_(3) if inplace else h * 3).sum()
+            return total
 
         assert_close(gradients(layer, loss(True)), gradients(layer, loss(False)))
-        assert not any(tensor._is_view() for tensor in (layer(input)[0], *layer(input)[1][0]))
+        output, state = layer(input)
+        assert not any(tensor._is_view() for tensor in (output, *(each for pair in state for each in pair)))
 
+    def test_an_operation_in_place_inside_of_what_is_compiled_or_transformed_trains(
+        self, fresh_compiler, options: dict
+    ):
+        layer, input = ConvLSTM2d(CIN, [4, 3], [3, (1, 3)], **options), frames()
+        named = {name: each.detach() for name, each in layer.named_parameters()}
+
+        def loss(parameters: dict, x: Tensor, inplace: bool = True) -> Tensor:
+            output, ((_, c), _) = functional_call(layer, parameters, (x,))
+            return nn.functional.relu(output, inplace=inplace).square().sum() + (c.mul_(2) if inplace else c * 2).sum()
+
+        expected = grad(loss)(named, input, False)
+        assert_close(grad(loss)(named, input), expected)
+        each_sample = vmap(grad(loss), in_dims=(None, 1))(named, input.unsqueeze(2))
+        assert_close({name: each.sum(0) for name, each in each_sample.items()}, expected)
+        compiled = torch.compile(lambda x: loss(dict(layer.named_parameters()), x), fullgraph=True)
+        assert_close(gradients(layer, compiled(input)), expected)
+
+    def test_a_cell_that_is_called_alone_returns_what_may_be_written_to(self, options: dict):
+        cell, input = ConvLSTM2d(CIN, [4, 3], [3, (1, 3)], **options).layers[0], frames()
+        for args in ((input, None, T), (input[0],)):
+
+            def loss(inplace: bool, args: tuple = args) -> Tensor:
+                results = torch.utils._pytree.tree_leaves(cell(*args))
+                return sum((each.mul_(2) if inplace else each * 2).sum() for each in results)
+
+            assert_close(gradients(cell, loss(True)), gradients(cell, loss(False)))
+
+
+def test_only_what_is_differentiated_and_seen_is_copied(monkeypatch: pytest.MonkeyPatch):
+    copies, clone = [], Tensor.clone
+    monkeypatch.setattr(Tensor, "clone", lambda self, **options: copies.append(self.shape) or clone(self, **options))
+    layer, input = ConvLSTM2d(CIN, [4, 3], 3), frames()
+    layer(input)
+    assert [shape[2] for shape in copies] == [3]
+    with torch.no_grad():
+        layer(input)
+    layer.layers[0](input[0])
+    ConvLSTM2d(CIN, [4, 3], 3, backend="torch")(input)
+    assert len(copies) == 1
+
+
+class TestSchedule:
     def test_auto_asks_the_table_by_architecture_dtype_channels_and_kernel(self, monkeypatch: pytest.MonkeyPatch):
         asked, operators = [], []
 
@@ -173,16 +227,22 @@ class TestSchedule:
 
         real = functional._ops.sequence
         monkeypatch.setattr(functional, "pick_schedule", pick)
-        monkeypatch.setattr(functional._ops, "sequence", lambda *args: operators.append(args[-3]) or real(*args))
+        monkeypatch.setattr(
+            functional._ops, "sequence", lambda *args, **options: operators.append(args[-3]) or real(*args, **options)
+        )
         ConvLSTM2d(CIN, [4, 3], (3, 5), dtype=torch.bfloat16)(frames().bfloat16())
         assert asked == [("cpu", 2, CIN, 4, (3, 5)), ("cpu", 2, 4, 3, (3, 5))]
         assert operators == [True, False]
 
-    def test_auto_is_what_keeps_least_where_the_gates_are_made_again(self, monkeypatch: pytest.MonkeyPatch):
+    @pytest.mark.parametrize("tuned", ["concat", "hoisted"])
+    def test_auto_is_the_same_where_the_gates_are_made_again(self, monkeypatch: pytest.MonkeyPatch, tuned: str):
         calls, real = [], functional._ops.sequence
-        monkeypatch.setattr(functional._ops, "sequence", lambda *args: calls.append(args[-3:-1]) or real(*args))
+        monkeypatch.setattr(functional, "pick_schedule", lambda *key: tuned)
+        monkeypatch.setattr(
+            functional._ops, "sequence", lambda *args, **options: calls.append(args[-3:-1]) or real(*args, **options)
+        )
         ConvLSTM2d(CIN, [4, 3], 3, memory="recompute")(frames())
-        assert calls == [(True, True)] * 2
+        assert calls == [(tuned == "hoisted", True)] * 2
 
     @pytest.mark.parametrize(
         "make", [lambda **options: ConvLSTM2d(0, 3, 3, **options), None], ids=["images", "vectors"]

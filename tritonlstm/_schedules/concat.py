@@ -1,19 +1,19 @@
 """One convolution a step, over rows in which hidden state and input lie side by side.
 
-    inputs[t] = [ H_{t-1} | X_t | 0 ]        (B, *spatial, width)
+    rows = [ H_{t-1} | X_t | 0 ]        (B, *spatial, width)
 
-The gate kernel of the step before has already written the hidden part, so nothing is concatenated. The public weight
-has the input channels first; its columns are put in this order in the one copy that makes it dense.
+Forward, the gate kernel of the step before has already written the hidden part, so nothing is concatenated. The rows
+are not kept: the backward pass packs those of a chunk of steps from output and input. The public weight has the input
+channels first; its columns are put in this order in the one copy that makes it dense.
 
 Where there is no state, the first step may be one of the input alone (`skips_empty_state`), forward and backward.
 """
 
-import torch
+from functools import partial
+
 from torch import Tensor
 
-from .. import _convolution
-from .._convolution import Map
-from .._dtypes import cell_dtype
+from .. import _maps
 from .._layout import Layout, like_weight, to_rows
 from .operands import Needs, Saved, Weights
 
@@ -30,8 +30,8 @@ def _skips(skips_empty_state: bool, layout: Layout) -> bool:
 class Forward:
     """The pre-activations of each step.
 
-    In training every step has a slot of `inputs`, which is kept. In inference so many `slots` go round as a ring, for
-    which X is copied a ring's length at a time; where X is the same at every step, one slot is enough.
+    So many `slots` for a step's rows go round as a ring, and X is copied a ring's length at a time; where X is the same
+    at every step, one slot is enough.
     """
 
     def __init__(
@@ -43,27 +43,25 @@ class Forward:
         bias: Tensor | None,
         layout: Layout,
         *,
-        save: bool,
         slots: int,
         skips_empty_state: bool,
     ):
         weight, self._layout = weights.weight, layout
-        self._map = Map(layout, _pack_weight(weight, layout), bias)
+        linear_map = partial(_maps.linear_map, layout, workspace=_maps.FORWARD_WORKSPACE)
+        self._map = linear_map(_pack_weight(weight, layout), bias)
         self._frames = None if input is None else to_rows(input, channel_dim=2)
-        x_moves = input is not None and input.stride(0) != 0
-        slots = min(layout.steps, slots) if x_moves else 1
-        self.inputs = layout.new_sequence(weight, layout.width, layout.steps if save else slots)
-        self._slots = self.inputs.unbind()
-        self._hidden_slots = self.inputs[..., layout.hidden_slot].unbind()
-        self._input_slots = self.inputs[..., layout.input_slot]
-        self._refills = x_moves and not save
-        self.inputs[0, ..., layout.hidden_slot] = 0 if h0 is None else to_rows(h0)
-        self.inputs[..., layout.input_slot.stop :] = 0
+        self._refills = input is not None and input.stride(0) != 0
+        rows = layout.new_sequence(weight, layout.width, min(layout.steps, slots) if self._refills else 1)
+        self._slots = rows.unbind()
+        self._hidden_slots = rows[..., layout.hidden_slot].unbind()
+        self._input_slots = rows[..., layout.input_slot]
+        rows[0, ..., layout.hidden_slot] = 0 if h0 is None else to_rows(h0)
+        rows[..., layout.input_slot.stop :] = 0
         self._copy_input(0)
         self._input_map = None
         if input is not None and h0 is None and _skips(skips_empty_state, layout):
             of_input = layout.pack_columns(layout.input_width, weight[:, : layout.in_channels])
-            self._input_map = Map(layout, of_input, bias)
+            self._input_map = linear_map(of_input, bias, once=True)
 
     def _copy_input(self, first: int) -> None:
         if self._frames is not None:
@@ -89,7 +87,8 @@ class Backward:
     """The gradients of input, hidden state and weight from those of the pre-activations.
 
     `input_by_step`: dX comes with each `step`, so the first step must be done for it too. `chunk_width`: channels of a
-    row that are kept for each step of a chunk.
+    row that are kept for each step of a chunk: dA and, packed, [H_{t-1} | X_t | 0], where that is wanted.
+    `longest_chunk`: steps of a chunk, more of which would be no faster.
     """
 
     def __init__(
@@ -103,26 +102,50 @@ class Backward:
         recompute: bool,
         skips_empty_state: bool,
     ):
-        self._inputs, self._public, self._layout, self._needs = saved.inputs, weights.weight, layout, needs
+        self._saved, self._public, self._layout, self._needs = saved, weights.weight, layout, needs
+        self._output = to_rows(saved.output, channel_dim=2)
+        self._frames = None if saved.input is None else to_rows(saved.input, channel_dim=2)
         self._skips_first_hidden = saved.h0 is None and layout.in_channels > 0 and _skips(skips_empty_state, layout)
-        self._weight = _pack_weight(weights.weight, layout)
-        self._map = Map(layout, self._weight, bias) if recompute else None
+        weight = _pack_weight(weights.weight, layout)
+        workspace = _maps.RECOMPUTING_WORKSPACE if recompute else _maps.BACKWARD_WORKSPACE
+        linear_map = partial(_maps.linear_map, layout, workspace=workspace)
+        weight_grad = partial(_maps.weight_grad, layout, workspace=workspace)
+        self._map = linear_map(weight, bias) if recompute else None
         # Where X needs no gradient, only the hidden columns of W are transposed.
-        adjoint = _convolution.adjoint_weight(layout, self._weight, slice(None) if needs.input else layout.hidden_slot)
-        self._adjoint = Map(layout, adjoint)
+        adjoint = _maps.adjoint_weight(layout, weight, slice(None) if needs.input else layout.hidden_slot)
+        self._adjoint = linear_map(adjoint)
         self._input_adjoint = None
         if needs.input and not needs.h0 and _skips(skips_empty_state, layout):
-            self._input_adjoint = Map(layout, adjoint[layout.input_slot])  # dX of the first step alone
+            of_first = layout.dense(adjoint[layout.input_slot].clone())  # a copy, lest all of it be kept
+            self._input_adjoint = linear_map(of_first, once=True)  # dX of the first step alone
+        self._grad_weight = weight_grad(weight)
+        of_input = weight[..., layout.width - layout.input_width :]
+        self._grad_first_weight = weight_grad(of_input, once=True)  # of a first step that has an input alone
         self._grad_row = layout.new_step(adjoint, adjoint.shape[0])  # [dH_{t-1} | dX_t | 0]
         self.grad_input = layout.new_sequence(adjoint, layout.in_channels) if needs.input else None
         self._grad_frames = self.grad_input.unbind() if needs.input else None
         self.input_by_step = needs.input
-        self.chunk_width = 4 * layout.channels
-        self._grad_weight = None
+        self.longest_chunk = layout.steps if self._grad_weight.gains_by_steps else 1
+        self.chunk_width = 4 * layout.channels + (layout.width if needs.weight or recompute else 0)
+
+    def _pack(self, first: int, last: int) -> Tensor:
+        """[H_{t-1} | X_t | 0] of steps first … last - 1, dense (steps, B, *spatial, width)."""
+        layout, h0 = self._layout, self._saved.h0
+        rows = layout.new_sequence(self._output, layout.width, last - first)
+        hidden = rows[..., layout.hidden_slot]
+        if first == 0:
+            hidden[0] = 0 if h0 is None else to_rows(h0)
+        after = max(first, 1)  # the steps whose hidden state is in the output
+        if after < last:
+            hidden[after - first :] = self._output[after - 1 : last - 1]
+        if self._frames is not None:
+            rows[..., layout.input_slot] = self._frames[first:last]
+        rows[..., layout.input_slot.stop :] = 0
+        return rows
 
     def preact(self, first: int, last: int) -> Tensor:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""
-        return self._map(self._inputs[first:last].flatten(0, 1)).unflatten(0, (last - first, -1))
+        return self._map(self._pack(first, last).flatten(0, 1)).unflatten(0, (last - first, -1))
 
     def step(self, t: int, grad_preact: Tensor) -> Tensor | None:
         """dH_{t-1} (B, *spatial, C), in wider rows, from dA_t (B, *spatial, 4C); None if it is not wanted."""
@@ -140,34 +163,20 @@ class Backward:
             return
         skipped = 1 if first == 0 and self._skips_first_hidden else 0
         if last - first > skipped:
-            rows, grad = self._inputs[first + skipped : last].flatten(0, 1), grad_preact[skipped:].flatten(0, 1)
-            self._add(_convolution.weight_grad(rows, grad, self._weight))
+            # Packed again where there was a `preact`, lest it be kept all the while.
+            self._grad_weight.add(self._pack(first + skipped, last).flatten(0, 1), grad_preact[skipped:].flatten(0, 1))
         if skipped:
-            self._add_first_input(grad_preact[0])
-
-    def _add(self, part: Tensor) -> None:
-        if self._grad_weight is not None:
-            self._grad_weight += part
-            return
-        if self._map is None:
-            self._weight = part  # only its shape is needed from here on: the gradient takes its place
-        self._grad_weight = part.to(cell_dtype(part.dtype))
-
-    def _add_first_input(self, grad_preact: Tensor) -> None:
-        """What the first step gives, which has an input alone; grad_preact (B, *spatial, 4C)."""
-        layout = self._layout
-        if self._grad_weight is None:
-            self._grad_weight = torch.zeros_like(self._weight, dtype=cell_dtype(self._weight.dtype))
-        frame = layout.pack_frames(self._inputs[:1, ..., layout.input_slot])
-        of_input = layout.dense(self._weight[..., layout.width - layout.input_width :])  # its shape is all that matters
-        part = _convolution.weight_grad(frame, grad_preact, of_input)
-        self._grad_weight[..., layout.input_slot] += part[..., : layout.in_channels]
+            self._grad_first_weight.add(self._layout.pack_frames(self._frames[:1]), grad_preact[0])
 
     def grad_weights(self) -> tuple[Tensor | None, None]:
         """The gradients of weight and input_weight, where they are wanted."""
         if not self._needs.weight:
             return None, None
-        if self._grad_weight is None:
-            return torch.zeros_like(self._public), None
-        slots = self._layout.input_slot, self._layout.hidden_slot
-        return like_weight(self._public, *(self._grad_weight[..., slot] for slot in slots)), None
+        layout, public = self._layout, self._public
+        slots = layout.input_slot, layout.hidden_slot
+        total, of_first = self._grad_weight.result(), self._grad_first_weight.result()
+        if total is None:
+            total = layout.new_weight(public, self._grad_weight.shape).zero_()
+        if of_first is not None:
+            total[..., layout.input_slot] += of_first[..., : layout.in_channels]
+        return like_weight(public, *(total[..., slot] for slot in slots)), None

@@ -3,18 +3,15 @@
     A_t = W_x * X_t + W_h * H_{t-1}
 
 The first term goes to the gates as an addend. H_{t-1} is read where step t-1 wrote it, in the output, and X where it
-lies if its rows are dense: nothing is copied, and the backward pass keeps the two themselves. The kernels of W_x and
-W_h may have different sizes.
+lies if its rows are dense: nothing is copied, forward or backward. The kernels of W_x and W_h may have different sizes.
 """
 
 import math
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from .. import _convolution
-from .._convolution import Map
-from .._dtypes import cell_dtype
+from .. import _maps
 from .._layout import Layout, like_weight, to_rows
 from .operands import Needs, Saved, Weights
 
@@ -48,7 +45,6 @@ class Forward:
         bias: Tensor | None,
         layout: Layout,
         *,
-        save: bool,
         slots: int,
         skips_empty_state: bool,
     ):
@@ -56,12 +52,12 @@ class Forward:
         self._outputs = output.unbind()
         self._h0 = None if h0 is None else layout.dense(to_rows(h0))
         w_x, w_h = _split(weights, layout)
-        self._input_map = Map(layout, layout.pack_columns(layout.input_width, w_x), bias)
-        self._hidden_map = Map(layout, layout.pack_columns(layout.channels, w_h))
+        linear_map = partial(_maps.linear_map, layout, workspace=_maps.FORWARD_WORKSPACE)
+        self._input_map = linear_map(layout.pack_columns(layout.input_width, w_x), bias)
+        self._hidden_map = linear_map(layout.pack_columns(layout.channels, w_h))
         self._x_moves = input.stride(0) != 0
         self._length = part_length(layout.steps) if self._x_moves else 1
         self._addends = None
-        self.inputs = layout.new_sequence(weights.weight, layout.width, 0)
 
     def _addend(self, t: int) -> Tensor:
         """W_x * X_t + bias (B, *spatial, 4C)."""
@@ -90,7 +86,8 @@ class Backward:
     """The gradients of input, hidden state and weights from those of the pre-activations.
 
     `input_by_step`: dX comes with each `step`; here it comes with each chunk. `chunk_width`: channels of a row that are
-    kept for each step of a chunk: dA and, packed, X.
+    kept for each step of a chunk: dA and, packed, X. `longest_chunk`: steps of a chunk, more of which would be no
+    faster.
     """
 
     input_by_step = False
@@ -114,25 +111,32 @@ class Backward:
         self._x_moves = saved.input.stride(0) != 0
         self._packed = None, None
         w_x, w_h = _split(weights, layout)
-        self._input_weight = layout.pack_columns(layout.input_width, w_x)
-        self._weight = layout.pack_columns(layout.channels, w_h)
-        self._input_map, self._hidden_map = Map(layout, self._input_weight, bias), Map(layout, self._weight)
-        self._adjoint = Map(layout, _convolution.adjoint_weight(layout, self._weight, slice(None)))
+        of_input, of_hidden = layout.pack_columns(layout.input_width, w_x), layout.pack_columns(layout.channels, w_h)
+        workspace = _maps.RECOMPUTING_WORKSPACE if recompute else _maps.BACKWARD_WORKSPACE
+        linear_map = partial(_maps.linear_map, layout, workspace=workspace)
+        weight_grad = partial(_maps.weight_grad, layout, workspace=workspace)
+        self._input_map = self._hidden_map = None
+        if recompute:
+            self._input_map = linear_map(of_input, bias)
+            self._hidden_map = linear_map(of_hidden)
+        self._adjoint = linear_map(_maps.adjoint_weight(layout, of_hidden, slice(None)))
         self._input_adjoint = None
         self.grad_input = None
         if needs.input:
-            adjoint = _convolution.adjoint_weight(layout, self._input_weight, slice(0, layout.in_channels))
-            self._input_adjoint = Map(layout, adjoint)
-            self.grad_input = layout.new_sequence(self._weight, layout.in_channels)
-        self._grad_h = layout.new_step(self._weight, layout.channels)
-        self._grad_weight = self._grad_input_weight = None
+            adjoint = _maps.adjoint_weight(layout, of_input, slice(0, layout.in_channels))
+            self._input_adjoint = linear_map(adjoint)
+            self.grad_input = layout.new_sequence(w_h, layout.in_channels)
+        self._grad_h = layout.new_step(w_h, layout.channels)
+        self._grad_weight = weight_grad(of_hidden)
+        self._grad_input_weight = weight_grad(of_input)
+        self.longest_chunk = layout.steps if self._grad_weight.gains_by_steps else 1
 
     def preact(self, first: int, last: int) -> Tensor:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""
         of_input = self._input_map(self._frames(first, last)).unflatten(0, (-1, self._layout.batch))
         result = of_input if self._x_moves else of_input.repeat(last - first, *(1 for _ in of_input.shape[1:]))
         for part, h in self._hidden(first, last):
-            result[part] += self._hidden_map(h).view(result[part].shape)
+            result[part].add_(self._hidden_map(h).view(result[part].shape))
         return result
 
     def _frames(self, first: int, last: int) -> Tensor:
@@ -173,19 +177,14 @@ class Backward:
         if self._needs.weight if is_shared else self._needs.input_weight:
             # One X has the sum of its gradients.
             of_input = grad if self._x_moves else self._layout.dense(grad_preact.sum(0))
-            part = _convolution.weight_grad(self._frames(first, last), of_input, self._input_weight)
-            self._grad_input_weight = _add(self._grad_input_weight, part)
+            self._grad_input_weight.add(self._frames(first, last), of_input)
         if self._needs.weight:
             for steps, h in self._hidden(first, last):
-                part = _convolution.weight_grad(h, grad_preact[steps].flatten(0, 1), self._weight)
-                self._grad_weight = _add(self._grad_weight, part)
+                self._grad_weight.add(h, grad_preact[steps].flatten(0, 1))
 
     def grad_weights(self) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of weight and input_weight, where they are wanted."""
-        hidden, of_input = (
-            torch.zeros_like(packed) if sum is None else sum
-            for packed, sum in ((self._weight, self._grad_weight), (self._input_weight, self._grad_input_weight))
-        )
+        hidden, of_input = self._result(self._grad_weight), self._result(self._grad_input_weight)
         of_input = of_input[..., : self._layout.in_channels]
         weight, input_weight = self._public
         if input_weight is None:
@@ -195,7 +194,7 @@ class Backward:
             like_weight(input_weight, of_input) if self._needs.input_weight else None,
         )
 
-
-def _add(sum: Tensor | None, part: Tensor) -> Tensor:
-    """A sum in float32, or float64 for that."""
-    return part.to(cell_dtype(part.dtype)) if sum is None else sum.add_(part)
+    def _result(self, grad) -> Tensor:
+        """The sum, or zeros where nothing was added."""
+        result = grad.result()
+        return self._layout.new_weight(self._public.weight, grad.shape).zero_() if result is None else result

@@ -18,14 +18,13 @@ class Weights(NamedTuple):
 class Saved(NamedTuple):
     """What the backward pass keeps.
 
-    The first three are the operator's own arguments and result, in the public layout; only the hoisted schedule reads
-    them. The others are in rows; what the schedule or the memory mode does without has no steps.
+    The first three are the layer's own arguments and result, no copies, in the public layout. The others are in rows;
+    where the gates are made again, there are none.
     """
 
     input: Tensor | None  # (T, B, Cin, *spatial)
     h0: Tensor | None  # (B, C, *spatial)
-    output: Tensor | None  # (T, B, C, *spatial)
-    inputs: Tensor  # (T, B, *spatial, width)   [ H_{t-1} | X_t | 0 ]
+    output: Tensor  # (T, B, C, *spatial)
     cells: Tensor  # (T + 1, B, *spatial, C)    C_{-1} … C_{T-1}
     gates: Tensor  # (T, B, *spatial, 4C)       i, f, g, o, activated
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import _checks
+from .. import _checks, functional
 from .._backend import BACKENDS
 from ..functional import ACTIVATIONS, MEMORIES, SCHEDULES, State
 
@@ -14,8 +14,7 @@ from ..functional import ACTIVATIONS, MEMORIES, SCHEDULES, State
 class RecurrentCell(nn.Module):
     """One layer's parameters and one of its steps.
 
-    Subclasses set `layer_function`, the function of `functional` that runs the layer, and `spatial_dims`, the names of
-    an image's dimensions.
+    Subclasses set `spatial_dims`, the names of an image's dimensions.
     """
 
     spatial_dims: tuple[str, ...] = ()
@@ -94,15 +93,21 @@ class RecurrentCell(nn.Module):
             nn.init.zeros_(self.peephole)
 
     def forward(
-        self, input: Tensor | None, state: State | None = None, steps: int | None = None
+        self,
+        input: Tensor | None,
+        state: State | None = None,
+        steps: int | None = None,
+        *,
+        shares_output: bool = False,
     ) -> State | tuple[Tensor, State]:
         """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
 
         With `steps`, that many: input (T, B, Cin, *spatial) → (output, (h, c)). So the stack calls its cells, and hooks
-        on a cell, its parametrizations and its sharding see every call.
+        on a cell, its parametrizations and its sharding see every call. With `shares_output` the output is the one that
+        the backward pass reads, not a copy, for a caller that shows it to nobody.
         """
         if steps is not None:
-            return self._run(input, state, steps)
+            return self._run(input, state, steps, shares_output)
         dims = ("B", "Cin", *self.spatial_dims)
         batched = _is_batched("input", input, dims, "state", state)
         if not batched:
@@ -110,25 +115,25 @@ class RecurrentCell(nn.Module):
         if input is not None:
             _checks.check_input("input", input, dims, self._in_channels)
             input = input.unsqueeze(0)
-        _, state = self._run(input, state, steps=1)
+        _, state = self._run(input, state, steps=1, shares_output=True)
         return state if batched else _state_without_batch(state)
 
-    def _run(self, input: Tensor | None, state: State | None, steps: int) -> tuple[Tensor, State]:
+    def _run(self, input: Tensor | None, state: State | None, steps: int, shares_output: bool) -> tuple[Tensor, State]:
         """The cell over a whole sequence (T, B, Cin, *spatial)."""
-        input_weight = self.input_weight  # read once: it may be a parametrization's
-        apart = {} if input_weight is None else {"input_weight": input_weight}
-        return self.layer_function(
+        return functional.layer(
             input,
             state,
             self.weight,
+            self.input_weight,
             self.bias,
             self.peephole,
-            steps=steps,
-            activation=self.activation,
-            backend=self.backend,
-            memory=self.memory,
-            schedule=self.schedule,
-            **apart,
+            self.spatial_dims,
+            steps,
+            self.activation,
+            self.backend,
+            self.memory,
+            self.schedule,
+            shares_output=shares_output,
         )
 
     def extra_repr(self) -> str:
@@ -227,7 +232,9 @@ class RecurrentStack(nn.Module):
         steps = _checks.count_steps(steps, input)
         output, states = input, []
         for index, cell in enumerate(self.layers):
-            output, pair = cell(output, state and state[index], steps)
+            # Between two layers nobody writes to it: one tensor is this layer's output and the next one's input.
+            is_between = index + 1 < len(self.layers)
+            output, pair = cell(output, state and state[index], steps, shares_output=is_between)
             states.append(pair)
         return output, tuple(states)
 

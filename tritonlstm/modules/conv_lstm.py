@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import _checks, functional
+from .. import _checks
 from ._recurrent import RecurrentCell, RecurrentStack, count_layers, per_layer
 
 PEEPHOLES = ("none", "channel", "full")
@@ -47,7 +47,6 @@ class ConvLSTM2dCell(RecurrentCell):
     """
 
     spatial_dims = ("H", "W")
-    layer_function = staticmethod(functional.conv_lstm)
 
     def __init__(
         self,
@@ -129,6 +128,7 @@ class ConvLSTM2d(RecurrentStack):
             where that is a half type. What one call returns, the next accepts.
         output: the last layer's h at every step, (T, B, C, H, W). It and the state are stored channels last, or
             contiguous where a CPU convolves that faster (AVX2, float32, kernels 5 or 7 wide, Cin and C multiples of 8).
+            They may be written to before the backward pass; input and state that came in may not, and PyTorch says so.
 
         layer.step(frame, state=None) → (output, state) takes one step: frame (B, Cin, H, W), output (B, C, H, W).
 

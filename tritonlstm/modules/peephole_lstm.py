@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import _checks, functional
+from .. import _checks
 from ._recurrent import RecurrentCell, RecurrentStack, count_layers, per_layer
 
 
@@ -36,8 +36,6 @@ class PeepholeLSTMCell(RecurrentCell):
     Raises:
         TypeError, ValueError: that name the argument, before anything is computed.
     """
-
-    layer_function = staticmethod(functional.peephole_lstm)
 
     def __init__(
         self,

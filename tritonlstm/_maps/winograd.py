@@ -1,0 +1,308 @@
+"""Convolutions with fewer multiplications, by minimal filtering, in matrix products.
+
+A filter of k taps gives m results from N = m + k - 1 numbers, bilinearly and with P products (Winograd 1980),
+
+    y = output · ((weight · w) ∘ (input · x))         w (k), x (N), y (m)
+
+and, transposed, the gradient of its taps: weightᵀ · ((outputᵀ · dy) ∘ (input · x)). In images it is applied along H and
+W alike, to tiles of m × m pixels (Lavin and Gray 2016, arXiv:1509.09308); each of the P × P products, summed over the
+channels, is a matrix product over all tiles.
+
+The products are values of polynomials at 0, ∞ and the roots of unity, of which a conjugate pair takes three products
+(complex points: Meng and Brothers 2019, arXiv:1901.01965). Errors are about half of those of a sum over all taps; at
+more real points, the usual choice, they would be ten times as large. Yet an error is relative to what is largest in a
+tile and around it, and a NaN or an infinity there spreads over the tile.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _devices
+from .._layout import MANY_PIXELS, Layout
+
+
+class Least(NamedTuple):
+    """How much work there must be."""
+
+    weights: int  # a tap: K·O
+    multiplications: int  # a tap, in one step: K·O·B·H·W
+
+
+MAP = {3: Least(12288, 24 * 2**20), 5: Least(1024, 3 * 2**19), 7: Least(1024, 3 * 2**19)}
+WEIGHT_GRAD = {3: Least(3072, 3 * 2**20), 5: Least(1024, 2**20), 7: Least(1024, 2**20)}
+"""By the smaller size of a kernel, what is faster here than by oneDNN where a step has MANY_PIXELS: on one and two
+threads of an EPYC of AVX2, in float32, 3×3 kernels up to 1.9 times in a map and 2.1 times in a weight gradient, 5×5
+kernels 1.1 to 2 times and 1.2 to 2.9 times. Wider vectors were not measured. None of it depends on the number of steps,
+so that a sequence has the same bits as its parts."""
+
+MAX_THREADS_OF_3 = 2
+"""More threads were not measured; 3×3 kernels, which gain least, are left to oneDNN there."""
+
+LARGE_TILE, SMALL_TILE, LARGE_TILE_TAPS = 8, 4, 5
+"""Large tiles need fewer multiplications and more products of a weight: they are taken where these fit into the
+workspace, or into both MAX_WORKSPACE and the bytes of a step's result. With kernels of fewer rows or columns small ones
+were as fast."""
+
+MAX_WORKSPACE = 12 * 2**20
+
+BLOCK_BYTES, BLOCK_TILES = 2**22, 32
+"""Tiles are worked on in blocks that stay in the cache: so much memory, but no more than the workspace, is for their
+products; yet there are so many tiles at least, with fewer of which matrix products are slow."""
+
+PART_BYTES = 2**20
+"""Where the workspace is smaller than a block, products of a weight's gradient are made in parts of so many bytes."""
+
+
+def is_faster(layout: Layout, weight: Tensor, least: dict[int, Least]) -> bool:
+    """Whether a map of this weight (O, *kernel, K), or its gradient, was measured to be faster here than by oneDNN.
+
+    Of `weight` only shape, dtype and device matter.
+    """
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or _devices.CPU_CAPABILITY != "AVX2":
+        return False
+    out_channels, *kernel, in_channels = weight.shape
+    if len(kernel) != 2 or layout.planar or not set(kernel) <= least.keys():
+        return False
+    if min(kernel) == 3 and torch.get_num_threads() > MAX_THREADS_OF_3:
+        return False
+    weights, multiplications = least[min(kernel)]
+    of_tap = out_channels * in_channels
+    return of_tap >= weights and of_tap * layout.rows >= multiplications and layout.rows >= MANY_PIXELS
+
+
+def _tile(layout: Layout, weight: Tensor, workspace: int) -> int:
+    """The height and width of a tile for this weight (O, *kernel, K)."""
+    out_channels, *kernel, _ = weight.shape
+    result = layout.rows * out_channels * weight.element_size()
+    limit = max(workspace, min(MAX_WORKSPACE, result))
+    is_large = min(kernel) >= LARGE_TILE_TAPS and _products_bytes(weight, LARGE_TILE) <= limit
+    return LARGE_TILE if is_large else SMALL_TILE
+
+
+def _products_bytes(weight: Tensor, tile: int) -> int:
+    """Bytes of all products of a weight (O, *kernel, K)."""
+    out_channels, *kernel, in_channels = weight.shape
+    products = math.prod(3 * (taps + tile - 3) // 2 + 1 for taps in kernel)
+    return products * out_channels * in_channels * weight.element_size()
+
+
+class Filter(NamedTuple):
+    weight: Tensor  # (P, k)
+    input: Tensor  # (P, N)
+    output: Tensor  # (m, P)
+
+
+@functools.cache
+def minimal_filter(taps: int, results: int, dtype: torch.dtype) -> Filter:
+    """A filter of k = `taps`, an odd number, with m = `results`, an even one: P = 3·(k + m - 3)/2 + 1.
+
+    A filter is the transpose of v ↦ w·v, a product of polynomials, with N coefficients that are interpolated from its
+    values at N points.
+    """
+    coefficients = results + taps - 1
+    pairs = (coefficients - 4) // 2
+    real_points = torch.eye(4, dtype=torch.float64)
+    split = torch.block_diag(real_points, *[torch.tensor([[1.0, 0], [0, 1], [1, 1]], dtype=torch.float64)] * pairs)
+    merge = torch.block_diag(real_points, *[torch.tensor([[1.0, -1, 0], [-1, -1, 1]], dtype=torch.float64)] * pairs)
+
+    def values(length: int) -> Tensor:
+        """Of a polynomial with so many coefficients at 0, ∞, 1, -1 and, real and imaginary, one of each pair."""
+        powers = torch.arange(length, dtype=torch.float64)
+        at_zero, at_infinity = (powers == 0).double(), (powers == length - 1).double()
+        angles = [2 * math.pi * pair / (coefficients - 2) * powers for pair in range(1, pairs + 1)]
+        of_pairs = [part for angle in angles for part in (angle.cos(), angle.sin())]
+        return torch.stack([at_zero, at_infinity, torch.ones_like(powers), (-1) ** powers, *of_pairs])
+
+    interpolation = torch.linalg.inv(values(coefficients)) @ merge
+    matrices = split @ values(taps), interpolation.t(), (split @ values(results)).t()
+    return Filter(*(matrix.to(dtype).contiguous() for matrix in matrices))
+
+
+class _Block(NamedTuple):
+    """Some rows of tiles, in some images."""
+
+    images: slice
+    tile_rows: slice
+
+
+class _Tiling:
+    """Tiles of `tile` × `tile` pixels, with a filter along each of H and W: P·P products."""
+
+    def __init__(self, layout: Layout, weight: Tensor, workspace: int):
+        _, *kernel, _ = weight.shape
+        self.tile, self._dtype = _tile(layout, weight, workspace), weight.dtype
+        self._block_bytes = min(BLOCK_BYTES, workspace)
+        self._along_height, self._along_width = (minimal_filter(taps, self.tile, weight.dtype) for taps in kernel)
+        self._products = len(self._along_height.weight), len(self._along_width.weight)
+        self._halo = kernel[0] // 2, kernel[1] // 2
+
+    @property
+    def products_along_height(self) -> int:
+        return self._products[0]
+
+    @property
+    def products(self) -> int:
+        return math.prod(self._products)
+
+    def grid(self, rows: Tensor) -> tuple[int, int]:
+        """Tiles along H and along W that cover images (N, H, W, K)."""
+        return math.ceil(rows.shape[1] / self.tile), math.ceil(rows.shape[2] / self.tile)
+
+    def blocks(self, rows: Tensor, channels: int) -> Iterator[_Block]:
+        """All tiles of images (N, H, W, K), in blocks of whole images or else of parts of one image.
+
+        `channels`: how many of them a tile's products have.
+        """
+        tile_rows, columns = self.grid(rows)
+        tiles = max(BLOCK_TILES, self._block_bytes // (self.products * channels * self._dtype.itemsize))
+        if tiles >= tile_rows * columns:
+            for images in _ranges(len(rows), tiles // (tile_rows * columns)):
+                yield _Block(images, slice(0, tile_rows))
+            return
+        for image in range(len(rows)):
+            for some in _ranges(tile_rows, max(1, tiles // columns)):
+                yield _Block(slice(image, image + 1), some)
+
+    def of_weight(self, weight: Tensor) -> Tensor:
+        """weight (O, kh, kw, K) → (P·P, K, O)."""
+        taps = weight.permute(1, 2, 3, 0).contiguous()
+        products = _apply(self._along_height.weight, self._along_width.weight, taps)
+        return products.view(self.products, weight.shape[3], weight.shape[0])
+
+    def of_input(self, rows: Tensor, block: _Block) -> Tensor:
+        """rows (N, H, W, K) → (P·P, tiles, K)."""
+        along_height, along_width = self._along_height.input, self._along_width.input
+        products = _apply(along_height, along_width, self._tiles(rows, block, self._halo))
+        return products.view(self.products, -1, rows.shape[-1])
+
+    def of_output(self, products: Tensor) -> Tensor:
+        """Products (P·P, tiles, O) → (tile, tile, tiles·O)."""
+        products = products.view(*self._products, -1)
+        return _apply(self._along_height.output, self._along_width.output, products)
+
+    def of_grad(self, grad: Tensor, block: _Block) -> Tensor:
+        """The gradient of an output (N, H, W, O) → (P·P, tiles, O)."""
+        along_height, along_width = self._along_height.output.t(), self._along_width.output.t()
+        products = _apply(along_height, along_width, self._tiles(grad, block, (0, 0)))
+        return products.view(self.products, -1, grad.shape[-1])
+
+    def of_weight_grad(self, products: Tensor) -> Tensor:
+        """The gradient of a weight's products (P·P, O, K) → that of the weight (kh, kw, O·K)."""
+        along_height, along_width = self._along_height.weight.t(), self._along_width.weight.t()
+        return _apply(along_height, along_width, products.view(*self._products, -1))
+
+    def add_in_parts(self, sum: Tensor, of_grad: Tensor, of_input: Tensor) -> None:
+        """Add the gradient that products (P·P, tiles, O) and (P·P, tiles, K) give to `sum` (P, kw, O·K).
+
+        That is the gradient of the weight's products along H alone.
+        """
+        matrix, (rows, columns) = self._along_width.weight.t(), self._products
+        for some in _ranges(rows, max(1, PART_BYTES // (columns * sum[0, 0].nbytes))):
+            part = slice(some.start * columns, some.stop * columns)
+            products = torch.bmm(of_grad[part].transpose(1, 2), of_input[part]).view(-1, columns, sum.shape[-1])
+            sum[some].baddbmm_(matrix.expand(len(products), -1, -1), products)
+
+    def of_weight_grad_along_height(self, sum: Tensor) -> Tensor:
+        """The gradient of a weight's products along H (P, kw, O·K) → that of the weight (kh, kw, O·K)."""
+        return (self._along_height.weight.t() @ sum.view(len(sum), -1)).view(-1, *sum.shape[1:])
+
+    def _tiles(self, rows: Tensor, block: _Block, halo: tuple[int, int]) -> Tensor:
+        """A block's tiles with what lies around them, zeros beyond the edges.
+
+        (tile + 2·halo, tile + 2·halo, images, tile rows, tile columns, K).
+        """
+        (above, beside), tile, columns = halo, self.tile, self.grid(rows)[1]
+        first, last = block.tile_rows.start * tile - above, block.tile_rows.stop * tile + above
+        part = rows[block.images, max(first, 0) : last]
+        missing_above = max(-first, 0)
+        missing_below = last - first - missing_above - part.shape[1]
+        missing_right = columns * tile + beside - rows.shape[2]
+        padded = torch.constant_pad_nd(part, [0, 0, beside, missing_right, missing_above, missing_below])
+        count = len(padded), block.tile_rows.stop - block.tile_rows.start, columns
+        of_image, of_row, of_pixel, _ = padded.stride()
+        strides = of_row, of_pixel, of_image, tile * of_row, tile * of_pixel, 1
+        shape = tile + 2 * above, tile + 2 * beside, *count, rows.shape[-1]
+        return padded.as_strided(shape, strides).contiguous()
+
+
+def _apply(along_height: Tensor, along_width: Tensor, numbers: Tensor) -> Tensor:
+    """Matrices (a, h) and (b, w), times the first two dimensions of numbers (h, w, *rest) → (a, b, rest)."""
+    height, width, *_ = numbers.shape
+    rows = along_height @ numbers.view(height, -1)
+    del numbers  # the caller's may be freed
+    return torch.bmm(along_width.expand(len(rows), -1, -1), rows.view(len(rows), width, -1))
+
+
+def _ranges(length: int, at_most: int) -> Iterator[slice]:
+    """0 … length - 1 in as few ranges of `at_most` as there can be, all about as long."""
+    step = math.ceil(length / math.ceil(length / at_most)) if length else 1
+    for first in range(0, length, step):
+        yield slice(first, min(first + step, length))
+
+
+class Map:
+    """rows ↦ W * rows + bias; weight (O, kh, kw, K), bias (O)."""
+
+    def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None = None, *, workspace: int):
+        self._tiling = _Tiling(layout, weight, workspace)
+        self._weight, self._bias = self._tiling.of_weight(weight), bias
+
+    def __call__(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """rows (N, H, W, K) → (N, H, W, O), contiguous, never in `out`."""
+        images, height, width, _ = rows.shape
+        tile, (tile_rows, columns), out_channels = self._tiling.tile, self._tiling.grid(rows), self._weight.shape[2]
+        result = rows.new_empty(images, tile_rows * tile, columns * tile, out_channels)
+        tiles = result.view(images, tile_rows, tile, columns, tile, out_channels)
+        for block in self._tiling.blocks(rows, sum(self._weight.shape[1:])):
+            self._compute(rows, block, into=tiles[block].permute(2, 4, 0, 1, 3, 5))
+        return result[:, :height, :width].contiguous()
+
+    def _compute(self, rows: Tensor, block: _Block, into: Tensor) -> None:
+        """A block's results (tile, tile, images, tile rows, tile columns, O)."""
+        result = self._tiling.of_output(torch.bmm(self._tiling.of_input(rows, block), self._weight)).view(into.shape)
+        if self._bias is None:
+            into.copy_(result)
+        else:
+            torch.add(result, self._bias, out=into)
+
+
+class WeightGrad:
+    """The gradient of a map's weight, of `shape` (O, kh, kw, K), summed over what is added."""
+
+    gains_by_steps = False
+
+    def __init__(self, layout: Layout, weight: Tensor, *, workspace: int):
+        self.shape = weight.shape
+        self._tiling = _Tiling(layout, weight, workspace)
+        self._in_parts = workspace < BLOCK_BYTES
+        self._sum = None  # of the gradients of products: (P·P, O, K) or, in parts, (P, kw, O·K)
+
+    def add(self, rows: Tensor, grad: Tensor) -> None:
+        """The map's argument, rows (N, H, W, K), and the gradient of its result (N, H, W, O)."""
+        out_channels, _, width, in_channels = self.shape
+        if self._sum is None:
+            shape = self._tiling.products, out_channels, in_channels
+            if self._in_parts:
+                shape = self._tiling.products_along_height, width, out_channels * in_channels
+            self._sum = rows.new_zeros(shape)
+        for block in self._tiling.blocks(rows, in_channels + out_channels):
+            of_grad, of_input = self._tiling.of_grad(grad, block), self._tiling.of_input(rows, block)
+            if self._in_parts:
+                self._tiling.add_in_parts(self._sum, of_grad, of_input)
+            else:
+                self._sum.baddbmm_(of_grad.transpose(1, 2), of_input)
+            del of_grad, of_input  # before the next are made
+
+    def result(self) -> Tensor | None:
+        """The sum, with any strides; None if nothing was added."""
+        if self._sum is None:
+            return None
+        out_channels, height, width, in_channels = self.shape
+        make = self._tiling.of_weight_grad_along_height if self._in_parts else self._tiling.of_weight_grad
+        taps = make(self._sum)
+        return taps.view(height, width, out_channels, in_channels).permute(2, 0, 1, 3)
