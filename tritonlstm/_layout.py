@@ -6,14 +6,11 @@ planes, a row's channels lie H·W elements apart.
 """
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from . import _devices
 
 GPU_MULTIPLE = 8
 """Channels to which a row is padded for the GPU: 16 bytes of a half type, what tensor cores and 16-byte accesses want.
@@ -24,41 +21,9 @@ CPU_PRODUCT_BYTES = 64
 """A CPU's matrix product, which a 1×1 convolution is too, rounds as its operands are aligned. With rows of whole cache
 lines a step of the concat schedule computes the same bits wherever in the sequence it stands."""
 
-PLANAR_WIDTHS, PLANAR_MULTIPLE = (5, 7), 8
-"""Kernels so wide and no taller than the widest, over multiples of so many channels, convolve planes 0.96 to 1.49
-times as fast as rows, most of them over 1.1, where oneDNN's vectors have 256 bits (one and two threads of an EPYC,
-float32, 3×5, 5×5 and 7×7, 16×16 to 128×128 pixels). Narrower ones, 9×9 and other channels are slower there. Not
-measured with 512 bits, where rows stay."""
-
-MANY_PIXELS, MANY_WEIGHTS = 1024, 2048
-"""Where a step has so many pixels, B·H·W, and a tap so many weights, (Cin + C)·4C, minimal filtering over rows is
-faster."""
-
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
-
-
-def convolves_faster_in_planes(weight: Tensor) -> bool:
-    """Whether PyTorch's convolutions with this weight (4C, K, *kernel) were measured to be faster over planes."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or _devices.CPU_CAPABILITY != "AVX2":
-        return False
-    # To a compiler, a weight's sizes are constants here.
-    gates, columns, *kernel = map(operator.index, weight.shape)
-    is_wide = bool(kernel) and kernel[-1] in PLANAR_WIDTHS and kernel[0] <= max(PLANAR_WIDTHS)
-    return is_wide and gates // 4 % PLANAR_MULTIPLE == columns % PLANAR_MULTIPLE == 0
-
-
-def is_faster_in_planes(weight: Tensor, input_weight: Tensor | None = None, *, pixels: int | None = None) -> bool:
-    """Whether a layer of these weights, its gates in ATen calls, was measured to be faster over planes than over rows.
-
-    weight (4C, Cin + C, *kernel), or (4C, C, *kernel) beside input_weight (4C, Cin, *input_kernel). pixels: B·H·W, many
-    if they are not known.
-    """
-    weights = [weight] if input_weight is None else [weight, input_weight]
-    is_small = operator.index(weight.shape[0]) * operator.index(weight.shape[1]) < MANY_WEIGHTS
-    is_small = is_small or (pixels is not None and pixels < MANY_PIXELS)
-    return is_small and all(map(convolves_faster_in_planes, weights))
 
 
 @dataclass(frozen=True)

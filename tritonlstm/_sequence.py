@@ -3,8 +3,8 @@
 Forward, two kernels a step: the linear map of the hidden state (and, concatenated, of the input), and the gates, which
 write h_t where the next step reads it. Backward, at most three a step: the gates' gradient, the adjoint map, and,
 concatenated, the copy of dX where the input needs it; then, for each chunk of time, a weight gradient, over what is
-packed for it once, and one parameter reduction. The linear maps come from `_schedules`, the gates from `_launch`
-(Triton) or `_gates_aten`.
+packed for it, and one parameter reduction. The linear maps come from `_schedules`, the gates from `_launch` (Triton) or
+`_gates_aten`.
 """
 
 import math
@@ -22,7 +22,8 @@ CHUNK_FRACTION = 4
 """dA, and what a schedule packs for it, is kept for at most this part of output, c and gates, which the layer itself
 holds (one step at the least): three or four chunks of a long sequence where Cin ≤ C, five to twelve where the gates are
 not saved. On CPU the weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), so
-the bound is chosen for memory; not measured on a GPU."""
+the bound is chosen for memory; not measured on a GPU. Where a weight's gradient gains nothing from several steps, a
+chunk is one."""
 
 
 class Results(NamedTuple):

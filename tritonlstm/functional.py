@@ -11,7 +11,7 @@ from . import _checks, _ops, reference
 from ._backend import BACKENDS, uses_reference, uses_triton
 from ._devices import architecture
 from ._dtypes import cell_dtype, compute_dtype, without_autocast
-from ._layout import is_faster_in_planes
+from ._maps.planes import is_faster_in_planes
 from .tuning import pick_schedule
 
 ACTIVATIONS = ("tanh", "relu")

@@ -1,10 +1,11 @@
-"""The convolutions of our layer alone: what no gate kernel, copy or launch can be faster than in this design.
+"""The convolutions of our layer alone, by PyTorch: what no gate kernel, copy or launch can be faster than beside them.
 
 Forward one convolution a step over a dense row [H | X | 0], backward one a step over dA, of all layers, and one weight
-gradient a layer over all steps at once. Every number is random and no step reads what the one before it wrote: only the
-work is the same. Within `tritonlstm.tuning.timing.best_plans` each is the fastest of cuDNN's plans. A schedule with
-other convolutions, or layers that overlap, may come out below it; so may our layer on a CPU, whose first step convolves
-the input alone.
+gradient a layer over all steps at once. Every number is random and no step reads what the one before it wrote: only
+the work is the same. Within `tritonlstm.tuning.timing.best_plans` each is the fastest of cuDNN's plans; on a CPU they
+run in the layout in which PyTorch's are fastest. A schedule with other convolutions, or layers that overlap, may come
+out below it; so may our layer on a CPU, whose first step convolves the input alone, and whose convolutions, where that
+is faster, are minimal filtering.
 """
 
 from dataclasses import dataclass
@@ -14,16 +15,17 @@ import torch
 from torch import Tensor
 
 from bench.cases import Problem
-from tritonlstm._layout import Layout, convolves_faster_in_planes
+from tritonlstm._layout import Layout
 from tritonlstm._maps import adjoint_weight
 from tritonlstm._maps.convolution import Map, WeightGrad
+from tritonlstm._maps.planes import convolves_faster_in_planes
 
 from .protocol import Built, Provider
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Everything dense, in the layout in which our layer computes."""
+    """Everything dense, in the layout in which PyTorch convolves fastest."""
 
     layout: Layout
     weight: Tensor  # (4C, k, k, width)

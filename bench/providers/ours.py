@@ -10,14 +10,16 @@ import torch
 
 from bench.cases import Parameters, Problem, stored
 from tritonlstm import ConvLSTM2d
-from tritonlstm._layout import is_faster_in_planes
+from tritonlstm._maps.planes import is_faster_in_planes
+from tritonlstm.tuning.cases import Case
 
 from .protocol import Built, Provider, of_function
 
 
-def _memory_format(parameters: Parameters) -> torch.memory_format:
+def _memory_format(parameters: Parameters, case: Case) -> torch.memory_format:
     """The one in which a layer computes."""
-    return torch.contiguous_format if is_faster_in_planes(parameters.weight) else torch.channels_last
+    planar = is_faster_in_planes(parameters.weight, pixels=case.batch * case.height * case.width)
+    return torch.contiguous_format if planar else torch.channels_last
 
 
 def build(options: dict[str, str], problem: Problem) -> Built:
@@ -31,7 +33,7 @@ def build(options: dict[str, str], problem: Problem) -> Built:
         dtype=problem.input.dtype,
         **options,
     )
-    formats = [_memory_format(parameters) for parameters in problem.layers]
+    formats = [_memory_format(parameters, case) for parameters in problem.layers]
     for cell, parameters, memory_format in zip(layer.layers, problem.layers, formats, strict=True):
         for name, tensor in parameters.leaves(memory_format)._asdict().items():
             if tensor is not None:

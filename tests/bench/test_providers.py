@@ -21,6 +21,8 @@ CPU = torch.device("cpu")
 FORMATS = {providers.EAGER: torch.channels_last, providers.EAGER_CONTIGUOUS: torch.contiguous_format}
 WIDE = TINY.but(in_channels=8, channels=(8,))
 """What an AVX2 CPU convolves over planes."""
+MANY = WIDE.but(channels=(24,), height=32, width=32)
+"""What it convolves by minimal filtering, over rows."""
 
 
 def fused(input_gates: Tensor, hidden_gates: Tensor, c: Tensor, bias: Tensor, hidden_bias: Tensor):
@@ -92,7 +94,7 @@ def test_each_eager_contender_keeps_to_its_memory_format(provider, oracles):
 
 def test_our_layers_get_what_they_compute_in(oracles, monkeypatch):
     """Here the first layer computes over planes, the last one over rows."""
-    monkeypatch.setattr(ours, "is_faster_in_planes", lambda weight: weight.shape[0] == 4 * TINY.channels[0])
+    monkeypatch.setattr(ours, "is_faster_in_planes", lambda weight, **_: weight.shape[0] == 4 * TINY.channels[0])
     given, oracle = oracles[True]
     built = providers.OURS.build(given)
     input, cotangent = built.load_input(given.input), built.load_cotangent(given.cotangent)
@@ -105,14 +107,16 @@ def test_our_layers_get_what_they_compute_in(oracles, monkeypatch):
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
-def test_the_floor_convolves_in_the_layout_of_our_layer(capability: str, monkeypatch):
+def test_the_floor_convolves_in_pytorchs_fastest_layout(capability: str, monkeypatch):
+    """Which is not ours where we convolve by minimal filtering."""
     monkeypatch.setattr(_devices, "CPU_CAPABILITY", capability)
-    given = problem(WIDE, torch.float32)
-    output = providers.OURS.build(given).infer(given.input).output
-    rows = conv_floor._layer(given, 0).rows
-    assert output.is_contiguous() == (capability == "AVX2")
-    assert rows.movedim(-1, 2).is_contiguous() == output.is_contiguous()
-    assert rows.is_contiguous() != output.is_contiguous()
+    for case in (WIDE, MANY):
+        given = problem(case, torch.float32)
+        output = providers.OURS.build(given).infer(given.input).output
+        assert output.is_contiguous() == (capability == "AVX2" and case is WIDE)
+        rows = conv_floor._layer(given, 0).rows
+        assert rows.movedim(-1, 2).is_contiguous() == (capability == "AVX2")
+        assert rows.is_contiguous() == (capability != "AVX2")
 
 
 def test_an_oracle_is_made_once_for_a_case_a_dtype_and_peepholes():

@@ -151,6 +151,19 @@ def test_it_is_taken_where_it_was_measured_to_be_faster(monkeypatch: pytest.Monk
     assert not is_faster()
 
 
+def test_tiles_are_large_where_their_products_fit():
+    def tile(workspace: int, images: int = 1, kernel: tuple[int, int] = (5, 5), out_channels: int = 64) -> int:
+        layout = layout_of((images, 64, 64), 64, out_channels)
+        return winograd._tile(layout, torch.empty(out_channels, *kernel, 64), workspace)
+
+    needed = 256 * 64 * 64 * 4  # bytes, of 16 × 16 products
+    assert tile(needed) == 8
+    assert tile(needed - 1) == 4
+    assert tile(needed - 1, images=8) == 8, "a step's result takes as much"
+    assert tile(2**20, images=64, out_channels=256) == 4, "more than is ever taken"
+    assert tile(2**30, kernel=(3, 5)) == 4
+
+
 def test_the_choice_is_made_by_the_layer_and_its_sizes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_devices, "CPU_CAPABILITY", "AVX2")
     layout, weight = layout_of((1, 64, 32), 64, 128), torch.empty(128, 5, 5, 64)

@@ -63,7 +63,7 @@ class Map:
 class WeightGrad:
     """The gradient of a map's weight, of `shape` (O, *kernel, K), summed in float32, or float64 for that.
 
-    Of `weight` only the shape matters.
+    Of `weight` only shape, dtype and device matter.
     """
 
     def __init__(self, layout: Layout, weight: Tensor, *, workspace: int = 0):

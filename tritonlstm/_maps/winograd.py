@@ -16,14 +16,14 @@ tile and around it, and a NaN or an infinity there spreads over the tile.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _devices
-from .._layout import MANY_PIXELS, Layout
+from .._layout import Layout
 
 
 class Least(NamedTuple):
@@ -35,13 +35,14 @@ class Least(NamedTuple):
 
 MAP = {3: Least(12288, 24 * 2**20), 5: Least(1024, 3 * 2**19), 7: Least(1024, 3 * 2**19)}
 WEIGHT_GRAD = {3: Least(3072, 3 * 2**20), 5: Least(1024, 2**20), 7: Least(1024, 2**20)}
-"""By the smaller size of a kernel, what is faster here than by oneDNN where a step has MANY_PIXELS: on one and two
+MANY_PIXELS = 1024
+"""By the smaller size of a kernel, what is faster here than by oneDNN from so many pixels a step on: on one and two
 threads of an EPYC of AVX2, in float32, 3×3 kernels up to 1.9 times in a map and 2.1 times in a weight gradient, 5×5
 kernels 1.1 to 2 times and 1.2 to 2.9 times. Wider vectors were not measured. None of it depends on the number of steps,
 so that a sequence has the same bits as its parts."""
 
-MAX_THREADS_OF_3 = 2
-"""More threads were not measured; 3×3 kernels, which gain least, are left to oneDNN there."""
+MAX_THREADS_3X3 = 2
+"""More threads were not measured: there kernels of three rows or columns, which gain least, are left to oneDNN."""
 
 LARGE_TILE, SMALL_TILE, LARGE_TILE_TAPS = 8, 4, 5
 """Large tiles need fewer multiplications and more products of a weight: they are taken where these fit into the
@@ -49,30 +50,38 @@ workspace, or into both MAX_WORKSPACE and the bytes of a step's result. With ker
 were as fast."""
 
 MAX_WORKSPACE = 12 * 2**20
+"""5×5 weights of up to 12288 elements a tap have large tiles. With more, products leave the cache, and small tiles
+were as fast (two threads of an EPYC of AVX2)."""
 
 BLOCK_BYTES, BLOCK_TILES = 2**22, 32
 """Tiles are worked on in blocks that stay in the cache: so much memory, but no more than the workspace, is for their
-products; yet there are so many tiles at least, with fewer of which matrix products are slow."""
+products; yet there are so many tiles at least. There, blocks of half of it or of fewer tiles were up to 1.4 times as
+slow, of twice as much at most 1.15 times as fast."""
 
 PART_BYTES = 2**20
-"""Where the workspace is smaller than a block, products of a weight's gradient are made in parts of so many bytes."""
+"""Where the workspace is smaller than a block, products of a weight's gradient are made in parts of so many bytes: for
+memory, at up to 1.4 times the time."""
 
 
 def is_faster(layout: Layout, weight: Tensor, least: dict[int, Least]) -> bool:
-    """Whether a map of this weight (O, *kernel, K), or its gradient, was measured to be faster here than by oneDNN.
+    """Whether a map of this weight (O, *kernel, K), or its gradient, is computed here rather than by PyTorch.
 
     Of `weight` only shape, dtype and device matter.
     """
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or _devices.CPU_CAPABILITY != "AVX2":
         return False
     out_channels, *kernel, in_channels = weight.shape
-    if len(kernel) != 2 or layout.planar or not set(kernel) <= least.keys():
+    if layout.planar or (min(kernel) == 3 and torch.get_num_threads() > MAX_THREADS_3X3):
         return False
-    if min(kernel) == 3 and torch.get_num_threads() > MAX_THREADS_OF_3:
+    return pays(least, kernel, out_channels * in_channels, layout.rows)
+
+
+def pays(least: dict[int, Least], kernel: Sequence[int], weights: int, pixels: int) -> bool:
+    """Whether there is enough work, with so many weights a tap and pixels a step."""
+    if len(kernel) != 2 or not set(kernel) <= least.keys():
         return False
-    weights, multiplications = least[min(kernel)]
-    of_tap = out_channels * in_channels
-    return of_tap >= weights and of_tap * layout.rows >= multiplications and layout.rows >= MANY_PIXELS
+    least_weights, multiplications = least[min(kernel)]
+    return weights >= least_weights and weights * pixels >= multiplications and pixels >= MANY_PIXELS
 
 
 def _tile(layout: Layout, weight: Tensor, workspace: int) -> int:

@@ -48,7 +48,12 @@ class Forward:
     ):
         weight, self._layout = weights.weight, layout
         linear_map = partial(_maps.linear_map, layout, workspace=_maps.FORWARD_WORKSPACE)
-        self._map = linear_map(_pack_weight(weight, layout), bias)
+        self._map = self._input_map = None
+        if input is not None and h0 is None and _skips(skips_empty_state, layout):
+            of_input = layout.pack_columns(layout.input_width, weight[:, : layout.in_channels])
+            self._input_map = linear_map(of_input, bias, once=True)
+        if layout.steps > 1 or self._input_map is None:
+            self._map = linear_map(_pack_weight(weight, layout), bias)
         self._frames = None if input is None else to_rows(input, channel_dim=2)
         self._refills = input is not None and input.stride(0) != 0
         rows = layout.new_sequence(weight, layout.width, min(layout.steps, slots) if self._refills else 1)
@@ -58,10 +63,6 @@ class Forward:
         rows[0, ..., layout.hidden_slot] = 0 if h0 is None else to_rows(h0)
         rows[..., layout.input_slot.stop :] = 0
         self._copy_input(0)
-        self._input_map = None
-        if input is not None and h0 is None and _skips(skips_empty_state, layout):
-            of_input = layout.pack_columns(layout.input_width, weight[:, : layout.in_channels])
-            self._input_map = linear_map(of_input, bias, once=True)
 
     def _copy_input(self, first: int) -> None:
         if self._frames is not None:
@@ -125,7 +126,7 @@ class Backward:
         self.grad_input = layout.new_sequence(adjoint, layout.in_channels) if needs.input else None
         self._grad_frames = self.grad_input.unbind() if needs.input else None
         self.input_by_step = needs.input
-        self.longest_chunk = layout.steps if self._grad_weight.gains_by_steps else 1
+        self.longest_chunk = layout.steps if not needs.weight or self._grad_weight.gains_by_steps else 1
         self.chunk_width = 4 * layout.channels + (layout.width if needs.weight or recompute else 0)
 
     def _pack(self, first: int, last: int) -> Tensor:

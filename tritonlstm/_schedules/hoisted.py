@@ -129,7 +129,9 @@ class Backward:
         self._grad_h = layout.new_step(w_h, layout.channels)
         self._grad_weight = weight_grad(of_hidden)
         self._grad_input_weight = weight_grad(of_input)
-        self.longest_chunk = layout.steps if self._grad_weight.gains_by_steps else 1
+        # One X has one gradient for all steps of a chunk.
+        gains_by_steps = not needs.weight or not self._x_moves or self._grad_weight.gains_by_steps
+        self.longest_chunk = layout.steps if gains_by_steps else 1
 
     def preact(self, first: int, last: int) -> Tensor:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""

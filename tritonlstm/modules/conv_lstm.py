@@ -127,7 +127,8 @@ class ConvLSTM2d(RecurrentStack):
         state: one pair (h, c) for each layer, each (B, C, H, W); zeros if None. h has the input's dtype, c is float32
             where that is a half type. What one call returns, the next accepts.
         output: the last layer's h at every step, (T, B, C, H, W). It and the state are stored channels last, or
-            contiguous where a CPU convolves that faster (AVX2, float32, kernels 5 or 7 wide, Cin and C multiples of 8).
+            contiguous where a CPU convolves that faster (AVX2, float32, kernels 5 or 7 wide, Cin and C multiples of 8,
+            few pixels or channels; a compiled layer goes by its channels alone).
             They may be written to before the backward pass; input and state that came in may not, and PyTorch says so.
 
         layer.step(frame, state=None) → (output, state) takes one step: frame (B, Cin, H, W), output (B, C, H, W).
