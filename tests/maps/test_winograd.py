@@ -51,17 +51,6 @@ def workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return workspace
 
 
-@pytest.mark.parametrize("taps", [3, 5, 7])
-@pytest.mark.parametrize("results", [4, 8])
-def test_a_filter_is_exact_and_has_few_products(taps: int, results: int):
-    filter = winograd.minimal_filter(taps, results, torch.float64)
-    weight, input = normal(taps), normal(results + taps - 1)
-    products = (filter.weight @ weight) * (filter.input @ input)
-    expected = torch.stack([input[first : first + taps] @ weight for first in range(results)])
-    torch.testing.assert_close(filter.output @ products, expected, rtol=0, atol=1e-13)
-    assert len(products) == 3 * (taps + results - 3) // 2 + 1 < taps * results
-
-
 @pytest.mark.parametrize("with_bias", [False, True])
 @each_case
 def test_a_map_is_the_convolution(workspace: int, sizes, in_channels, out_channels, kernel, with_bias: bool):

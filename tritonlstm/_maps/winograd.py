@@ -1,20 +1,13 @@
 """Convolutions with fewer multiplications, by minimal filtering, in matrix products.
 
-A filter of k taps gives m results from N = m + k - 1 numbers, bilinearly and with P products (Winograd 1980),
+The filters of `minimal_filter` are applied along H and W alike, to tiles of m × m pixels (Lavin and Gray 2016,
+arXiv:1509.09308): weight, input and the gradient of the output are transformed, and each of the P × P products, summed
+over the channels, is a matrix product over all tiles.
 
-    y = output · ((weight · w) ∘ (input · x))         w (k), x (N), y (m)
-
-and, transposed, the gradient of its taps: weightᵀ · ((outputᵀ · dy) ∘ (input · x)). In images it is applied along H and
-W alike, to tiles of m × m pixels (Lavin and Gray 2016, arXiv:1509.09308); each of the P × P products, summed over the
-channels, is a matrix product over all tiles.
-
-The products are values of polynomials at 0, ∞ and the roots of unity, of which a conjugate pair takes three products
-(complex points: Meng and Brothers 2019, arXiv:1901.01965). Errors are about half of those of a sum over all taps; at
-more real points, the usual choice, they would be ten times as large. Yet an error is relative to what is largest in a
-tile and around it, and a NaN or an infinity there spreads over the tile.
+Errors are about half of those of a sum over all taps. Yet an error is relative to what is largest in a tile and around
+it, and a NaN or an infinity there spreads over the tile.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -24,6 +17,7 @@ from torch import Tensor
 
 from .. import _devices
 from .._layout import Layout
+from .minimal_filter import minimal_filter
 
 
 class Least(NamedTuple):
@@ -100,38 +94,6 @@ def _products_bytes(weight: Tensor, tile: int) -> int:
     return products * out_channels * in_channels * weight.element_size()
 
 
-class Filter(NamedTuple):
-    weight: Tensor  # (P, k)
-    input: Tensor  # (P, N)
-    output: Tensor  # (m, P)
-
-
-@functools.cache
-def minimal_filter(taps: int, results: int, dtype: torch.dtype) -> Filter:
-    """A filter of k = `taps`, an odd number, with m = `results`, an even one: P = 3·(k + m - 3)/2 + 1.
-
-    A filter is the transpose of v ↦ w·v, a product of polynomials, with N coefficients that are interpolated from its
-    values at N points.
-    """
-    coefficients = results + taps - 1
-    pairs = (coefficients - 4) // 2
-    real_points = torch.eye(4, dtype=torch.float64)
-    split = torch.block_diag(real_points, *[torch.tensor([[1.0, 0], [0, 1], [1, 1]], dtype=torch.float64)] * pairs)
-    merge = torch.block_diag(real_points, *[torch.tensor([[1.0, -1, 0], [-1, -1, 1]], dtype=torch.float64)] * pairs)
-
-    def values(length: int) -> Tensor:
-        """Of a polynomial with so many coefficients at 0, ∞, 1, -1 and, real and imaginary, one of each pair."""
-        powers = torch.arange(length, dtype=torch.float64)
-        at_zero, at_infinity = (powers == 0).double(), (powers == length - 1).double()
-        angles = [2 * math.pi * pair / (coefficients - 2) * powers for pair in range(1, pairs + 1)]
-        of_pairs = [part for angle in angles for part in (angle.cos(), angle.sin())]
-        return torch.stack([at_zero, at_infinity, torch.ones_like(powers), (-1) ** powers, *of_pairs])
-
-    interpolation = torch.linalg.inv(values(coefficients)) @ merge
-    matrices = split @ values(taps), interpolation.t(), (split @ values(results)).t()
-    return Filter(*(matrix.to(dtype).contiguous() for matrix in matrices))
-
-
 class _Block(NamedTuple):
     """Some rows of tiles, in some images."""
 
@@ -177,30 +139,30 @@ class _Tiling:
             for some in _ranges(tile_rows, max(1, tiles // columns)):
                 yield _Block(slice(image, image + 1), some)
 
-    def of_weight(self, weight: Tensor) -> Tensor:
+    def transform_weight(self, weight: Tensor) -> Tensor:
         """weight (O, kh, kw, K) → (P·P, K, O)."""
         taps = weight.permute(1, 2, 3, 0).contiguous()
         products = _apply(self._along_height.weight, self._along_width.weight, taps)
         return products.view(self.products, weight.shape[3], weight.shape[0])
 
-    def of_input(self, rows: Tensor, block: _Block) -> Tensor:
+    def transform_input(self, rows: Tensor, block: _Block) -> Tensor:
         """rows (N, H, W, K) → (P·P, tiles, K)."""
         along_height, along_width = self._along_height.input, self._along_width.input
         products = _apply(along_height, along_width, self._tiles(rows, block, self._halo))
         return products.view(self.products, -1, rows.shape[-1])
 
-    def of_output(self, products: Tensor) -> Tensor:
+    def transform_products(self, products: Tensor) -> Tensor:
         """Products (P·P, tiles, O) → (tile, tile, tiles·O)."""
         products = products.view(*self._products, -1)
         return _apply(self._along_height.output, self._along_width.output, products)
 
-    def of_grad(self, grad: Tensor, block: _Block) -> Tensor:
+    def transform_grad(self, grad: Tensor, block: _Block) -> Tensor:
         """The gradient of an output (N, H, W, O) → (P·P, tiles, O)."""
         along_height, along_width = self._along_height.output.t(), self._along_width.output.t()
         products = _apply(along_height, along_width, self._tiles(grad, block, (0, 0)))
         return products.view(self.products, -1, grad.shape[-1])
 
-    def of_weight_grad(self, products: Tensor) -> Tensor:
+    def weight_grad(self, products: Tensor) -> Tensor:
         """The gradient of a weight's products (P·P, O, K) → that of the weight (kh, kw, O·K)."""
         along_height, along_width = self._along_height.weight.t(), self._along_width.weight.t()
         return _apply(along_height, along_width, products.view(*self._products, -1))
@@ -216,7 +178,7 @@ class _Tiling:
             products = torch.bmm(of_grad[part].transpose(1, 2), of_input[part]).view(-1, columns, sum.shape[-1])
             sum[some].baddbmm_(matrix.expand(len(products), -1, -1), products)
 
-    def of_weight_grad_along_height(self, sum: Tensor) -> Tensor:
+    def weight_grad_of_part(self, sum: Tensor) -> Tensor:
         """The gradient of a weight's products along H (P, kw, O·K) → that of the weight (kh, kw, O·K)."""
         return (self._along_height.weight.t() @ sum.view(len(sum), -1)).view(-1, *sum.shape[1:])
 
@@ -259,7 +221,7 @@ class Map:
 
     def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None = None, *, workspace: int):
         self._tiling = _Tiling(layout, weight, workspace)
-        self._weight, self._bias = self._tiling.of_weight(weight), bias
+        self._weight, self._bias = self._tiling.transform_weight(weight), bias
 
     def __call__(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """rows (N, H, W, K) → (N, H, W, O), contiguous, never in `out`."""
@@ -273,7 +235,8 @@ class Map:
 
     def _compute(self, rows: Tensor, block: _Block, into: Tensor) -> None:
         """A block's results (tile, tile, images, tile rows, tile columns, O)."""
-        result = self._tiling.of_output(torch.bmm(self._tiling.of_input(rows, block), self._weight)).view(into.shape)
+        products = torch.bmm(self._tiling.transform_input(rows, block), self._weight)
+        result = self._tiling.transform_products(products).view(into.shape)
         if self._bias is None:
             into.copy_(result)
         else:
@@ -300,7 +263,7 @@ class WeightGrad:
                 shape = self._tiling.products_along_height, width, out_channels * in_channels
             self._sum = rows.new_zeros(shape)
         for block in self._tiling.blocks(rows, in_channels + out_channels):
-            of_grad, of_input = self._tiling.of_grad(grad, block), self._tiling.of_input(rows, block)
+            of_grad, of_input = self._tiling.transform_grad(grad, block), self._tiling.transform_input(rows, block)
             if self._in_parts:
                 self._tiling.add_in_parts(self._sum, of_grad, of_input)
             else:
@@ -312,6 +275,6 @@ class WeightGrad:
         if self._sum is None:
             return None
         out_channels, height, width, in_channels = self.shape
-        make = self._tiling.of_weight_grad_along_height if self._in_parts else self._tiling.of_weight_grad
+        make = self._tiling.weight_grad_of_part if self._in_parts else self._tiling.weight_grad
         taps = make(self._sum)
         return taps.view(height, width, out_channels, in_channels).permute(2, 0, 1, 3)
