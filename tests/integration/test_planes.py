@@ -19,8 +19,8 @@ def be_cpu_of(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
 def layers(monkeypatch: pytest.MonkeyPatch) -> tuple[ConvLSTM2d, ConvLSTM2d]:
     """A stack whose first and last layers run over planes, and one of the same parameters in plain PyTorch."""
     be_cpu_of(monkeypatch, "AVX2")
-    layer = with_peepholes(ConvLSTM2d(8, [8, 8, 16], [5, 3, 5]))
-    plain = ConvLSTM2d(8, [8, 8, 16], [5, 3, 5], backend="torch")
+    layer = with_peepholes(ConvLSTM2d(8, [8, 8, 8], [5, 3, 5]))
+    plain = ConvLSTM2d(8, [8, 8, 8], [5, 3, 5], backend="torch")
     plain.load_state_dict(copy.deepcopy(layer.state_dict()))
     return layer, plain
 

@@ -53,8 +53,8 @@ products; yet there are so many tiles at least. There, blocks of half of it or o
 slow, of twice as much at most 1.15 times as fast."""
 
 PART_BYTES = 2**20
-"""Where the workspace is smaller than a block, products of a weight's gradient are made in parts of so many bytes: for
-memory, at up to 1.4 times the time."""
+"""Where the workspace is smaller than a block, and all products of a weight's gradient would take more than twice as
+much, they are made in parts of so many bytes: for memory, at up to 1.4 times the time."""
 
 
 def is_faster(layout: Layout, weight: Tensor, least: dict[int, Least]) -> bool:
@@ -251,7 +251,8 @@ class WeightGrad:
     def __init__(self, layout: Layout, weight: Tensor, *, workspace: int):
         self.shape = weight.shape
         self._tiling = _Tiling(layout, weight, workspace)
-        self._in_parts = workspace < BLOCK_BYTES
+        products = _products_bytes(weight, self._tiling.tile)
+        self._in_parts = workspace < BLOCK_BYTES and products > 2 * workspace
         self._sum = None  # of the gradients of products: (P·P, O, K) or, in parts, (P, kw, O·K)
 
     def add(self, rows: Tensor, grad: Tensor) -> None:
