@@ -51,7 +51,8 @@ def test_the_table_tells_each_contender_against_ours_of_its_own_run(path: Path):
         "paper: B16 T20", "training", "graph", "10 (9–11)", "1.25", "2.00×", "0.88×", "1.50×",
     ]  # fmt: skip
     assert "against eager (graph) | against eager, fused cell (graph) | against torch.compile (graph) |" in made
-    assert "recompute" not in made and "99" not in made
+    table = [line for line in made.splitlines() if line.startswith("|")]  # a commit's name may have a 99
+    assert "recompute" not in made and not any("99" in line for line in table)
 
 
 def test_eager_is_told_once_in_its_faster_format(path: Path):
