@@ -17,7 +17,7 @@ import torch
 from tritonlstm._launch import SLOTS
 from tritonlstm._layout import GPU_MULTIPLE
 from tritonlstm._schedules.hoisted import part_length
-from tritonlstm._sequence import CHUNK_FRACTION
+from tritonlstm._sequence import chunk_length
 from tritonlstm.tuning.cases import CASES, Case
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -105,8 +105,7 @@ class Layer:
         """Steps whose dA, and the rows packed for it, the backward pass keeps at once."""
         held = self.saved_bytes(mode) + self.steps * self.step_bytes(self.channels)
         kept = 4 * self.channels + (self.padded_input if mode.hoisted else self.padded)
-        length = max(1, held // CHUNK_FRACTION // self.step_bytes(kept))
-        return math.ceil(self.steps / math.ceil(self.steps / length))
+        return chunk_length(self.steps, held, self.step_bytes(kept), longest=self.steps)
 
 
 def _round_up(channels: int) -> int:

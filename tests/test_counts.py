@@ -67,6 +67,7 @@ def test_at_most_three_kernels_a_step_backward(
 
 
 def test_one_weight_gradient_and_one_reduction_for_each_chunk(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_sequence, "CHUNK_BYTES", 0)
     for steps in (1, 2, 10, 40):
         problem = Problem.random(Shape(steps=steps), torch.float32)
         saved = forward(problem, save=True)
@@ -80,7 +81,10 @@ def test_one_weight_gradient_and_one_reduction_for_each_chunk(monkeypatch: pytes
 
 @pytest.mark.parametrize("mode", [CONCAT, Mode(recompute=True), HOISTED, Mode(True, True)], ids=str)
 @pytest.mark.parametrize("expanded", [False, True], ids=["frames", "one image"])
-def test_chunks_cover_the_sequence_once_and_keep_their_bound(mode: Mode, expanded: bool):
+def test_chunks_cover_the_sequence_once_and_keep_their_bound(
+    monkeypatch: pytest.MonkeyPatch, mode: Mode, expanded: bool
+):
+    monkeypatch.setattr(_sequence, "CHUNK_BYTES", 0)
     for steps, in_channels in ((1, 2), (2, 2), (3, 9), (7, 2), (10, 2), (20, 2), (64, 2), (64, 300)):
         problem = Problem.random(Shape(steps=steps, in_channels=in_channels, channels=1, spatial=(2, 2)), torch.float32)
         if expanded:
@@ -96,6 +100,17 @@ def test_chunks_cover_the_sequence_once_and_keep_their_bound(mode: Mode, expande
         assert max(last - first for first, last in _sequence._chunks(saved, layout, width, longest=2)) <= 2
         single = [(t, t + 1) for t in reversed(range(steps))]
         assert _sequence._chunks(saved, layout, width, longest=1) == single
+
+
+def test_a_small_sequence_is_one_chunk():
+    step = 1000
+    held = 8 * step
+    assert _sequence.chunk_length(40, held, step, longest=40) == 40
+    assert _sequence.chunk_length(40, held, step, longest=7) == 7
+    several = _sequence.CHUNK_BYTES // 3
+    assert _sequence.chunk_length(40, held=0, step=several, longest=40) == 3
+    assert _sequence.chunk_length(40, held=0, step=_sequence.CHUNK_BYTES + 1, longest=40) == 1
+    assert _sequence.chunk_length(40, held=80 * several, step=several, longest=40) == 20
 
 
 @pytest.mark.parametrize("layout", [dense, expand_time], ids=["frames", "one image"])

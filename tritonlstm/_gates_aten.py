@@ -19,6 +19,9 @@ SLOTS = 1
 """One slot serves every step: X is copied step by step, which costs little here, and less memory is
 touched."""
 
+ACTIVATES_IN_PLACE = False
+"""Gates lie apart from their pre-activations, which nobody keeps."""
+
 SKIPS_EMPTY_STATE = True
 """Where there is no state, the first step convolves the input alone."""
 
@@ -50,9 +53,14 @@ _ACTIVATIONS = {
 }
 
 
-def _split(gates: Tensor) -> tuple[Tensor, ...]:
-    """(B, *spatial, 4C) as four views (B, *spatial, C): i, f, g, o."""
-    return gates.chunk(4, dim=-1)
+def _split(rows: Tensor) -> tuple[Tensor, ...]:
+    """(B, *spatial, 4C) as four views (B, *spatial, C): of i, f, g, o."""
+    return rows.chunk(4, dim=-1)
+
+
+def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
+    """Uninitialised gates (T, 4, B, *spatial, C) of so many steps: each of the four dense, not side by side in rows."""
+    return layout.new_gates(like, steps)
 
 
 def pack_peephole(layout: Layout, peephole: Tensor) -> tuple[Tensor, ...]:
@@ -74,62 +82,54 @@ def gates_forward(
     h: Tensor,
     h_next: Tensor | None,
 ) -> None:
-    """One step's gates; see `_launch.gates_forward` for the shapes. `preact` may be overwritten."""
+    """One step's gates; see `_launch.gates_forward` for the shapes, but gates are (4, B, *spatial, C).
+
+    `preact` may be overwritten.
+    """
     assert bias is None, "the convolution has added it"
+    activate, _ = _ACTIVATIONS[activation]
     if preact.dtype != c.dtype:
         preact = preact.to(c.dtype)
     if addend is not None:
         preact += addend
-    o, squashed = _activate(preact, peephole, c_prev, activation=activation, gates=gates, c=c)
-    if h_next is None:
-        torch.mul(o, squashed, out=h)
-    else:
-        h.copy_(torch.mul(o, squashed, out=h_next))
-
-
-def _activate(
-    preact: Tensor,
-    peephole: tuple[Tensor, ...] | None,
-    c_prev: Tensor | None,
-    *,
-    activation: str,
-    gates: Tensor | None,
-    c: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Pre-activations to c, which may be c_prev, and to gates, which may be `preact`.
-
-    Returns o and the squashed c, dense. c_prev is None for zero, where no gates are kept. Each gate is computed in a
-    dense tensor and copied to where it is kept: over rows the four gates of a pixel lie side by side, and what computes
-    on a slice of them is slower (sigmoid and tanh of 64 to 8 channels 1.1 to 3.5 times, on two threads of an EPYC).
-    """
-    activate, _ = _ACTIVATIONS[activation]
     a_i, a_f, a_g, a_o = _split(preact)
-    kept_i, kept_f, kept_g, kept_o = (None,) * 4 if gates is None else _split(gates)
     w_ci, w_cf, w_co = (None,) * 3 if peephole is None else peephole
-    first, second = torch.empty_like(c), torch.empty_like(c)
-    i = _sigmoid(a_i, w_ci, c_prev, out=first, kept=kept_i)
-    g = activate(second.copy_(a_g), out=second)
-    if kept_g is not None:
-        kept_g.copy_(g)
-    i_g = i.mul_(g)
+    # In dense tensors: over rows the four gates of a pixel lie side by side, and what computes on a slice of them is
+    # slower (sigmoid and tanh of 64 to 8 channels 1.1 to 3.5 times, on two threads of an EPYC).
+    scratch, whole = torch.empty_like(c), None
+    if gates is None:
+        other = torch.empty_like(c)
+        i, f, g, o = scratch, other, other, scratch
+    else:
+        whole = gates if gates.dtype == c.dtype else torch.empty_like(gates, dtype=c.dtype)
+        other = scratch
+        i, f, g, o = whole.unbind()
+    _sigmoid(a_i, w_ci, c_prev, out=i)
+    activate(g.copy_(a_g), out=g)
+    i_g = torch.mul(i, g, out=scratch)
     if c_prev is None:
         assert gates is None, "f would not be kept"
         c.copy_(i_g)
     else:
-        torch.addcmul(i_g, _sigmoid(a_f, w_cf, c_prev, out=second, kept=kept_f), c_prev, out=c)
-    return _sigmoid(a_o, w_co, c, out=first, kept=kept_o), activate(c, out=second)
+        _sigmoid(a_f, w_cf, c_prev, out=f)
+        torch.addcmul(i_g, f, c_prev, out=c)
+    _sigmoid(a_o, w_co, c, out=o)
+    squashed = activate(c, out=other)
+    if h_next is None:
+        torch.mul(o, squashed, out=h)
+    else:
+        h.copy_(torch.mul(o, squashed, out=h_next))
+    if whole is not gates:
+        gates.copy_(whole)
 
 
-def _sigmoid(preact: Tensor, peephole: Tensor | None, c: Tensor | None, *, out: Tensor, kept: Tensor | None) -> Tensor:
-    """σ(preact + peephole ∘ c), in `out` and, where it is to be kept, once more."""
+def _sigmoid(preact: Tensor, peephole: Tensor | None, c: Tensor | None, *, out: Tensor) -> Tensor:
+    """σ(preact + peephole ∘ c)."""
     if peephole is None or c is None:
         out.copy_(preact)
     else:
         torch.addcmul(preact, peephole, c, out=out)
-    out.sigmoid_()
-    if kept is not None:
-        kept.copy_(out)
-    return out
+    return out.sigmoid_()
 
 
 def gates_backward(
@@ -138,6 +138,7 @@ def gates_backward(
     bias: Tensor | None,
     peephole: tuple[Tensor, ...] | None,
     c_prev: Tensor,
+    c: Tensor,
     *,
     activated: bool,
     activation: str,
@@ -146,45 +147,48 @@ def gates_backward(
     grad_c: Tensor,
     grad_preact: Tensor,
 ) -> None:
-    """One step's gate gradients; see `_launch.gates_backward` for the shapes. `grad_c` becomes dC_{t-1}.
+    """One step's gate gradients; see `_launch.gates_backward` for the shapes, but gates are (4, B, *spatial, C).
 
-    Pre-activations are overwritten. The order is one in which each dA may lie where its gate did.
+    Those that are made again are so one by one, since each one's gradient may lie where its pre-activation did.
     """
     assert bias is None, "the convolution has added it"
     activate, activation_backward = _ACTIVATIONS[activation]
     dtype = grad_c.dtype
-    if gates.dtype != dtype:
-        gates = gates.to(dtype)
-    c = torch.empty_like(grad_c)
-    if activated:
-        i, f, g, _ = _split(gates)
-        squashed = activate(torch.mul(f, c_prev, out=c).addcmul_(i, g), out=c)
-    else:
-        _, squashed = _activate(gates, peephole, c_prev, activation=activation, gates=gates, c=c)
-    i, f, g, o = _split(gates)
-    result = grad_preact if grad_preact.dtype == dtype else gates
-    da_i, da_f, da_g, da_o = _split(result)
-
-    dh = grad_h if grad_h.dtype == dtype else grad_h.to(dtype)
-    if grad_output is not None:
-        dh = dh + grad_output
-    through_c = torch.mul(dh, o)
-    _sigmoid_backward(torch.mul(dh, squashed), o, grad_input=da_o)
-    grad_c.add_(activation_backward(through_c, squashed, grad_input=through_c))
     w_ci, w_cf, w_co = (None,) * 3 if peephole is None else peephole
+    i, f, g, o = gates.unbind() if activated else _split(gates)
+    da_i, da_f, da_g, da_o = _split(grad_preact)
+
+    def sigmoid(gate: Tensor, w: Tensor | None, cell: Tensor) -> Tensor:
+        return gate.to(dtype) if activated else _sigmoid(gate, w, cell, out=made_again)
+
+    made_again = None if activated else torch.empty_like(c)
+    dh, squashed, through = (torch.empty_like(c) for _ in range(3))
+    if grad_output is None:
+        dh.copy_(grad_h)
+    else:
+        torch.add(grad_h.to(dtype), grad_output, out=dh)
+    activate(c, out=squashed)
+    o = sigmoid(o, w_co, c)
+    torch.mul(dh, o, out=through)
+    of_o = _sigmoid_backward(dh.mul_(squashed), o, grad_input=dh)
+    da_o.copy_(of_o)
+    grad_c.add_(activation_backward(through, squashed, grad_input=through))
     if peephole is not None:
-        grad_c.addcmul_(da_o, w_co)
-    through_g = torch.mul(grad_c, i, out=through_c)
-    scratch = torch.mul(grad_c, g, out=squashed)
-    _sigmoid_backward(scratch, i, grad_input=da_i)
-    activation_backward(through_g, g, grad_input=da_g)
-    torch.mul(grad_c, c_prev, out=scratch)
+        grad_c.addcmul_(of_o, w_co)
+
+    i = sigmoid(i, w_ci, c_prev)
+    g = g.to(dtype) if activated else activate(squashed.copy_(g), out=squashed)
+    of_i = torch.mul(grad_c, g, out=dh)
+    da_i.copy_(_sigmoid_backward(of_i, i, grad_input=of_i))
+    of_g = torch.mul(grad_c, i, out=through)
+    da_g.copy_(activation_backward(of_g, g, grad_input=of_g))
+
+    f = sigmoid(f, w_cf, c_prev)
+    of_f = torch.mul(grad_c, c_prev, out=through)
+    da_f.copy_(_sigmoid_backward(of_f, f, grad_input=of_f))
     grad_c.mul_(f)
-    _sigmoid_backward(scratch, f, grad_input=da_f)
     if peephole is not None:
-        grad_c.addcmul_(da_i, w_ci).addcmul_(da_f, w_cf)
-    if result is not grad_preact:
-        grad_preact.copy_(result)
+        grad_c.addcmul_(of_i, w_ci).addcmul_(of_f, w_cf)
 
 
 class ParameterGrads:

@@ -21,6 +21,9 @@ SLOTS = 8
 """Steps whose convolution inputs the forward pass holds at once: one copy of X for eight steps, not a third kernel at
 each. Not measured."""
 
+ACTIVATES_IN_PLACE = True
+"""Gates are written over their pre-activations."""
+
 SKIPS_EMPTY_STATE = False
 """The first step's convolution is as wide as the others, which spares cuDNN a second shape. Not measured."""
 
@@ -46,6 +49,11 @@ def _peephole_kind(layout: Layout, peephole: Tensor | None) -> str:
     if peephole.shape[1] == 1:
         return "channel"
     return "full"
+
+
+def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
+    """Uninitialised gates (T, B, *spatial, 4C) of so many steps."""
+    return layout.new_sequence(like, 4 * layout.channels, steps)
 
 
 def gates_forward(
@@ -103,6 +111,7 @@ def gates_backward(
     bias: Tensor | None,
     peephole: Tensor | None,
     c_prev: Tensor,
+    c: Tensor,
     *,
     activated: bool,
     activation: str,
@@ -115,8 +124,9 @@ def gates_backward(
 
     Reads gates (B, *spatial, 4C), activated or, to be so here, their pre-activations without bias, bias (4C), peephole
     (3, pixels or 1, C), c_prev (B, *spatial, C), and dH_t in two parts: grad_output (B, *spatial, C) with any strides,
-    None for zero, from the loss, and grad_h, a slot of rows, from the step after. grad_c (B, *spatial, C) comes as dC_t
-    and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C), which may be `gates`.
+    None for zero, from the loss, and grad_h, a slot of rows, from the step after. c is sooner made again than read.
+    grad_c (B, *spatial, C) comes as dC_t and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C), which may be
+    `gates`.
     """
     config = _config("gates_backward", gates)
     if grad_output is None:

@@ -119,6 +119,10 @@ class Layout:
         """Uninitialised rows of a sequence (T, B, *spatial, channels); no view of anything."""
         return self._new(like, (self.steps if steps is None else steps, self.batch), channels, -1, dtype)
 
+    def new_gates(self, like: Tensor, steps: int) -> Tensor:
+        """Uninitialised gates (steps, 4, B, *spatial, C), each dense by itself; no view of anything."""
+        return self._new(like, (steps, 4, self.batch), self.channels, -1, None)
+
     def new_images(
         self, like: Tensor, channels: int, steps: int | None = None, dtype: torch.dtype | None = None
     ) -> Tensor:

@@ -135,7 +135,7 @@ def _fake_training(*args):
     return (
         *_fake_inference(*args),
         layout.new_sequence(weight, layout.channels, steps + 1, cell_dtype(weight.dtype)),
-        layout.new_sequence(weight, 4 * layout.channels, 0 if recompute else steps),
+        _pointwise(triton).new_gates(layout, weight, 0 if recompute else steps),
     )
 
 

@@ -20,10 +20,13 @@ from ._schedules import Needs, Saved, Weights
 
 CHUNK_FRACTION = 4
 """dA, and what a schedule packs for it, is kept for at most this part of output, c and gates, which the layer itself
-holds (one step at the least): three or four chunks of a long sequence where Cin ≤ C, five to twelve where the gates are
-not saved. On CPU the weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), so
-the bound is chosen for memory; not measured on a GPU. Where a weight's gradient gains nothing from several steps, a
-chunk is one."""
+holds: three or four chunks of a long sequence where Cin ≤ C, five to twelve where the gates are not saved. On CPU the
+weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), so the bound is chosen for
+memory; not measured on a GPU. Where a weight's gradient gains nothing from several steps, a chunk is one."""
+
+CHUNK_BYTES = 2**21
+"""Yet a chunk may always take this much: what is done once a chunk takes longer than small steps do. Five of 8 to 16
+channels over 64×32 pixels trained 1.03 to 1.11 times as fast in one or two chunks (two threads of an EPYC)."""
 
 
 class Results(NamedTuple):
@@ -79,18 +82,21 @@ def forward(
         skips_empty_state=pointwise.SKIPS_EMPTY_STATE,
     )
 
-    # Without `save`, c is updated in place; without saved gates, the pre-activations of every step share one buffer.
+    # Without `save`, c is updated in place.
     cells = layout.new_sequence(c_n, channels, steps + 1) if save else c_n[None]
     starts_empty = c0 is None and not save
     if not starts_empty:
         cells[0] = 0 if c0 is None else to_rows(c0)
     save_gates = save and not recompute
-    gates = layout.new_sequence(weight, 4 * channels, steps if save_gates else 1)
+    gates = pointwise.new_gates(layout, weight, steps if save_gates else 0)
+    gates_of = gates.unbind() if save_gates else (None,) * steps
+    preact_of = gates_of if pointwise.ACTIVATES_IN_PLACE else (None,) * steps
+    if pointwise.ACTIVATES_IN_PLACE and not save_gates:
+        preact_of = (layout.new_step(weight, 4 * channels),) * steps  # one for all
 
-    outputs, cells_of, gates_of = output.unbind(), cells.unbind(), gates.unbind()
+    outputs, cells_of = output.unbind(), cells.unbind()
     for t in range(steps if layout.rows else 0):
-        kept = gates_of[t] if save_gates else None
-        preact, addend = maps.preact(t, out=gates_of[t if save_gates else 0])
+        preact, addend = maps.preact(t, out=preact_of[t])
         pointwise.gates_forward(
             layout,
             preact,
@@ -99,7 +105,7 @@ def forward(
             packed_peephole,
             None if starts_empty and t == 0 else cells_of[t if save else 0],
             activation=activation,
-            gates=kept,
+            gates=gates_of[t],
             c=cells_of[t + 1 if save else 0],
             h=outputs[t],
             h_next=maps.next_slot(t) if t + 1 < steps else h_n,
@@ -107,8 +113,6 @@ def forward(
     if not save:
         return results, None
     c_n.copy_(cells[-1])
-    if recompute:
-        gates = layout.new_sequence(weight, 4 * channels, 0)
     return results, Saved(input, h0, results.output, cells, gates)
 
 
@@ -173,6 +177,7 @@ def backward(
                 gate_bias,
                 packed_peephole,
                 cells_of[t],
+                cells_of[t + 1],
                 activated=not recompute,
                 activation=activation,
                 grad_output=grad_outputs[t],
@@ -216,12 +221,20 @@ def _copy_or_zeros(grad: Tensor | None, layout: Layout, dtype: torch.dtype, like
 
 
 def _chunks(saved: Saved, layout: Layout, width: int, longest: int) -> list[tuple[int, int]]:
-    """Ranges of steps (first, last), the latest first, whose dA is kept at once: as few as CHUNK_FRACTION allows.
+    """Ranges of steps (first, last), the latest first, whose dA is kept at once.
 
     `width` channels of a row are kept for each step, and no more than `longest` steps.
     """
     steps, itemsize = layout.steps, saved.gates.element_size()
     held = saved.output.nbytes + saved.cells.nbytes + saved.gates.nbytes
-    length = min(longest, max(1, held // CHUNK_FRACTION // (layout.rows * width * itemsize)))
-    length = math.ceil(steps / math.ceil(steps / length))
+    length = chunk_length(steps, held, layout.rows * width * itemsize, longest)
     return [(first, min(first + length, steps)) for first in reversed(range(0, steps, length))]
+
+
+def chunk_length(steps: int, held: int, step: int, longest: int) -> int:
+    """Steps of a chunk: as few chunks as the bounds allow, all about as long, of one step at the least.
+
+    The layer itself holds `held` bytes, each step of a chunk takes `step`.
+    """
+    length = min(longest, max(1, max(held // CHUNK_FRACTION, CHUNK_BYTES) // step))
+    return math.ceil(steps / math.ceil(steps / length))

@@ -133,9 +133,10 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
     _launch.gates_forward(
         layout, preact, None, None, peephole, c, activation="tanh", gates=preact, c=c_next, h=h, h_next=h_next
     )
-    expected_gates = []
+    expected = []
     for place, (a, c_prev) in enumerate(zip(preacts, cells)):
-        gates, c_part = torch.empty_like(a), torch.empty_like(c_prev)
+        c_part = torch.empty_like(c_prev)
+        gates = _gates_aten.new_gates(part, a, 1)[0]
         h_part, h_next_part = torch.empty_like(a[..., :channels]), torch.empty_like(a[..., :channels])
         _gates_aten.gates_forward(
             part,
@@ -150,21 +151,22 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
             h=h_part,
             h_next=h_next_part,
         )
-        expected_gates.append(gates)
-        for got, wanted in ((preact, gates), (c_next, c_part), (h, h_part), (h_next, h_next_part)):
+        expected.append((gates, c_part))
+        in_rows = torch.cat(gates.unbind(), -1)
+        for got, wanted in ((preact, in_rows), (c_next, c_part), (h, h_part), (h_next, h_next_part)):
             torch.testing.assert_close(ends(got)[place], wanted, rtol=1e-2, atol=1e-2)
 
     grad_c, grad_h, grad_preact = torch.empty_like(c).normal_(generator=generator), h_next, empty(*preact.shape)
     grad_cs, grad_hs = ends(grad_c), ends(grad_h)
     _launch.gates_backward(
-        layout, preact, None, peephole, c, activated=True, activation="tanh", grad_output=h, grad_h=grad_h,
+        layout, preact, None, peephole, c, c_next, activated=True, activation="tanh", grad_output=h, grad_h=grad_h,
         grad_c=grad_c, grad_preact=grad_preact,
     )  # fmt: skip
-    for place, gates in enumerate(expected_gates):
-        wanted = torch.empty_like(gates)
+    for place, (gates, c_part) in enumerate(expected):
+        wanted = torch.empty_like(preacts[place])
         _gates_aten.gates_backward(
-            part, gates, None, peephole, cells[place], activated=True, activation="tanh", grad_output=ends(h)[place],
-            grad_h=grad_hs[place], grad_c=grad_cs[place], grad_preact=wanted,
+            part, gates, None, peephole, cells[place], c_part, activated=True, activation="tanh",
+            grad_output=ends(h)[place], grad_h=grad_hs[place], grad_c=grad_cs[place], grad_preact=wanted,
         )  # fmt: skip
         torch.testing.assert_close(ends(grad_preact)[place], wanted, rtol=2e-2, atol=2e-2)
         torch.testing.assert_close(ends(grad_c)[place], grad_cs[place], rtol=2e-2, atol=2e-2)
@@ -175,8 +177,8 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
     for gradient in (apart, apart.contiguous()):
         again.append((c.clone(), torch.empty_like(grad_preact)))
         _launch.gates_backward(
-            layout, preact, None, peephole, c, activated=True, activation="tanh", grad_output=gradient, grad_h=grad_h,
-            grad_c=again[-1][0], grad_preact=again[-1][1],
+            layout, preact, None, peephole, c, c_next, activated=True, activation="tanh", grad_output=gradient,
+            grad_h=grad_h, grad_c=again[-1][0], grad_preact=again[-1][1],
         )  # fmt: skip
     for one, other in zip(*again):
         assert torch.equal(one, other)

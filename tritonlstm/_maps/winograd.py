@@ -203,10 +203,11 @@ class _Tiling:
 
 def _apply(along_height: Tensor, along_width: Tensor, numbers: Tensor) -> Tensor:
     """Matrices (a, h) and (b, w), times the first two dimensions of numbers (h, w, *rest) → (a, b, rest)."""
-    height, width, *_ = numbers.shape
-    rows = along_height @ numbers.view(height, -1)
+    numbers = numbers.flatten(2)
+    width = numbers.shape[1]
+    rows = torch.bmm(along_height.expand(width, -1, -1), numbers.transpose(0, 1))  # in as many parts as threads like
     del numbers  # the caller's may be freed
-    return torch.bmm(along_width.expand(len(rows), -1, -1), rows.view(len(rows), width, -1))
+    return torch.bmm(along_width.expand(rows.shape[1], -1, -1), rows.transpose(0, 1))
 
 
 def _ranges(length: int, at_most: int) -> Iterator[slice]:

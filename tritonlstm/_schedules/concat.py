@@ -69,7 +69,7 @@ class Forward:
             frames = self._frames[first : first + len(self._slots)]
             self._input_slots[: frames.shape[0]].copy_(frames)
 
-    def preact(self, t: int, out: Tensor) -> tuple[Tensor, None]:
+    def preact(self, t: int, out: Tensor | None) -> tuple[Tensor, None]:
         """A_t (B, *spatial, 4C), in `out` where that needs no copy; nothing is left for the gates to add."""
         if t == 0 and self._input_map is not None:
             input_map, self._input_map = self._input_map, None

@@ -69,7 +69,7 @@ class Forward:
             self._addends = addends.unflatten(0, (-1, self._layout.batch)).unbind()
         return self._addends[index]
 
-    def preact(self, t: int, out: Tensor) -> tuple[Tensor, Tensor | None]:
+    def preact(self, t: int, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Two parts of A_t, each (B, *spatial, 4C), the first in `out` where that needs no copy."""
         addend = self._addend(t)
         h = self._h0 if t == 0 else self._outputs[t - 1]

@@ -19,7 +19,7 @@ class Saved(NamedTuple):
     """What the backward pass keeps.
 
     The first three are the layer's own arguments and result, no copies, in the public layout. The others are in rows;
-    where the gates are made again, there are none.
+    where the gates are made again, there are none. Gates computed in ATen calls lie apart, (T, 4, B, *spatial, C).
     """
 
     input: Tensor | None  # (T, B, Cin, *spatial)
