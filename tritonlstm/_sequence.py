@@ -160,7 +160,10 @@ def backward(
         )
 
     together = needs.weight or needs.input_weight or sums is not None or recompute
-    chunks = _chunks(saved, layout, maps.chunk_width, maps.longest_chunk if together else 1) if layout.rows else []
+    chunks = []
+    if layout.rows:
+        longest = maps.longest_chunk if together else 1
+        chunks = _chunks(saved, layout, maps.chunk_width, longest, allowed=maps.chunk_bytes)
     longest = 0 if recompute else max((last - first for first, last in chunks), default=0)
     buffer = layout.new_sequence(weight, 4 * layout.channels, longest)
     gates_of, cells_of = gates.unbind(), cells.unbind()
@@ -220,21 +223,21 @@ def _copy_or_zeros(grad: Tensor | None, layout: Layout, dtype: torch.dtype, like
     return rows.zero_() if grad is None else rows.copy_(to_rows(grad))
 
 
-def _chunks(saved: Saved, layout: Layout, width: int, longest: int) -> list[tuple[int, int]]:
+def _chunks(saved: Saved, layout: Layout, width: int, longest: int, allowed: int = 0) -> list[tuple[int, int]]:
     """Ranges of steps (first, last), the latest first, whose dA is kept at once.
 
-    `width` channels of a row are kept for each step, and no more than `longest` steps.
+    `width` channels of a row are kept for each step, and no more than `longest` steps; `allowed` bytes are so anyway.
     """
     steps, itemsize = layout.steps, saved.gates.element_size()
     held = saved.output.nbytes + saved.cells.nbytes + saved.gates.nbytes
-    length = chunk_length(steps, held, layout.rows * width * itemsize, longest)
+    length = chunk_length(steps, held, layout.rows * width * itemsize, longest, allowed)
     return [(first, min(first + length, steps)) for first in reversed(range(0, steps, length))]
 
 
-def chunk_length(steps: int, held: int, step: int, longest: int) -> int:
+def chunk_length(steps: int, held: int, step: int, longest: int, allowed: int = 0) -> int:
     """Steps of a chunk: as few chunks as the bounds allow, all about as long, of one step at the least.
 
     The layer itself holds `held` bytes, each step of a chunk takes `step`.
     """
-    length = min(longest, max(1, max(held // CHUNK_FRACTION, CHUNK_BYTES) // step))
+    length = min(longest, max(1, max(held // CHUNK_FRACTION, CHUNK_BYTES, allowed) // step))
     return math.ceil(steps / math.ceil(steps / length))

@@ -1,5 +1,7 @@
 """Minimal filtering against the convolutions and the numbers that it stands for."""
 
+import itertools
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.counting import Mode, backward, forward
 from tests.problems import MODES, Problem, Shape, budgets, by_operator, by_reference
 from tests.tolerances import assert_within
-from tritonlstm import _devices
+from tritonlstm import _devices, _gates_aten, _sequence
 from tritonlstm._layout import Layout
 from tritonlstm._maps import convolution, linear_map, weight_grad, winograd
+from tritonlstm._schedules import Needs
 
 # (images, height, width), channels in and out, kernel
 CASES = {
@@ -47,7 +51,6 @@ def workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(winograd, "_tile", lambda *_: tile)
     if workspace < WORKSPACE:
         monkeypatch.setattr(winograd, "BLOCK_TILES", 1)
-        monkeypatch.setattr(winograd, "PART_BYTES", workspace)
     return workspace
 
 
@@ -163,6 +166,12 @@ def test_the_choice_is_made_by_the_layer_and_its_sizes(monkeypatch: pytest.Monke
     assert isinstance(weight_grad(small, weight, workspace=WORKSPACE), convolution.WeightGrad)
 
 
+def test_what_a_map_prepares_is_foretold(workspace: int):
+    layout, weight = layout_of((2, 9, 6), 3, 8), normal(8, 5, 5, 3)
+    held = winograd.Map(layout, weight, workspace=workspace)._weight
+    assert winograd.prepared_bytes(layout, weight, workspace) == held.nbytes
+
+
 SHAPES = {
     "state": Shape(steps=5, spatial=(9, 6)),
     "no state, wide kernel": Shape(steps=4, state=False, kernel=(3, 5), peephole="full"),
@@ -174,12 +183,10 @@ SHAPES = {
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Minimal filtering for every convolution; how many maps were made."""
-    made, make = [], winograd.Map.__init__
-    monkeypatch.setattr(
-        winograd.Map, "__init__", lambda self, *args, **options: made.append(self) or make(self, *args, **options)
-    )
+    made, make = itertools.count(), winograd.Map.__init__
+    monkeypatch.setattr(winograd.Map, "__init__", lambda *args, **options: (next(made), make(*args, **options))[1])
     monkeypatch.setattr(winograd, "is_faster", lambda layout, *_: True)
-    return lambda: len(made)
+    return lambda: next(made)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -192,3 +199,30 @@ def test_a_layer_computes_what_the_oracle_does(everywhere, mode: str, shape: Sha
     allowed = budgets(lambda seed: Problem.random(shape, torch.float64, seed=seed), dtype)
     for name, expected in problem.solve(by_reference).items():
         assert_within(name, got[name], expected, allowed[name])
+
+
+@pytest.mark.parametrize("mode", [Mode(), Mode(recompute=True)], ids=str)
+def test_no_map_is_kept_beside_another_where_gates_are_made_again(everywhere, monkeypatch, mode: Mode):
+    """The backward pass: what lives while a weight's gradient, and while a map, is computed."""
+    alive, at_add, at_call = weakref.WeakSet(), [], []
+
+    def spy(owner: type, name: str, note: Callable[[object], None]) -> None:
+        method = getattr(owner, name)
+
+        def noted(self, *args, **options):
+            note(self)
+            return method(self, *args, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    problem = Problem.random(Shape(steps=6, spatial=(9, 6)), torch.float64)
+    saved = forward(problem, save=True, pointwise=_gates_aten, mode=mode)
+    spy(winograd.Map, "__init__", alive.add)
+    spy(winograd.Map, "__call__", lambda _: at_call.append(len(alive)))
+    spy(winograd.WeightGrad, "add", lambda _: at_add.append(len(alive)))
+    monkeypatch.setattr(_sequence, "CHUNK_BYTES", 0)
+    needs = Needs(*[True] * 7)._replace(input_weight=False)
+    backward(problem, saved, needs, pointwise=_gates_aten, mode=mode)
+    assert len(at_add) > 1
+    assert set(at_add) == {0 if mode.recompute else 1}
+    assert set(at_call) == {1}

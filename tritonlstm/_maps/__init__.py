@@ -24,6 +24,12 @@ def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None, *, wo
     return _way(layout, weight, winograd.MAP, once).Map(layout, weight, bias, workspace=workspace)
 
 
+def prepared_bytes(layout: Layout, weight: Tensor, *, workspace: int) -> int:
+    """Bytes of what this weight's `linear_map` prepares and holds. Only shape, dtype and device matter."""
+    way = _way(layout, weight, winograd.MAP, False)
+    return winograd.prepared_bytes(layout, weight, workspace) if way is winograd else weight.nbytes
+
+
 def weight_grad(layout: Layout, weight: Tensor, *, workspace: int, once: bool = False):
     """The sum of a map's weight gradients. Of `weight` only shape, dtype and device matter."""
     return _way(layout, weight, winograd.WEIGHT_GRAD, once).WeightGrad(layout, weight, workspace=workspace)
@@ -54,5 +60,6 @@ __all__ = [
     "RECOMPUTING_WORKSPACE",
     "adjoint_weight",
     "linear_map",
+    "prepared_bytes",
     "weight_grad",
 ]

@@ -52,10 +52,6 @@ BLOCK_BYTES, BLOCK_TILES = 2**22, 32
 products; yet there are so many tiles at least. There, blocks of half of it or of fewer tiles were up to 1.4 times as
 slow, of twice as much at most 1.15 times as fast."""
 
-PART_BYTES = 2**20
-"""Where the workspace is smaller than a block, and all products of a weight's gradient would take more than twice as
-much, they are made in parts of so many bytes: for memory, at up to 1.4 times the time."""
-
 
 def is_faster(layout: Layout, weight: Tensor, least: dict[int, Least]) -> bool:
     """Whether a map of this weight (O, *kernel, K), or its gradient, is computed here rather than by PyTorch.
@@ -94,6 +90,11 @@ def _products_bytes(weight: Tensor, tile: int) -> int:
     return products * out_channels * in_channels * weight.element_size()
 
 
+def prepared_bytes(layout: Layout, weight: Tensor, workspace: int) -> int:
+    """Bytes of what a `Map` prepares and holds: the products of its weight."""
+    return _products_bytes(weight, _tile(layout, weight, workspace))
+
+
 class _Block(NamedTuple):
     """Some rows of tiles, in some images."""
 
@@ -111,10 +112,6 @@ class _Tiling:
         self._along_height, self._along_width = (minimal_filter(taps, self.tile, weight.dtype) for taps in kernel)
         self._products = len(self._along_height.weight), len(self._along_width.weight)
         self._halo = kernel[0] // 2, kernel[1] // 2
-
-    @property
-    def products_along_height(self) -> int:
-        return self._products[0]
 
     @property
     def products(self) -> int:
@@ -166,21 +163,6 @@ class _Tiling:
         """The gradient of a weight's products (P·P, O, K) → that of the weight (kh, kw, O·K)."""
         along_height, along_width = self._along_height.weight.t(), self._along_width.weight.t()
         return _apply(along_height, along_width, products.view(*self._products, -1))
-
-    def add_in_parts(self, sum: Tensor, of_grad: Tensor, of_input: Tensor) -> None:
-        """Add the gradient that products (P·P, tiles, O) and (P·P, tiles, K) give to `sum` (P, kw, O·K).
-
-        That is the gradient of the weight's products along H alone.
-        """
-        matrix, (rows, columns) = self._along_width.weight.t(), self._products
-        for some in _ranges(rows, max(1, PART_BYTES // (columns * sum[0, 0].nbytes))):
-            part = slice(some.start * columns, some.stop * columns)
-            products = torch.bmm(of_grad[part].transpose(1, 2), of_input[part]).view(-1, columns, sum.shape[-1])
-            sum[some].baddbmm_(matrix.expand(len(products), -1, -1), products)
-
-    def weight_grad_of_part(self, sum: Tensor) -> Tensor:
-        """The gradient of a weight's products along H (P, kw, O·K) → that of the weight (kh, kw, O·K)."""
-        return (self._along_height.weight.t() @ sum.view(len(sum), -1)).view(-1, *sum.shape[1:])
 
     def _tiles(self, rows: Tensor, block: _Block, halo: tuple[int, int]) -> Tensor:
         """A block's tiles with what lies around them, zeros beyond the edges.
@@ -252,24 +234,16 @@ class WeightGrad:
     def __init__(self, layout: Layout, weight: Tensor, *, workspace: int):
         self.shape = weight.shape
         self._tiling = _Tiling(layout, weight, workspace)
-        products = _products_bytes(weight, self._tiling.tile)
-        self._in_parts = workspace < BLOCK_BYTES and products > 2 * workspace
-        self._sum = None  # of the gradients of products: (P·P, O, K) or, in parts, (P, kw, O·K)
+        self._sum = None  # of the gradients of products (P·P, O, K)
 
     def add(self, rows: Tensor, grad: Tensor) -> None:
         """The map's argument, rows (N, H, W, K), and the gradient of its result (N, H, W, O)."""
-        out_channels, _, width, in_channels = self.shape
+        out_channels, *_, in_channels = self.shape
         if self._sum is None:
-            shape = self._tiling.products, out_channels, in_channels
-            if self._in_parts:
-                shape = self._tiling.products_along_height, width, out_channels * in_channels
-            self._sum = rows.new_zeros(shape)
+            self._sum = rows.new_zeros(self._tiling.products, out_channels, in_channels)
         for block in self._tiling.blocks(rows, in_channels + out_channels):
             of_grad, of_input = self._tiling.transform_grad(grad, block), self._tiling.transform_input(rows, block)
-            if self._in_parts:
-                self._tiling.add_in_parts(self._sum, of_grad, of_input)
-            else:
-                self._sum.baddbmm_(of_grad.transpose(1, 2), of_input)
+            self._sum.baddbmm_(of_grad.transpose(1, 2), of_input)
             del of_grad, of_input  # before the next are made
 
     def result(self) -> Tensor | None:
@@ -277,6 +251,5 @@ class WeightGrad:
         if self._sum is None:
             return None
         out_channels, height, width, in_channels = self.shape
-        make = self._tiling.weight_grad_of_part if self._in_parts else self._tiling.weight_grad
-        taps = make(self._sum)
+        taps = self._tiling.weight_grad(self._sum)
         return taps.view(height, width, out_channels, in_channels).permute(2, 0, 1, 3)

@@ -89,7 +89,11 @@ class Backward:
 
     `input_by_step`: dX comes with each `step`, so the first step must be done for it too. `chunk_width`: channels of a
     row that are kept for each step of a chunk: dA and, packed, [H_{t-1} | X_t | 0], where that is wanted.
-    `longest_chunk`: steps of a chunk, more of which would be no faster.
+    `longest_chunk`: steps of a chunk, more of which would be no faster. `chunk_bytes`: what a chunk may take anyway.
+
+    With `recompute`, map and adjoint are prepared for each chunk and not kept beside each other, nor beside what the
+    weight's gradient works in: they may take more memory than all else. Half of that is allowed for several steps at
+    once, so that they are not prepared so often.
     """
 
     def __init__(
@@ -107,27 +111,37 @@ class Backward:
         self._output = to_rows(saved.output, channel_dim=2)
         self._frames = None if saved.input is None else to_rows(saved.input, channel_dim=2)
         self._skips_first_hidden = saved.h0 is None and layout.in_channels > 0 and _skips(skips_empty_state, layout)
-        weight = _pack_weight(weights.weight, layout)
-        workspace = _maps.RECOMPUTING_WORKSPACE if recompute else _maps.BACKWARD_WORKSPACE
-        linear_map = partial(_maps.linear_map, layout, workspace=workspace)
-        weight_grad = partial(_maps.weight_grad, layout, workspace=workspace)
-        self._map = linear_map(weight, bias) if recompute else None
+        gates, _, *kernel = weights.weight.shape
+        rows_of_adjoint = layout.width if needs.input else layout.channels
+        no_memory = weights.weight.new_empty(())  # for what only shapes matter to
+        packed, adjoint = (
+            no_memory.expand(shape) for shape in ((gates, *kernel, layout.width), (rows_of_adjoint, *kernel, gates))
+        )
+        workspace, self.chunk_bytes = _maps.BACKWARD_WORKSPACE, 0
+        self._linear_map = partial(_maps.linear_map, layout, workspace=workspace)
+        if recompute:
+            prepared = sum(_maps.prepared_bytes(layout, weight, workspace=workspace) for weight in (packed, adjoint))
+            workspace = min(workspace, max(_maps.RECOMPUTING_WORKSPACE, prepared))
+            self.chunk_bytes = prepared // 2
+        self._bias, self._adjoint, self._recompute = bias, None, recompute
         # Where X needs no gradient, only the hidden columns of W are transposed.
-        adjoint = _maps.adjoint_weight(layout, weight, slice(None) if needs.input else layout.hidden_slot)
-        self._adjoint = linear_map(adjoint)
-        self._input_adjoint = None
-        if needs.input and not needs.h0 and _skips(skips_empty_state, layout):
-            of_first = layout.dense(adjoint[layout.input_slot].clone())  # a copy, lest all of it be kept
-            self._input_adjoint = linear_map(of_first, once=True)  # dX of the first step alone
-        self._grad_weight = weight_grad(weight)
-        of_input = weight[..., layout.width - layout.input_width :]
+        self._adjoint_columns = slice(None) if needs.input else layout.hidden_slot
+        self._skips_first_adjoint = needs.input and not needs.h0 and _skips(skips_empty_state, layout)
+        weight_grad = partial(_maps.weight_grad, layout, workspace=workspace)
+        self._grad_weight = weight_grad(packed)
+        of_input = packed[..., layout.width - layout.input_width :]
         self._grad_first_weight = weight_grad(of_input, once=True)  # of a first step that has an input alone
-        self._grad_row = layout.new_step(adjoint, adjoint.shape[0])  # [dH_{t-1} | dX_t | 0]
-        self.grad_input = layout.new_sequence(adjoint, layout.in_channels) if needs.input else None
+        self._grad_row = layout.new_step(weights.weight, rows_of_adjoint)  # [dH_{t-1} | dX_t | 0]
+        self.grad_input = layout.new_sequence(weights.weight, layout.in_channels) if needs.input else None
         self._grad_frames = self.grad_input.unbind() if needs.input else None
         self.input_by_step = needs.input
-        self.longest_chunk = layout.steps if not needs.weight or self._grad_weight.gains_by_steps else 1
+        gains_by_steps = recompute or not needs.weight or self._grad_weight.gains_by_steps
+        self.longest_chunk = layout.steps if gains_by_steps else 1
         self.chunk_width = 4 * layout.channels + (layout.width if needs.weight or recompute else 0)
+
+    def _new_adjoint(self, columns: slice, *, once: bool = False):
+        weight = _pack_weight(self._public, self._layout)
+        return self._linear_map(_maps.adjoint_weight(self._layout, weight, columns), once=once)
 
     def _pack(self, first: int, last: int) -> Tensor:
         """[H_{t-1} | X_t | 0] of steps first … last - 1, dense (steps, B, *spatial, width)."""
@@ -146,13 +160,18 @@ class Backward:
 
     def preact(self, first: int, last: int) -> Tensor:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""
-        return self._map(self._pack(first, last).flatten(0, 1)).unflatten(0, (last - first, -1))
+        linear_map = self._linear_map(_pack_weight(self._public, self._layout), self._bias)
+        return linear_map(self._pack(first, last).flatten(0, 1)).unflatten(0, (last - first, -1))
 
     def step(self, t: int, grad_preact: Tensor) -> Tensor | None:
         """dH_{t-1} (B, *spatial, C), in wider rows, from dA_t (B, *spatial, 4C); None if it is not wanted."""
-        if t == 0 and self._input_adjoint is not None:
-            self._grad_frames[0].copy_(self._input_adjoint(grad_preact))
+        if t == 0 and self._skips_first_adjoint:
+            self._adjoint = None
+            of_first = self._new_adjoint(self._layout.input_slot, once=True)
+            self._grad_frames[0].copy_(of_first(grad_preact))
             return None
+        if self._adjoint is None:
+            self._adjoint = self._new_adjoint(self._adjoint_columns)
         self._grad_row = self._adjoint(grad_preact, self._grad_row)
         if self._grad_frames is not None:
             self._grad_frames[t].copy_(self._grad_row[..., self._layout.input_slot])
@@ -160,6 +179,8 @@ class Backward:
 
     def chunk(self, first: int, last: int, grad_preact: Tensor) -> None:
         """Add to the weight's gradient what steps first … last - 1 give; grad_preact (steps, B, *spatial, 4C)."""
+        if self._recompute:
+            self._adjoint = None  # what it prepared may take more memory than all else here
         if not self._needs.weight:
             return
         skipped = 1 if first == 0 and self._skips_first_hidden else 0
