@@ -2,10 +2,10 @@
 
 python -m bench.compare BASE [HEAD]
 
-Two processes are kept alive, one for each version, and run in turns: base, head, head, base, then head first. A round's
-ratio is that of the faster of each side's two runs. It fails where a point is slower by more than the threshold with
-99% confidence. On the CPU each runs on one thread, and the time is that thread's own, so that a busy machine disturbs
-little.
+Two processes are kept alive, one for each version, and run in turns. A round's ratio is that of the fastest of each
+side's four runs, so that what disturbs some of them is not seen. It fails where a point is slower by more than the
+threshold with 99% confidence. On the CPU each runs on one thread, and the time is that thread's own, so that a busy
+machine disturbs little; and both run on one core, since what is beside another would slow one of them alone.
 """
 
 import argparse
@@ -30,8 +30,11 @@ from .interval import Interval, least_rounds, of_ratios
 
 THRESHOLD = 0.05
 CONFIDENCE = 0.99
-SECONDS = 28
-"""Of running in turns, which gives about 25 rounds on a CPU of 2025; two processes start in about five more."""
+SECONDS = 40
+"""Of running in turns, which gives about 18 rounds on a CPU of 2025; two processes start in about five more."""
+
+ORDER = 0, 1, 1, 0, 1, 0, 0, 1
+"""Whose turn it is in a round, base's (0) or head's; in every second round the other's."""
 
 MODES = ("inference", "training")
 ON_CPU = {"latency": 3, "copied-3x3": 2, "odd": 3}
@@ -49,6 +52,8 @@ class Worker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=tree
         )
+        if hasattr(os, "sched_setaffinity"):  # on Linux
+            os.sched_setaffinity(self._process.pid, {max(os.sched_getaffinity(0))})
 
     def send(self, value: object) -> None:
         try:
@@ -117,10 +122,10 @@ def compare(
         end = time.monotonic() + seconds
         rounds = 0
         while time.monotonic() < end or rounds < least_rounds(CONFIDENCE):
-            order = (0, 1, 1, 0) if rounds % 2 == 0 else (1, 0, 0, 1)
             for index in range(len(chosen)):
                 took = ([], [])
-                for side in order:
+                for side in ORDER:
+                    side ^= rounds % 2
                     took[side].append(workers[side].run(index))
                 ratios[index].append(min(took[1]) / min(took[0]))
             rounds += 1

@@ -67,9 +67,8 @@ def test_a_tree_is_laid_out_as_installed(tree: Path):
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("planted", [0.0, 0.3])
+@pytest.mark.parametrize("planted", [0.0, 0.1])
 def test_real_processes(tree: Path, planted: float):
-    """A quiet machine tells 10% in five seconds. Beside a noisy neighbour an identical tree came out at 1.04."""
     (found,) = command.compare(tree, tree, [POINT], seconds=10, slowdown=planted).values()
     assert found.is_slower(command.THRESHOLD) == (planted > 0), found
     assert found.rounds >= 20
