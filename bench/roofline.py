@@ -102,7 +102,7 @@ class Layer:
         return self.steps * self.step_bytes(per_step) + (self.steps + 1) * self.cell_bytes
 
     def chunk(self, mode: Mode) -> int:
-        """Steps whose dA, and the rows packed for it, the backward pass keeps at once."""
+        """Steps whose dA, and the rows packed for it, are kept at once; minimal filtering has its own number."""
         held = self.saved_bytes(mode) + self.steps * self.step_bytes(self.channels)
         kept = 4 * self.channels + (self.padded_input if mode.hoisted else self.padded)
         return chunk_length(self.steps, held, self.step_bytes(kept), longest=self.steps)

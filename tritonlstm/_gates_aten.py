@@ -1,8 +1,8 @@
 """The gates and their gradients in ATen calls: for the CPU, and for float64 anywhere.
 
-The same operations as `_launch`, with the same arguments (what `pack_peephole` returns is each module's own), so that
-`_sequence` need not know which it calls. They compute in the dtype of c, write where they are told and read every
-tensor through its strides. The symbols are those of kernels/DERIVATION.md.
+The same operations as `_launch`, with the same arguments (what `pack_peephole` and `new_gates` return is each module's
+own), so that `_sequence` need not know which it calls. They compute in the dtype of c, write where they are told and
+read every tensor through its strides. The symbols are those of kernels/DERIVATION.md.
 """
 
 import torch
@@ -147,9 +147,10 @@ def gates_backward(
     grad_c: Tensor,
     grad_preact: Tensor,
 ) -> None:
-    """One step's gate gradients; see `_launch.gates_backward` for the shapes, but gates are (4, B, *spatial, C).
+    """One step's gate gradients; see `_launch.gates_backward` for the shapes. `grad_c` becomes dC_{t-1}.
 
-    Those that are made again are so one by one, since each one's gradient may lie where its pre-activation did.
+    Activated gates are (4, B, *spatial, C), pre-activations rows (B, *spatial, 4C). From these one gate is made at a
+    time, since its gradient may overwrite its pre-activation.
     """
     assert bias is None, "the convolution has added it"
     activate, activation_backward = _ACTIVATIONS[activation]

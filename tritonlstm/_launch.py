@@ -124,9 +124,9 @@ def gates_backward(
 
     Reads gates (B, *spatial, 4C), activated or, to be so here, their pre-activations without bias, bias (4C), peephole
     (3, pixels or 1, C), c_prev (B, *spatial, C), and dH_t in two parts: grad_output (B, *spatial, C) with any strides,
-    None for zero, from the loss, and grad_h, a slot of rows, from the step after. c is sooner made again than read.
-    grad_c (B, *spatial, C) comes as dC_t and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C), which may be
-    `gates`.
+    None for zero, from the loss, and grad_h, a slot of rows, from the step after. c is not read: it is
+    made again. grad_c (B, *spatial, C) comes as dC_t and becomes dC_{t-1}. Writes grad_preact (B, *spatial, 4C), which
+    may be `gates`.
     """
     config = _config("gates_backward", gates)
     if grad_output is None:

@@ -22,11 +22,12 @@ CHUNK_FRACTION = 4
 """dA, and what a schedule packs for it, is kept for at most this part of output, c and gates, which the layer itself
 holds: three or four chunks of a long sequence where Cin ≤ C, five to twelve where the gates are not saved. On CPU the
 weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), so the bound is chosen for
-memory; not measured on a GPU. Where a weight's gradient gains nothing from several steps, a chunk is one."""
+memory; not measured on a GPU. Where a weight's gradient gains nothing from several steps, a chunk is one, unless a
+schedule that makes the gates again gains."""
 
 CHUNK_BYTES = 2**21
-"""Yet a chunk may always take this much: what is done once a chunk takes longer than small steps do. Five of 8 to 16
-channels over 64×32 pixels trained 1.03 to 1.11 times as fast in one or two chunks (two threads of an EPYC)."""
+"""Yet a chunk may always take this much: what is done once a chunk outweighs small steps. Layers of 8 to 16 channels,
+five steps of 64×32 pixels, trained 1.00 to 1.11 times as fast in one to three chunks (two threads of an EPYC)."""
 
 
 class Results(NamedTuple):
@@ -164,8 +165,8 @@ def backward(
     if layout.rows:
         longest = maps.longest_chunk if together else 1
         chunks = _chunks(saved, layout, maps.chunk_width, longest, allowed=maps.chunk_bytes)
-    longest = 0 if recompute else max((last - first for first, last in chunks), default=0)
-    buffer = layout.new_sequence(weight, 4 * layout.channels, longest)
+    buffered = 0 if recompute else max((last - first for first, last in chunks), default=0)
+    buffer = layout.new_sequence(weight, 4 * layout.channels, buffered)
     gates_of, cells_of = gates.unbind(), cells.unbind()
     grad_outputs = (None,) * layout.steps if grad_output is None else to_rows(grad_output, channel_dim=2).unbind()
     for first, last in chunks:
@@ -226,7 +227,8 @@ def _copy_or_zeros(grad: Tensor | None, layout: Layout, dtype: torch.dtype, like
 def _chunks(saved: Saved, layout: Layout, width: int, longest: int, allowed: int = 0) -> list[tuple[int, int]]:
     """Ranges of steps (first, last), the latest first, whose dA is kept at once.
 
-    `width` channels of a row are kept for each step, and no more than `longest` steps; `allowed` bytes are so anyway.
+    `width` channels of a row are kept for each step, and no more than `longest` steps. A chunk may always take
+    `allowed` bytes.
     """
     steps, itemsize = layout.steps, saved.gates.element_size()
     held = saved.output.nbytes + saved.cells.nbytes + saved.gates.nbytes

@@ -4,8 +4,8 @@ python -m bench.compare BASE [HEAD]
 
 Two processes are kept alive, one for each version, and run in turns. A round's ratio is that of the fastest of each
 side's four runs, so that what disturbs some of them is not seen. It fails where a point is slower by more than the
-threshold with 99% confidence. On the CPU each runs on one thread, and the time is that thread's own, so that a busy
-machine disturbs little; and both run on one core, since what is beside another would slow one of them alone.
+threshold with 99% confidence. Both run on one core, since a neighbour of one core would slow only that side; on the CPU
+each runs on one thread, and the time is that thread's own, so that a busy machine disturbs little.
 """
 
 import argparse
@@ -124,8 +124,8 @@ def compare(
         while time.monotonic() < end or rounds < least_rounds(CONFIDENCE):
             for index in range(len(chosen)):
                 took = ([], [])
-                for side in ORDER:
-                    side ^= rounds % 2
+                for turn in ORDER:
+                    side = turn ^ rounds % 2
                     took[side].append(workers[side].run(index))
                 ratios[index].append(min(took[1]) / min(took[0]))
             rounds += 1

@@ -15,6 +15,7 @@ from bench import roofline
 from bench.roofline import CASES, MODES, Ceilings, Layer
 from tests import counting
 from tests.problems import Problem, Shape
+from tritonlstm import _sequence
 from tritonlstm._layout import GPU_MULTIPLE
 from tritonlstm._schedules import Needs
 
@@ -27,6 +28,12 @@ SHAPES = {
 each_mode = pytest.mark.parametrize("mode", MODES_BY_NAME.values(), ids=MODES_BY_NAME.keys())
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 each_input = pytest.mark.parametrize("input_learns", [False, True], ids=["input does not learn", "input learns"])
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tiny sequences too."""
+    monkeypatch.setattr(_sequence, "CHUNK_BYTES", 0)
 
 
 def layer_of(shape: Shape, input_learns: bool) -> Layer:

@@ -25,9 +25,9 @@ def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None, *, wo
 
 
 def prepared_bytes(layout: Layout, weight: Tensor, *, workspace: int) -> int:
-    """Bytes of what this weight's `linear_map` prepares and holds. Only shape, dtype and device matter."""
+    """Bytes of what this weight's `linear_map` prepares beyond a copy. Only shape, dtype and device matter."""
     way = _way(layout, weight, winograd.MAP, False)
-    return winograd.prepared_bytes(layout, weight, workspace) if way is winograd else weight.nbytes
+    return winograd.prepared_bytes(layout, weight, workspace) if way is winograd else 0
 
 
 def weight_grad(layout: Layout, weight: Tensor, *, workspace: int, once: bool = False):

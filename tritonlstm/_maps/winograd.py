@@ -187,7 +187,7 @@ def _apply(along_height: Tensor, along_width: Tensor, numbers: Tensor) -> Tensor
     """Matrices (a, h) and (b, w), times the first two dimensions of numbers (h, w, *rest) → (a, b, rest)."""
     numbers = numbers.flatten(2)
     width = numbers.shape[1]
-    rows = torch.bmm(along_height.expand(width, -1, -1), numbers.transpose(0, 1))  # in as many parts as threads like
+    rows = torch.bmm(along_height.expand(width, -1, -1), numbers.transpose(0, 1))  # batched, so that threads share it
     del numbers  # the caller's may be freed
     return torch.bmm(along_width.expand(rows.shape[1], -1, -1), rows.transpose(0, 1))
 

@@ -98,12 +98,12 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
         images = normal(*layout.step_shape(channels))
         grad_output = images.transpose(1, 2) if launch.variant == "strided" else images
         grad_h = normal(*layout.step_shape(layout.width))[..., layout.hidden_slot]
-        grad_c, grad_preact = torch.empty_like(cells).normal_(), torch.empty_like(gates)
+        c, grad_c, grad_preact = torch.empty_like(cells), torch.empty_like(cells).normal_(), torch.empty_like(gates)
         activated = launch.variant != "recompute"
 
         def run() -> None:
             _launch.gates_backward(
-                layout, gates, bias, peephole, cells, activated=activated,
+                layout, gates, bias, peephole, cells, c, activated=activated,
                 activation="tanh", grad_output=grad_output, grad_h=grad_h, grad_c=grad_c, grad_preact=grad_preact,
             )  # fmt: skip
 
