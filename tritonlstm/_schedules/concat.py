@@ -96,9 +96,9 @@ class Backward:
     row that are kept for each step of a chunk: dA and, packed, [H_{t-1} | X_t | 0], where that is wanted.
     `longest_chunk`: steps of a chunk, more of which would be no faster. `chunk_bytes`: what a chunk may always take.
 
-    With `recompute`, map and adjoint are prepared for each chunk and not kept beside each other, nor beside what the
-    weight's gradient works in: they may take more memory than all else. A chunk may take a part of that, so that they
-    are not prepared so often.
+    With `recompute`, maps that prepare more than a copy of a weight do so for each chunk, and none is kept beside
+    another or beside what the weight's gradient works in: they may take more memory than all else. A chunk may take a
+    part of that, so that they are not prepared so often.
     """
 
     def __init__(
@@ -128,7 +128,8 @@ class Backward:
             prepared = sum(_maps.prepared_bytes(layout, weight, workspace=workspace) for weight in (packed, adjoint))
             workspace = min(workspace, max(_maps.RECOMPUTING_WORKSPACE, prepared))  # the gradient's, where they lay
             self.chunk_bytes = prepared // PREPARED_FRACTION  # none where nothing is prepared
-        self._bias, self._adjoint, self._recompute = bias, None, recompute
+        self._prepares_by_chunk = self.chunk_bytes > 0
+        self._bias, self._map, self._adjoint = bias, None, None
         # Where X needs no gradient, only the hidden columns of W are transposed.
         self._adjoint_columns = slice(None) if needs.input else layout.hidden_slot
         self._skips_first_adjoint = needs.input and not needs.h0 and _skips(skips_empty_state, layout)
@@ -165,7 +166,10 @@ class Backward:
 
     def preact(self, first: int, last: int) -> Tensor:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""
-        linear_map = self._linear_map(_pack_weight(self._public, self._layout), self._bias)
+        linear_map = self._map
+        if linear_map is None:
+            linear_map = self._linear_map(_pack_weight(self._public, self._layout), self._bias)
+            self._map = None if self._prepares_by_chunk else linear_map
         return linear_map(self._pack(first, last).flatten(0, 1)).unflatten(0, (last - first, -1))
 
     def step(self, t: int, grad_preact: Tensor) -> Tensor | None:
@@ -184,7 +188,7 @@ class Backward:
 
     def chunk(self, first: int, last: int, grad_preact: Tensor) -> None:
         """Add to the weight's gradient what steps first … last - 1 give; grad_preact (steps, B, *spatial, 4C)."""
-        if self._recompute:
+        if self._prepares_by_chunk:
             self._adjoint = None  # what it prepared may take more memory than all else here
         if not self._needs.weight:
             return
