@@ -23,7 +23,7 @@ def test_planes_are_taken_where_they_were_measured_to_be_faster(monkeypatch: pyt
     assert not is_faster_in_planes(weight(kernel=()))
     assert not is_faster_in_planes(weight(channels=7))
     assert not is_faster_in_planes(torch.empty(24, 8, 5, 5)), "2 channels of the input, 6 of the hidden state"
-    assert is_faster_in_planes(torch.empty(32, 8, 5, 5), torch.empty(32, 16, 7, 7))
+    assert is_faster_in_planes(torch.empty(32, 8, 5, 5), torch.empty(32, 8, 7, 7))
     assert not is_faster_in_planes(torch.empty(32, 8, 5, 5), torch.empty(32, 16, 3, 3))
     assert not is_faster_in_planes(weight(dtype=torch.bfloat16))
     assert not is_faster_in_planes(weight().to("meta"))
@@ -33,12 +33,12 @@ def test_planes_are_taken_where_they_were_measured_to_be_faster(monkeypatch: pyt
 
 def test_planes_are_left_where_minimal_filtering_is_faster(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_devices, "CPU_CAPABILITY", "AVX2")
-    many = weight(channels=24)
-    assert is_faster_in_planes(many, pixels=winograd.MANY_PIXELS - 1)
-    assert not is_faster_in_planes(many, pixels=winograd.MANY_PIXELS)
+    many, pixels = weight(channels=24), winograd.MAP[5].pixels
+    assert is_faster_in_planes(many, pixels=pixels - 1)
+    assert not is_faster_in_planes(many, pixels=pixels)
     assert not is_faster_in_planes(many), "a compiler does not ask for the pixels"
     assert is_faster_in_planes(weight(channels=24, kernel=(3, 5)), pixels=10**6)
-    assert not is_faster_in_planes(weight(channels=40, kernel=(3, 5)), pixels=10**6)
+    assert not is_faster_in_planes(weight(channels=56, kernel=(3, 5)), pixels=10**6)
     assert is_faster_in_planes(weight(channels=24, kernel=(1, 5)), pixels=10**6)
     assert not is_faster_in_planes(torch.empty(32, 8, 5, 5), torch.empty(32, 512, 5, 5), pixels=10**6)
 

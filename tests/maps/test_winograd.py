@@ -13,7 +13,14 @@ from tests.problems import MODES, Problem, Shape, budgets, by_operator, by_refer
 from tests.tolerances import assert_within
 from tritonlstm import _devices, _gates_aten, _sequence
 from tritonlstm._layout import Layout
-from tritonlstm._maps import convolution, linear_map, weight_grad, winograd
+from tritonlstm._maps import (
+    convolution,
+    linear_map,
+    map_pays_in_part,
+    weight_grad,
+    weight_grad_pays_in_part,
+    winograd,
+)
 from tritonlstm._schedules import Needs
 
 # (images, height, width), channels in and out, kernel
@@ -127,6 +134,9 @@ def test_it_is_taken_where_it_was_measured_to_be_faster(monkeypatch: pytest.Monk
     assert is_faster(in_channels=64, least=winograd.WEIGHT_GRAD)
     assert is_faster(in_channels=64, kernel=(5, 7))
     assert not is_faster(in_channels=64, kernel=(5, 3))
+    assert is_faster(in_channels=16, kernel=(5, 5))
+    assert not is_faster(in_channels=14, kernel=(5, 5)), "too few, whatever the number of others"
+    assert not is_faster(in_channels=0, kernel=(5, 5))
     assert not is_faster(batch=1)
     assert is_faster(batch=1, kernel=(5, 5))
     assert not is_faster(batch=0, kernel=(5, 5))
@@ -163,6 +173,15 @@ def test_the_choice_is_made_by_the_layer_and_its_sizes(monkeypatch: pytest.Monke
     small = replace(layout, batch=1, spatial=(16, 16))
     assert isinstance(linear_map(small, weight, workspace=WORKSPACE), convolution.Map)
     assert isinstance(weight_grad(small, weight, workspace=WORKSPACE), convolution.WeightGrad)
+
+
+def test_a_part_alone_pays_where_pytorch_convolves_or_it_is_small(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_devices, "CPU_CAPABILITY", "AVX2")
+    layout, weight = layout_of((1, 64, 32), 32, 128), torch.empty(128, 5, 5, 64)
+    for pays in (map_pays_in_part, weight_grad_pays_in_part):
+        assert pays(layout, weight, 31, 64)
+        assert not pays(layout, weight, 32, 64)
+        assert pays(replace(layout, spatial=(16, 16)), weight, 32, 64)
 
 
 def test_what_a_map_prepares_is_foretold(workspace: int):

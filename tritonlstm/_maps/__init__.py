@@ -13,10 +13,13 @@ from torch import Tensor
 from .._layout import Layout
 from . import convolution, product, winograd
 
-FORWARD_WORKSPACE, BACKWARD_WORKSPACE, RECOMPUTING_WORKSPACE = 12 * 2**20, 4 * 2**20, 2 * 2**20
+FORWARD_WORKSPACE, BACKWARD_WORKSPACE, RECOMPUTING_WORKSPACE = 12 * 2**20, 4 * 2**20, 3 * 2**20
 """Bytes that a way of computing may spend on speed beyond what it cannot do without. A layer holds most at the start of
 its backward pass, and what making the gates again saves is to be seen there: with these, ten steps or more of the twins
 of the named cases took 0.83 to 0.96 of the eager ConvLSTM's memory, and 0.40 to 0.54 with gates made again."""
+
+PART = 2
+"""Minimal filtering over all channels takes about as long as PyTorch's convolution over so many times fewer."""
 
 
 def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None, *, workspace: int, once: bool = False):
@@ -24,9 +27,26 @@ def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None, *, wo
     return _way(layout, weight, winograd.MAP, once).Map(layout, weight, bias, workspace=workspace)
 
 
+def map_pays_in_part(layout: Layout, weight: Tensor, part: int, whole: int) -> bool:
+    """Whether a map of `part` of `whole` channels, made for one step, is faster than this weight's, which is there.
+
+    Of `weight` only shape, dtype and device matter.
+    """
+    return _pays_in_part(layout, weight, winograd.MAP, part, whole)
+
+
+def weight_grad_pays_in_part(layout: Layout, weight: Tensor, part: int, whole: int) -> bool:
+    """The same of a weight's gradient."""
+    return _pays_in_part(layout, weight, winograd.WEIGHT_GRAD, part, whole)
+
+
+def _pays_in_part(layout: Layout, weight: Tensor, least: dict[int, winograd.Least], part: int, whole: int) -> bool:
+    return _way(layout, weight, least, once=False) is not winograd or PART * part < whole
+
+
 def prepared_bytes(layout: Layout, weight: Tensor, *, workspace: int) -> int:
     """Bytes of what this weight's `linear_map` prepares beyond a copy. Only shape, dtype and device matter."""
-    way = _way(layout, weight, winograd.MAP, False)
+    way = _way(layout, weight, winograd.MAP, once=False)
     return winograd.prepared_bytes(layout, weight, workspace) if way is winograd else 0
 
 
@@ -60,6 +80,8 @@ __all__ = [
     "RECOMPUTING_WORKSPACE",
     "adjoint_weight",
     "linear_map",
+    "map_pays_in_part",
     "prepared_bytes",
     "weight_grad",
+    "weight_grad_pays_in_part",
 ]

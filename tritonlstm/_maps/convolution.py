@@ -32,8 +32,9 @@ class Map:
         if out is not None and self._bias is None and _cudnn_writes_in_place(image):
             self._convolve_by_cudnn(image, from_rows(out))
             return out
+        casts = rows.dtype != self._dtype  # to ask takes less than a cast that changes nothing
         result = torch.convolution(
-            image.to(self._dtype),
+            image.to(self._dtype) if casts else image,
             self._kernel,
             self._bias,
             self._ones,
@@ -43,7 +44,8 @@ class Map:
             self._zeros,
             1,
         )
-        return self._layout.dense(to_rows(result).to(rows.dtype))
+        result = to_rows(result.to(rows.dtype) if casts else result)
+        return self._layout.dense(result)
 
     def _convolve_by_cudnn(self, image: Tensor, out: Tensor) -> None:
         torch.cudnn_convolution(

@@ -18,6 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+AT_ONE = 2
+"""The product of the values at 1: what is added to it is added to every result."""
+
 
 class Filter(NamedTuple):
     weight: Tensor  # (P, k)

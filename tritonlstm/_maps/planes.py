@@ -1,6 +1,7 @@
 """Where a layer convolves planes rather than rows."""
 
 import operator
+import sys
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def is_faster_in_planes(weight: Tensor, input_weight: Tensor | None = None, *, p
 
 def _filters(weight: Tensor, pixels: int | None) -> bool:
     gates, columns, *kernel = _sizes(weight)
-    return winograd.pays(winograd.MAP, kernel, gates * columns, winograd.MANY_PIXELS**2 if pixels is None else pixels)
+    return winograd.pays(winograd.MAP, kernel, columns, gates, sys.maxsize if pixels is None else pixels)
 
 
 def _sizes(weight: Tensor) -> list[int]:
