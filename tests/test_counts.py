@@ -11,8 +11,8 @@ from tests.counting import AllocationLog, Count, Mode, backward, forward, layout
 from tests.layouts import dense, expand_time
 from tests.problems import Problem, Shape
 from tritonlstm import ConvLSTM2d, _gates_aten, _launch, _sequence
-from tritonlstm._layout import from_rows
-from tritonlstm._schedules import Needs, concat
+from tritonlstm._layout import Layout, from_rows
+from tritonlstm._schedules import Needs, Saved, concat
 
 CONCAT, HOISTED = Mode(), Mode(hoisted=True)
 # The input is convolved, and padded, four times in the short sequence and eight times in the long one.
@@ -66,12 +66,18 @@ def test_at_most_three_kernels_a_step_backward(
     assert sum(step.values()) <= 3.5
 
 
+def chunks_of(
+    saved: Saved, layout: Layout, width: int, longest: int, *, first_alone: bool = False
+) -> list[tuple[int, int]]:
+    return _sequence._chunks(saved, layout, width, longest, allowed=0, first_alone=first_alone)
+
+
 def test_one_weight_gradient_and_one_reduction_for_each_chunk(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_sequence, "CHUNK_BYTES", 0)
     for steps in (1, 2, 10, 40):
         problem = Problem.random(Shape(steps=steps), torch.float32)
         saved = forward(problem, save=True)
-        chunks = len(_sequence._chunks(saved, layout_of(problem, _launch), width=4 * 5 + 8, longest=steps))
+        chunks = len(chunks_of(saved, layout_of(problem, _launch), width=4 * 5 + 8, longest=steps))
         with monkeypatch.context() as patch:
             count = Count(patch)
             with count:
@@ -91,15 +97,17 @@ def test_chunks_cover_the_sequence_once_and_keep_their_bound(
             problem.input = problem.input[:1].expand(problem.input.shape)
         saved, layout = forward(problem, save=True, mode=mode), layout_of(problem, _launch)
         width = 4 + (layout.input_width if mode.hoisted else layout.width)  # dA and, packed, X or [H | X]
-        chunks = _sequence._chunks(saved, layout, width, longest=steps)
-        assert sorted(t for first, last in chunks for t in range(first, last)) == list(range(steps))
         held = saved.cells.nbytes + saved.gates.nbytes + layout.rows * steps * 4
-        for first, last in chunks:
-            kept = (last - first) * layout.rows * width * 4
-            assert last - first == 1 or kept <= held / _sequence.CHUNK_FRACTION
-        assert max(last - first for first, last in _sequence._chunks(saved, layout, width, longest=2)) <= 2
+        for first_alone in (False, True):
+            chunks = chunks_of(saved, layout, width, longest=steps, first_alone=first_alone)
+            assert sorted(t for first, last in chunks for t in range(first, last)) == list(range(steps))
+            assert not first_alone or chunks[-1] == (0, 1)
+            for first, last in chunks:
+                kept = (last - first) * layout.rows * width * 4
+                assert last - first == 1 or kept <= held / _sequence.CHUNK_FRACTION
+        assert max(last - first for first, last in chunks_of(saved, layout, width, longest=2)) <= 2
         single = [(t, t + 1) for t in reversed(range(steps))]
-        assert _sequence._chunks(saved, layout, width, longest=1) == single
+        assert chunks_of(saved, layout, width, longest=1) == single
 
 
 def test_a_small_sequence_is_one_chunk():
@@ -143,9 +151,9 @@ def test_the_last_transposed_convolution_is_left_out_where_only_parameters_learn
     assert count.calls["convolution"] == 3
 
 
-@pytest.mark.parametrize("mode", [CONCAT, HOISTED], ids=str)
+@pytest.mark.parametrize("mode", [CONCAT, Mode(recompute=True), HOISTED, Mode(True, True)], ids=str)
 def test_the_first_step_without_a_state_leaves_out_what_the_hidden_state_would_cost(mode: Mode):
-    """On a CPU, in the forward pass, in the transposed convolution and in the weight gradient."""
+    """On a CPU, forward, where that is done again, in the transposed convolution and in the weight gradient."""
     stateless = Problem.random(Shape(steps=4, state=False), torch.float32)
     zeros = stateless.weight.new_zeros(stateless.cotangents["h_n"].shape)
     flops = []
@@ -156,7 +164,7 @@ def test_the_first_step_without_a_state_leaves_out_what_the_hidden_state_would_c
             backward(problem, saved, needs, pointwise=_gates_aten, mode=mode)
         flops.append(counter.get_total_flops())
     of_hidden = 2 * zeros.numel() * stateless.weight[:, -zeros.shape[1] :].numel() // zeros.shape[1]
-    assert flops[1] - flops[0] == 3 * of_hidden
+    assert flops[1] - flops[0] == (4 if mode.recompute else 3) * of_hidden
 
 
 @pytest.mark.parametrize("pointwise", [_gates_aten, _launch], ids=["aten", "triton"])
@@ -193,14 +201,15 @@ PACKED = {
 def test_rows_are_packed_where_something_needs_them(
     monkeypatch: pytest.MonkeyPatch, pointwise, state: bool, mode: Mode, needs: Needs
 ):
-    """Every step for the gates and for the weight's gradient, but a first one of an input alone for the gradient."""
+    """Every step for the gates and for the weight's gradient, but a first one of an input alone."""
     problem = Problem.random(Shape(steps=24, state=state, spatial=(2, 2)), torch.float32)
     needs = needs if state else needs._replace(h0=False, c0=False)
     packed, pack = [], concat.Backward._pack
     monkeypatch.setattr(concat.Backward, "_pack", lambda self, *steps: packed.append(steps) or pack(self, *steps))
     backward(problem, forward(problem, True, pointwise, mode), needs, pointwise, mode)
-    for_gates = range(24) if mode.recompute else ()
-    for_weight = range(int(not state and pointwise.SKIPS_EMPTY_STATE), 24) if needs.weight else ()
+    first = int(not state and pointwise.SKIPS_EMPTY_STATE)
+    for_gates = range(first, 24) if mode.recompute else ()
+    for_weight = range(first, 24) if needs.weight else ()
     assert sorted(t for first, last in packed for t in range(first, last)) == sorted((*for_gates, *for_weight))
     assert not packed or max(last - first for first, last in packed) > 1
 

@@ -164,7 +164,7 @@ def backward(
     chunks = []
     if layout.rows:
         longest = maps.longest_chunk if together else 1
-        chunks = _chunks(saved, layout, maps.chunk_width, longest, allowed=maps.chunk_bytes)
+        chunks = _chunks(saved, layout, maps.chunk_width, longest, maps.chunk_bytes, first_alone=maps.first_alone)
     buffered = 0 if recompute else max((last - first for first, last in chunks), default=0)
     buffer = layout.new_sequence(weight, 4 * layout.channels, buffered)
     gates_of, cells_of = gates.unbind(), cells.unbind()
@@ -224,7 +224,9 @@ def _copy_or_zeros(grad: Tensor | None, layout: Layout, dtype: torch.dtype, like
     return rows.zero_() if grad is None else rows.copy_(to_rows(grad))
 
 
-def _chunks(saved: Saved, layout: Layout, width: int, longest: int, allowed: int = 0) -> list[tuple[int, int]]:
+def _chunks(
+    saved: Saved, layout: Layout, width: int, longest: int, allowed: int, *, first_alone: bool
+) -> list[tuple[int, int]]:
     """Ranges of steps (first, last), the latest first, whose dA is kept at once.
 
     `width` channels of a row are kept for each step, and no more than `longest` steps. A chunk may always take
@@ -232,8 +234,10 @@ def _chunks(saved: Saved, layout: Layout, width: int, longest: int, allowed: int
     """
     steps, itemsize = layout.steps, saved.gates.element_size()
     held = saved.output.nbytes + saved.cells.nbytes + saved.gates.nbytes
-    length = chunk_length(steps, held, layout.rows * width * itemsize, longest, allowed)
-    return [(first, min(first + length, steps)) for first in reversed(range(0, steps, length))]
+    start = 1 if first_alone else 0
+    length = chunk_length(steps - start, held, layout.rows * width * itemsize, longest, allowed)
+    chunks = [(first, min(first + length, steps)) for first in reversed(range(start, steps, length))]
+    return chunks + [(0, 1)] * start
 
 
 def chunk_length(steps: int, held: int, step: int, longest: int, allowed: int = 0) -> int:
@@ -242,4 +246,4 @@ def chunk_length(steps: int, held: int, step: int, longest: int, allowed: int = 
     The layer itself holds `held` bytes, each step of a chunk takes `step`.
     """
     length = min(longest, max(1, max(held // CHUNK_FRACTION, CHUNK_BYTES, allowed) // step))
-    return math.ceil(steps / math.ceil(steps / length))
+    return math.ceil(steps / math.ceil(steps / length)) if steps else 1

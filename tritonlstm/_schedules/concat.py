@@ -27,9 +27,24 @@ def _pack_weight(weight: Tensor, layout: Layout) -> Tensor:
     return layout.pack_columns(layout.width, weight[:, layout.in_channels :], weight[:, : layout.in_channels])
 
 
-def _skips(skips_empty_state: bool, layout: Layout) -> bool:
-    """Whether the hidden part of the first step is left out: not where rows are padded to what a product likes."""
-    return skips_empty_state and layout.multiple == 1
+def _pack_input_weight(weight: Tensor, layout: Layout) -> Tensor:
+    """Its columns of the input alone."""
+    return layout.pack_columns(layout.input_width, weight[:, : layout.in_channels])
+
+
+def _shape_alone(like: Tensor, *shape: int) -> Tensor:
+    """A tensor without memory, for what only shapes matter to."""
+    return like.new_empty(()).expand(shape)
+
+
+def _may_skip(skips_empty_state: bool, layout: Layout) -> bool:
+    """Whether the hidden part of a first step may be left out: not where rows are padded to what a product likes."""
+    return skips_empty_state and layout.multiple == 1 and layout.in_channels > 0
+
+
+def _map_skips(layout: Layout, packed: Tensor) -> bool:
+    """Whether that is faster in the map of `packed` (4C, *kernel, width). Only its shape matters."""
+    return _maps.map_pays_in_part(layout, packed, layout.in_channels, layout.width)
 
 
 class Forward:
@@ -54,9 +69,9 @@ class Forward:
         weight, self._layout = weights.weight, layout
         linear_map = partial(_maps.linear_map, layout, workspace=_maps.FORWARD_WORKSPACE)
         self._map = self._input_map = None
-        if input is not None and h0 is None and _skips(skips_empty_state, layout):
-            of_input = layout.pack_columns(layout.input_width, weight[:, : layout.in_channels])
-            self._input_map = linear_map(of_input, bias, once=True)
+        packed = _shape_alone(weight, len(weight), *weight.shape[2:], layout.width)
+        if h0 is None and _may_skip(skips_empty_state, layout) and _map_skips(layout, packed):
+            self._input_map = linear_map(_pack_input_weight(weight, layout), bias, once=True)
         if layout.steps > 1 or self._input_map is None:
             self._map = linear_map(_pack_weight(weight, layout), bias)
         self._frames = None if input is None else to_rows(input, channel_dim=2)
@@ -95,6 +110,7 @@ class Backward:
     `input_by_step`: dX comes with each `step`, so the first step must be done for it too. `chunk_width`: channels of a
     row that are kept for each step of a chunk: dA and, packed, [H_{t-1} | X_t | 0], where that is wanted.
     `longest_chunk`: steps of a chunk, more of which would be no faster. `chunk_bytes`: what a chunk may always take.
+    `first_alone`: whether the first step must be a chunk by itself, since its pre-activations are made of less.
 
     With `recompute`, maps that prepare more than a copy of a weight do so for each chunk, and none is kept beside
     another or beside what the weight's gradient works in: they may take more memory than all else. A chunk may take a
@@ -115,13 +131,12 @@ class Backward:
         self._saved, self._public, self._layout, self._needs = saved, weights.weight, layout, needs
         self._output = to_rows(saved.output, channel_dim=2)
         self._frames = None if saved.input is None else to_rows(saved.input, channel_dim=2)
-        self._skips_first_hidden = saved.h0 is None and layout.in_channels > 0 and _skips(skips_empty_state, layout)
         gates, _, *kernel = weights.weight.shape
         rows_of_adjoint = layout.width if needs.input else layout.channels
-        no_memory = weights.weight.new_empty(())  # for what only shapes matter to
-        packed, adjoint = (
-            no_memory.expand(shape) for shape in ((gates, *kernel, layout.width), (rows_of_adjoint, *kernel, gates))
-        )
+        packed = _shape_alone(weights.weight, gates, *kernel, layout.width)
+        adjoint = _shape_alone(weights.weight, rows_of_adjoint, *kernel, gates)
+        may_skip = _may_skip(skips_empty_state, layout)
+        self.first_alone = recompute and saved.h0 is None and may_skip and _map_skips(layout, packed)
         workspace, self.chunk_bytes = _maps.BACKWARD_WORKSPACE, 0
         self._linear_map = partial(_maps.linear_map, layout, workspace=workspace)
         if recompute:
@@ -132,7 +147,13 @@ class Backward:
         self._bias, self._map, self._adjoint = bias, None, None
         # Where X needs no gradient, only the hidden columns of W are transposed.
         self._adjoint_columns = slice(None) if needs.input else layout.hidden_slot
-        self._skips_first_adjoint = needs.input and not needs.h0 and _skips(skips_empty_state, layout)
+        of_all = layout.in_channels, layout.width
+        self._skips_first_adjoint = (
+            needs.input and not needs.h0 and may_skip and _maps.map_pays_in_part(layout, adjoint, *of_all)
+        )
+        self._skips_first_hidden = (
+            saved.h0 is None and may_skip and _maps.weight_grad_pays_in_part(layout, packed, *of_all)
+        )
         weight_grad = partial(_maps.weight_grad, layout, workspace=workspace)
         self._grad_weight = weight_grad(packed)
         of_input = packed[..., layout.width - layout.input_width :]
@@ -166,6 +187,9 @@ class Backward:
 
     def preact(self, first: int, last: int) -> Tensor:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, made again."""
+        if first == 0 and self.first_alone:
+            of_input = self._linear_map(_pack_input_weight(self._public, self._layout), self._bias, once=True)
+            return of_input(self._layout.pack_frames(self._frames[:1])).unflatten(0, (1, -1))
         linear_map = self._map
         if linear_map is None:
             linear_map = self._linear_map(_pack_weight(self._public, self._layout), self._bias)

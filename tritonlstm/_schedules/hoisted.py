@@ -92,6 +92,7 @@ class Backward:
 
     input_by_step = False
     chunk_bytes = 0
+    first_alone = False
 
     def __init__(
         self,
