@@ -12,6 +12,7 @@ from tests.layouts import dense, expand_time
 from tests.problems import Problem, Shape
 from tritonlstm import ConvLSTM2d, _gates_aten, _launch, _sequence
 from tritonlstm._layout import Layout, from_rows
+from tritonlstm._maps import convolution
 from tritonlstm._schedules import Needs, Saved, concat
 
 CONCAT, HOISTED = Mode(), Mode(hoisted=True)
@@ -25,6 +26,12 @@ FORWARD = {
     "hoisted, training": (HOISTED, True, HOISTED_STEP),
     "hoisted, inference": (HOISTED, False, HOISTED_STEP),
 }
+
+
+@pytest.fixture(autouse=True)
+def a_weight_gradient_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU."""
+    monkeypatch.setattr(convolution, "CPU_STEPS", 10**6)
 
 
 @pytest.mark.parametrize(("mode", "save", "expected"), FORWARD.values(), ids=FORWARD.keys())

@@ -17,6 +17,7 @@ from tests import counting
 from tests.problems import Problem, Shape
 from tritonlstm import _sequence
 from tritonlstm._layout import GPU_MULTIPLE
+from tritonlstm._maps import convolution
 from tritonlstm._schedules import Needs
 
 MODES_BY_NAME = {str(mode): mode for mode in MODES}
@@ -32,8 +33,9 @@ each_input = pytest.mark.parametrize("input_learns", [False, True], ids=["input 
 
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of tiny sequences too."""
+    """Of tiny sequences too, and each chunk's weight gradient in one call, as on a GPU."""
     monkeypatch.setattr(_sequence, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(convolution, "CPU_STEPS", 10**6)
 
 
 def layer_of(shape: Shape, input_learns: bool) -> Layer:

@@ -29,6 +29,22 @@ def test_the_adjoint_is_the_transpose(kernel: tuple[int, ...], planar: bool):
     torch.testing.assert_close((back * rows[..., 1:4]).sum(), forth - rest)
 
 
+def test_a_gradient_of_many_steps_is_about_as_exact_as_one_of_each():
+    sizes = Layout(24, 1, (48, 48), in_channels=8, channels=8, multiple=1)
+    rows, grad = (torch.randn(24, 48, 48, size, dtype=torch.float64) for size in (16, 32))
+    weight = torch.empty(32, 3, 3, 16)
+    exact, at_once, by_step = (
+        convolution.WeightGrad(sizes, weight.to(dtype)) for dtype in (torch.float64, torch.float32, torch.float32)
+    )
+    exact.add(rows, grad)
+    rows, grad = rows.float(), grad.float()
+    at_once.add(rows, grad)
+    for image in range(24):
+        by_step.add(rows[image : image + 1], grad[image : image + 1])
+    errors = [(total.result() - exact.result()).square().mean().sqrt() for total in (at_once, by_step)]
+    assert errors[0] < 2 * errors[1]
+
+
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "there"])
 def test_half_types_convolve_in_float32_where_a_cpu_has_no_convolution_in_them(
