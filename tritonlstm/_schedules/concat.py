@@ -32,6 +32,11 @@ def _pack_input_weight(weight: Tensor, layout: Layout) -> Tensor:
     return layout.pack_columns(layout.input_width, weight[:, : layout.in_channels])
 
 
+def _fill_padding(rows: Tensor, layout: Layout) -> None:
+    if layout.input_slot.stop < layout.width:
+        rows[..., layout.input_slot.stop :] = 0
+
+
 def _shape_alone(like: Tensor, *shape: int) -> Tensor:
     """A tensor without memory, for what only shapes matter to."""
     return like.new_empty(()).expand(shape)
@@ -77,11 +82,11 @@ class Forward:
         self._frames = None if input is None else to_rows(input, channel_dim=2)
         self._refills = input is not None and input.stride(0) != 0
         rows = layout.new_sequence(weight, layout.width, min(layout.steps, slots) if self._refills else 1)
-        self._slots = rows.unbind()
-        self._hidden_slots = rows[..., layout.hidden_slot].unbind()
-        self._input_slots = rows[..., layout.input_slot]
-        rows[0, ..., layout.hidden_slot] = 0 if h0 is None else to_rows(h0)
-        rows[..., layout.input_slot.stop :] = 0
+        hidden, self._input_slots = rows[..., layout.hidden_slot], rows[..., layout.input_slot]
+        self._slots, self._hidden_slots = rows.unbind(), hidden.unbind()
+        if self._input_map is None:  # else the first step does not read it
+            hidden[0] = 0 if h0 is None else to_rows(h0)
+        _fill_padding(rows, layout)
         self._copy_input(0)
 
     def _copy_input(self, first: int) -> None:
@@ -182,7 +187,7 @@ class Backward:
             hidden[after - first :] = self._output[after - 1 : last - 1]
         if self._frames is not None:
             rows[..., layout.input_slot] = self._frames[first:last]
-        rows[..., layout.input_slot.stop :] = 0
+        _fill_padding(rows, layout)
         return rows
 
     def preact(self, first: int, last: int) -> Tensor:
