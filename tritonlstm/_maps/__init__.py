@@ -16,7 +16,7 @@ from . import convolution, product, winograd
 FORWARD_WORKSPACE, BACKWARD_WORKSPACE, RECOMPUTING_WORKSPACE = 12 * 2**20, 4 * 2**20, 3 * 2**20
 """Bytes that a way of computing may spend on speed beyond what it cannot do without. A layer holds most at the start of
 its backward pass, and what making the gates again saves is to be seen there: with these, ten steps or more of the twins
-of the named cases took 0.83 to 0.96 of the eager ConvLSTM's memory, and 0.40 to 0.54 with gates made again."""
+of the named cases took 0.83 to 0.96 of the eager ConvLSTM's memory, and 0.41 to 0.54 with gates made again."""
 
 PART = 2
 """Minimal filtering over all channels takes about as long as PyTorch's convolution over so many times fewer."""
