@@ -23,7 +23,7 @@ ACTIVATES_IN_PLACE = False
 """Gates lie apart from their pre-activations, which nobody keeps."""
 
 SKIPS_EMPTY_STATE = True
-"""Where there is no state, the first step convolves the input alone."""
+"""Where there is no state, the first step may convolve the input alone."""
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 

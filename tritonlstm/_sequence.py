@@ -21,9 +21,9 @@ from ._schedules import Needs, Saved, Weights
 CHUNK_FRACTION = 4
 """dA, and what a schedule packs for it, is kept for at most this part of output, c and gates, which the layer itself
 holds: three or four chunks of a long sequence where Cin ≤ C, five to twelve where the gates are not saved. On CPU the
-weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), so the bound is chosen for
-memory; not measured on a GPU. Where a weight's gradient gains nothing from several steps, a chunk is one, unless a
-schedule that makes the gates again gains."""
+weight gradient of ten steps at once was at most 9% faster than ten of one (float32, Zen 5), and now goes by two steps;
+so the bound is chosen for memory; not measured on a GPU. Where a weight's gradient gains nothing from several steps, a
+chunk is one, unless a schedule that makes the gates again gains."""
 
 CHUNK_BYTES = 2**21
 """Yet a chunk may always take this much: what is done once a chunk outweighs small steps. Layers of 8 to 16 channels,
@@ -234,10 +234,12 @@ def _chunks(
     """
     steps, itemsize = layout.steps, saved.gates.element_size()
     held = saved.output.nbytes + saved.cells.nbytes + saved.gates.nbytes
-    start = 1 if first_alone else 0
+    alone = [(0, 1)] if first_alone else []
+    start = len(alone)
+    if steps == start:
+        return alone
     length = chunk_length(steps - start, held, layout.rows * width * itemsize, longest, allowed)
-    chunks = [(first, min(first + length, steps)) for first in reversed(range(start, steps, length))]
-    return chunks + [(0, 1)] * start
+    return [(first, min(first + length, steps)) for first in reversed(range(start, steps, length))] + alone
 
 
 def chunk_length(steps: int, held: int, step: int, longest: int, allowed: int = 0) -> int:
@@ -246,4 +248,4 @@ def chunk_length(steps: int, held: int, step: int, longest: int, allowed: int = 
     The layer itself holds `held` bytes, each step of a chunk takes `step`.
     """
     length = min(longest, max(1, max(held // CHUNK_FRACTION, CHUNK_BYTES, allowed) // step))
-    return math.ceil(steps / math.ceil(steps / length)) if steps else 1
+    return math.ceil(steps / math.ceil(steps / length))

@@ -16,7 +16,6 @@ from bench.roofline import CASES, MODES, Ceilings, Layer
 from tests import counting
 from tests.problems import Problem, Shape
 from tritonlstm import _sequence
-from tritonlstm._layout import GPU_MULTIPLE
 from tritonlstm._maps import convolution
 from tritonlstm._schedules import Needs
 
@@ -103,7 +102,7 @@ def test_copies_and_fills(monkeypatch: pytest.MonkeyPatch, mode, in_channels: in
             count = counting.Count(patch)
             run(problem, mode, input_learns, count)
         copies = count.calls["copy_"]
-        fills = count.calls["fill_"] if in_channels % GPU_MULTIPLE else 0  # of no padding: they launch nothing
+        fills = count.calls["fill_"]
         if mode.training and mode.hoisted and input_learns:
             copies -= math.ceil(steps / layer.chunk(mode))  # of dX, into which a CPU's convolution cannot write
         counted.append({"copy": copies, "fill": fills})

@@ -29,6 +29,14 @@ def test_the_adjoint_is_the_transpose(kernel: tuple[int, ...], planar: bool):
     torch.testing.assert_close((back * rows[..., 1:4]).sum(), forth - rest)
 
 
+def test_a_cpus_gradient_is_of_two_steps_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    seen, grad = [], convolution.WeightGrad._grad
+    monkeypatch.setattr(convolution.WeightGrad, "_grad", lambda *args: seen.append(len(args[1])) or grad(*args))
+    total = convolution.WeightGrad(layout(), torch.empty(8, 3, 3, 5))
+    total.add(torch.randn(5 * 2, 5, 6, 5), torch.randn(5 * 2, 5, 6, 8))
+    assert seen == [4, 4, 2]
+
+
 def test_a_gradient_of_many_steps_is_about_as_exact_as_one_of_each():
     sizes = Layout(24, 1, (48, 48), in_channels=8, channels=8, multiple=1)
     rows, grad = (torch.randn(24, 48, 48, size, dtype=torch.float64) for size in (16, 32))

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.counting import Mode, backward, forward
 from tests.problems import MODES, Problem, Shape, budgets, by_operator, by_reference
 from tests.tolerances import assert_within
-from tritonlstm import _devices, _gates_aten, _sequence
+from tritonlstm import _devices, _gates_aten, _maps, _sequence
 from tritonlstm._layout import Layout
 from tritonlstm._maps import (
     convolution,
@@ -121,9 +121,11 @@ def is_faster(
     dtype: torch.dtype = torch.float32,
     planar: bool = False,
     least: dict = winograd.MAP,
+    out_channels: int = 128,
 ) -> bool:
     layout = Layout(10, batch, (32, 32), in_channels // 2, in_channels // 2, multiple=1, planar=planar)
-    return winograd.is_faster(layout, torch.empty(128, *kernel, in_channels, dtype=dtype), least)
+    weight = torch.empty((), dtype=dtype).expand(out_channels, *kernel, in_channels)
+    return winograd.is_faster(layout, weight, least)
 
 
 def test_it_is_taken_where_it_was_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch):
@@ -135,7 +137,9 @@ def test_it_is_taken_where_it_was_measured_to_be_faster(monkeypatch: pytest.Monk
     assert is_faster(in_channels=64, kernel=(5, 7))
     assert not is_faster(in_channels=64, kernel=(5, 3))
     assert is_faster(in_channels=16, kernel=(5, 5))
-    assert not is_faster(in_channels=14, kernel=(5, 5)), "too few, whatever the number of others"
+    assert not is_faster(in_channels=14, kernel=(5, 5))
+    assert is_faster(in_channels=14, kernel=(5, 5), out_channels=168)
+    assert not is_faster(in_channels=12, kernel=(5, 5), out_channels=10**6), "too few, whatever the number of others"
     assert not is_faster(in_channels=0, kernel=(5, 5))
     assert not is_faster(batch=1)
     assert is_faster(batch=1, kernel=(5, 5))
@@ -188,6 +192,24 @@ def test_what_a_map_prepares_is_foretold(workspace: int):
     layout, weight = layout_of((2, 9, 6), 3, 8), normal(8, 5, 5, 3)
     held = winograd.Map(layout, weight, workspace=workspace)._weight
     assert winograd.prepared_bytes(layout, weight, workspace) == held.nbytes
+
+
+@pytest.mark.parametrize("mode", ["concat, save", "concat, recompute"])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("grad_pays", [True, False])
+@pytest.mark.parametrize("map_pays", [True, False])
+def test_a_first_step_without_a_state_is_of_the_input_alone_or_whole(
+    monkeypatch: pytest.MonkeyPatch, map_pays: bool, grad_pays: bool, steps: int, mode: str
+):
+    """The map, made again too, with its adjoint by itself, and the gradient by itself."""
+    monkeypatch.setattr(_maps, "map_pays_in_part", lambda *_: map_pays)
+    monkeypatch.setattr(_maps, "weight_grad_pays_in_part", lambda *_: grad_pays)
+    shape = Shape(steps=steps, state=False)
+    problem = Problem.random(shape, torch.float64)
+    got = problem.solve(by_operator(False, **MODES[mode]))
+    allowed = budgets(lambda seed: Problem.random(shape, torch.float64, seed=seed), torch.float64)
+    for name, expected in problem.solve(by_reference).items():
+        assert_within(name, got[name], expected, allowed[name])
 
 
 SHAPES = {

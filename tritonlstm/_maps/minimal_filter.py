@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 AT_ONE = 2
-"""The product of the values at 1: what is added to it is added to every result."""
+"""Which product is of the values at 1, as `minimal_filter` orders them: what is added to it is added to each result."""
 
 
 class Filter(NamedTuple):

@@ -21,9 +21,10 @@ from .minimal_filter import AT_ONE, minimal_filter
 
 
 class Least(NamedTuple):
-    """How many channels there must be, K and O, were the others without number, and how many pixels a step, B·H·W.
+    """How much work there must be: inputs / K + outputs / O ≤ 1, and so many pixels a step, B·H·W.
 
-    What is multiplied grows with K·O, what is transformed with K and with O: few of one need the more of the other.
+    What is multiplied grows with K·O, what is transformed with K and with O. `inputs` is the least K were there any
+    number of O, and `outputs` the least O: few of one need the more of the other.
     """
 
     inputs: int
@@ -36,9 +37,9 @@ class Least(NamedTuple):
 
 MAP = {3: Least(64, 64, 2048), 5: Least(12, 24, 1024), 7: Least(8, 16, 1024)}
 WEIGHT_GRAD = {3: Least(24, 24, 1024), 5: Least(10, 10, 1024), 7: Least(8, 8, 1024)}
-"""By the smaller size of a kernel, from where on this is faster than oneDNN: on two threads of an EPYC of AVX2, in
-float32, at the bounds 0.9 to 1.1 times as fast in most sizes, with many channels 1.4 (3×3) to 2 times in a map and 2 to
-3 times in a weight gradient; on one thread 1.1 to 1.3 times as fast as that. Maps of 3×3 kernels gain little, and what
+"""By the smaller size of a kernel, from where on this is at least about as fast as oneDNN. On two threads of an EPYC
+of AVX2, in float32, it is 0.9 to 1.1 times as fast at most bounds, and with many channels 1.4 (3×3) to 2 times in a map
+and 2 to 3 times in a weight gradient; one thread gains 1.1 to 1.3 times more. Maps of 3×3 kernels gain little, and what
 they prepare takes as long as one step gains at 2048 pixels. Wider vectors were not measured. None of it depends on the
 number of steps, so that a sequence has the same bits as its parts."""
 
@@ -115,8 +116,8 @@ class _Tiling:
         self.tile, self._dtype = _tile(layout, weight, workspace), weight.dtype
         self._block_bytes = min(BLOCK_BYTES, workspace)
         self._along_height, self._along_width = (minimal_filter(taps, self.tile, weight.dtype) for taps in kernel)
-        self._products = len(self._along_width.weight), len(self._along_height.weight)
-        self.constant = AT_ONE * self._products[1] + AT_ONE  # the product to which a bias is added
+        self._products = len(self._along_width.weight), len(self._along_height.weight)  # as `_apply` leaves them
+        self.bias_product = AT_ONE * self._products[1] + AT_ONE
         self._halo = kernel[0] // 2, kernel[1] // 2
 
     @property
@@ -144,8 +145,8 @@ class _Tiling:
 
     def transform_weight(self, weight: Tensor) -> Tensor:
         """weight (O, kh, kw, K) → (P·P, K, O)."""
-        taps = weight.permute(1, 2, 3, 0).contiguous()
-        products = _apply(self._along_height.weight, self._along_width.weight, taps)
+        along_height, along_width = self._along_height.weight, self._along_width.weight
+        products = _apply(along_height, along_width, weight.permute(1, 2, 3, 0).contiguous())
         return products.view(self.products, weight.shape[3], weight.shape[0])
 
     def transform_input(self, rows: Tensor, block: _Block) -> Tensor:
@@ -229,7 +230,7 @@ class Map:
         """A block's results (tile, tile, images, tile rows, tile columns, O)."""
         products = torch.bmm(self._tiling.transform_input(rows, block), self._weight)
         if self._bias is not None:
-            products[self._tiling.constant] += self._bias
+            products[self._tiling.bias_product] += self._bias
         into.copy_(self._tiling.transform_products(products).view(into.shape))
 
 

@@ -43,12 +43,16 @@ def _shape_alone(like: Tensor, *shape: int) -> Tensor:
 
 
 def _may_skip(skips_empty_state: bool, layout: Layout) -> bool:
-    """Whether the hidden part of a first step may be left out: not where rows are padded to what a product likes."""
+    """Whether the hidden part of a first step may be left out.
+
+    Not where rows are padded to what a product likes, nor where nothing else is in them.
+    """
     return skips_empty_state and layout.multiple == 1 and layout.in_channels > 0
 
 
-def _map_skips(layout: Layout, packed: Tensor) -> bool:
-    """Whether that is faster in the map of `packed` (4C, *kernel, width). Only its shape matters."""
+def _input_alone_pays(layout: Layout, weight: Tensor) -> bool:
+    """Whether a first step's map of the input alone is faster than the whole one; weight (4C, Cin + C, *kernel)."""
+    packed = _shape_alone(weight, len(weight), *weight.shape[2:], layout.width)
     return _maps.map_pays_in_part(layout, packed, layout.in_channels, layout.width)
 
 
@@ -74,8 +78,7 @@ class Forward:
         weight, self._layout = weights.weight, layout
         linear_map = partial(_maps.linear_map, layout, workspace=_maps.FORWARD_WORKSPACE)
         self._map = self._input_map = None
-        packed = _shape_alone(weight, len(weight), *weight.shape[2:], layout.width)
-        if h0 is None and _may_skip(skips_empty_state, layout) and _map_skips(layout, packed):
+        if h0 is None and _may_skip(skips_empty_state, layout) and _input_alone_pays(layout, weight):
             self._input_map = linear_map(_pack_input_weight(weight, layout), bias, once=True)
         if layout.steps > 1 or self._input_map is None:
             self._map = linear_map(_pack_weight(weight, layout), bias)
@@ -87,7 +90,9 @@ class Forward:
         if self._input_map is None:  # else the first step does not read it
             hidden[0] = 0 if h0 is None else to_rows(h0)
         _fill_padding(rows, layout)
-        self._copy_input(0)
+        is_read = self._input_map is None or not self._refills or len(self._slots) > 1
+        if is_read:
+            self._copy_input(0)
 
     def _copy_input(self, first: int) -> None:
         if self._frames is not None:
@@ -114,7 +119,7 @@ class Backward:
 
     `input_by_step`: dX comes with each `step`, so the first step must be done for it too. `chunk_width`: channels of a
     row that are kept for each step of a chunk: dA and, packed, [H_{t-1} | X_t | 0], where that is wanted.
-    `longest_chunk`: steps of a chunk, more of which would be no faster. `chunk_bytes`: what a chunk may always take.
+    `longest_chunk`: steps of a chunk, more of which would gain nothing. `chunk_bytes`: what a chunk may always take.
     `first_alone`: whether the first step must be a chunk by itself, since its pre-activations are made of less.
 
     With `recompute`, maps that prepare more than a copy of a weight do so for each chunk, and none is kept beside
@@ -141,7 +146,7 @@ class Backward:
         packed = _shape_alone(weights.weight, gates, *kernel, layout.width)
         adjoint = _shape_alone(weights.weight, rows_of_adjoint, *kernel, gates)
         may_skip = _may_skip(skips_empty_state, layout)
-        self.first_alone = recompute and saved.h0 is None and may_skip and _map_skips(layout, packed)
+        self.first_alone = recompute and saved.h0 is None and may_skip and _input_alone_pays(layout, weights.weight)
         workspace, self.chunk_bytes = _maps.BACKWARD_WORKSPACE, 0
         self._linear_map = partial(_maps.linear_map, layout, workspace=workspace)
         if recompute:
@@ -172,8 +177,9 @@ class Backward:
         self.chunk_width = 4 * layout.channels + (layout.width if needs.weight or recompute else 0)
 
     def _new_adjoint(self, columns: slice, *, once: bool = False):
-        weight = _pack_weight(self._public, self._layout)
-        return self._linear_map(_maps.adjoint_weight(self._layout, weight, columns), once=once)
+        # No name for the packed weight, which would keep it while the map prepares its own.
+        adjoint = partial(_maps.adjoint_weight, self._layout, channels=columns)
+        return self._linear_map(adjoint(_pack_weight(self._public, self._layout)), once=once)
 
     def _pack(self, first: int, last: int) -> Tensor:
         """[H_{t-1} | X_t | 0] of steps first … last - 1, dense (steps, B, *spatial, width)."""

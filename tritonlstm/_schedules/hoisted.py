@@ -87,7 +87,7 @@ class Backward:
 
     `input_by_step`: dX comes with each `step`; here it comes with each chunk. `chunk_width`: channels of a row that are
     kept for each step of a chunk: dA and, packed, X. `longest_chunk`: steps of a chunk, more of which would be no
-    faster. `chunk_bytes`: what a chunk may always take.
+    faster. `chunk_bytes`: what a chunk may always take. `first_alone`: no first step is treated apart.
     """
 
     input_by_step = False
