@@ -1,8 +1,8 @@
 """Correctness before speed: a contender against the float64 oracle, on the very tensors that are timed.
 
 The budget of an error is PyTorch's own in the same dtype and memory format, by the tuner's table of tolerances, which
-is the tests'. The format counts: oneDNN's 5×5 convolutions (AVX2, float32) err about twice as much contiguous as
-channels last.
+is the tests': the largest over a few random problems, since that of one depends on chance. The format counts: oneDNN's
+5×5 convolutions (AVX2, float32) err about twice as much contiguous as channels last.
 """
 
 import torch
@@ -12,12 +12,15 @@ from tritonlstm import reference
 from tritonlstm.tuning.check import FACTOR, FLOOR
 from tritonlstm.tuning.launches import DTYPES
 
-from .cases import Problem, stored
+from .cases import Problem, problem, stored
 from .providers.protocol import Built, Results
 
 Named = dict[str, Tensor]
 
 _FLOOR = {dtype: FLOOR[name] for name, dtype in DTYPES.items()}
+
+DRAWS = 3
+"""Problems of one case whose largest error of PyTorch's makes the budget."""
 
 
 class WrongResult(AssertionError):
@@ -69,21 +72,34 @@ def _error(got: Tensor, right: Tensor) -> float:
 class Oracle:
     """What is right for one problem, kept on the CPU, and how far from it each result may be."""
 
-    def __init__(self, problem: Problem):
-        # Beside a half type's roundings those of float32 are nothing.
-        kept = torch.float32 if problem.input.dtype.itemsize == 2 else torch.float64
-        self._expected = {name: right.to("cpu", kept) for name, right in _oracle(problem).items()}
+    def __init__(self, given: Problem):
+        self._draws = [(given, self._expect(given))]
+        self._expected = self._draws[0][1]
         self._budgets = {}
 
-    def _budgets_in(self, memory_format: torch.memory_format, problem: Problem) -> dict[str, float]:
-        """How far from what is right each result may be, stored in that format. `problem` is the oracle's own."""
-        if memory_format not in self._budgets:
-            own, floor = _by_reference(problem, memory_format), _FLOOR[problem.input.dtype]
-            self._budgets[memory_format] = {
-                name: FACTOR * _error(own[name], right) + floor * right.abs().max().item()
-                for name, right in self._expected.items()
-            }
-        return self._budgets[memory_format]
+    @staticmethod
+    def _expect(given: Problem) -> Named:
+        # Beside a half type's roundings those of float32 are nothing.
+        kept = torch.float32 if given.input.dtype.itemsize == 2 else torch.float64
+        return {name: right.to("cpu", kept) for name, right in _oracle(given).items()}
+
+    def _budgets_in(self, memory_format: torch.memory_format) -> dict[str, float]:
+        """How far from what is right each result may be, stored in that format."""
+        if memory_format in self._budgets:
+            return self._budgets[memory_format]
+        given = self._draws[0][0]
+        like, has_peephole = given.input, given.layers[0].peephole is not None
+        for seed in range(len(self._draws), DRAWS):
+            drawn = problem(given.case, like.dtype, like.device, peephole=has_peephole, seed=seed)
+            self._draws.append((drawn, self._expect(drawn)))
+        budgets, floor = dict.fromkeys(self._expected, 0.0), _FLOOR[like.dtype]
+        for drawn, expected in self._draws:
+            own = _by_reference(drawn, memory_format)
+            for name, right in expected.items():
+                budget = FACTOR * _error(own[name], right) + floor * right.abs().max().item()
+                budgets[name] = max(budgets[name], budget)
+        self._budgets[memory_format] = budgets
+        return budgets
 
     def check(self, built: Built, problem: Problem, slack: float = 1.0) -> float:
         """The largest error as a part of its budget, on that very problem.
@@ -96,7 +112,7 @@ class Oracle:
         arguments = built.load_input(problem.input), built.load_cotangent(problem.cotangent)
         gradients = built.gradients(built.train(*arguments))
         got = _named(results, [each.clone() for each in gradients], problem)
-        budgets = [self._budgets_in(memory_format, problem) for memory_format in built.memory_formats]
+        budgets = [self._budgets_in(memory_format) for memory_format in built.memory_formats]
         worst = 0.0
         for name, right in self._expected.items():
             if got[name].shape != right.shape:

@@ -74,8 +74,7 @@ def _prepare(point: Point, provider: Provider, given: Problem, oracles: Oracles,
     built = provider.build(given)
     note = ""
     if built.results is not None:
-        slack = 1.0 if point.dtype.itemsize > 2 else provider.slack
-        note = f"error {oracles.of(given).check(built, given, slack):.2f} of the budget"
+        note = f"error {oracles.of(given).check(built, given, provider.slack):.2f} of the budget"
     graph = point.graph and provider.capturable and clock.graphs
     ready = Ready(provider, note, rows.GRAPH if graph else rows.CALLS)
     for mode in point.modes:

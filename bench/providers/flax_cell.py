@@ -13,7 +13,6 @@ from bench.cases import Problem
 
 from .jax_arrays import (
     SECONDS,
-    SLACK,
     inverse,
     join_weight,
     peak_of,
@@ -108,7 +107,6 @@ FLAX = Provider(
     build,
     partial(why_absent, ("jax", "flax")),
     peephole=False,
-    slack=SLACK,
     capturable=False,
     seconds=SECONDS,
 )

@@ -16,10 +16,6 @@ from torch import Tensor
 # Before JAX is imported: it would take three quarters of the GPU's memory for itself.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-SLACK = 4.0
-"""XLA sums a bias's gradient in bfloat16: up to 1.7 times the budget was seen on a CPU, in float32 at most a quarter of
-it. A mistake would be hundreds of times above."""
-
 SECONDS = 60.0
 """Of compiling one case, inference and training together."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.cases import Problem
 
-from .jax_arrays import SECONDS, SLACK, join_weight, peak_of, split_weight, to_jax, to_torch, why_absent
+from .jax_arrays import SECONDS, join_weight, peak_of, split_weight, to_jax, to_torch, why_absent
 from .protocol import Built, Provider, Results
 
 GATES = [0, 1, 2, 3]
@@ -96,7 +96,6 @@ KERAS = Provider(
     build,
     partial(why_absent, ("jax", "keras")),
     peephole=False,
-    slack=SLACK,
     capturable=False,
     seconds=SECONDS,
 )

@@ -47,7 +47,7 @@ def build(options: dict[str, str], problem: Problem) -> Built:
 
 
 def variant(name: str, *, peephole: bool = True, **options: str) -> Provider:
-    return Provider(name, partial(build, options), peephole=peephole)
+    return Provider(name, partial(build, options), peephole=peephole, slack=1.0)
 
 
 OURS = variant("tritonlstm")

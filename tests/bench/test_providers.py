@@ -135,7 +135,8 @@ def test_the_budget_is_that_of_the_contenders_memory_formats(oracles, monkeypatc
     by_reference, formats = check._by_reference, []
 
     def seen(given, memory_format=torch.channels_last):
-        formats.append(memory_format)
+        if given.input.dtype == torch.float32:  # else it is the oracle
+            formats.append(memory_format)
         return by_reference(given, memory_format)
 
     given, _ = oracles[True]
@@ -143,7 +144,8 @@ def test_the_budget_is_that_of_the_contenders_memory_formats(oracles, monkeypatc
     monkeypatch.setattr(check, "_by_reference", seen)
     for provider in [*FORMATS, *FORMATS, providers.OURS]:
         oracle.check(provider.build(given), given)
-    assert formats == list(FORMATS.values())  # each made once, the one in which our layer computes too
+    # Each made once for every draw, the one in which our layer computes too.
+    assert formats == [memory_format for memory_format in FORMATS.values() for _ in range(check.DRAWS)]
 
 
 def test_every_contender_that_torch_runs_can_be_captured():
@@ -225,7 +227,6 @@ def test_slack_allows_more_and_is_told(oracles):
     assert 4 < oracle.check(built, given, slack=1e6) < 1e6
 
 
-@pytest.mark.parametrize("provider", [providers.FLAX, providers.KERAS], ids=lambda provider: provider.name)
-def test_only_jax_has_slack(provider):
-    assert provider.slack > 1
-    assert all(each.slack == 1 for each in providers.ALL if each not in (providers.FLAX, providers.KERAS))
+def test_no_baseline_fails_for_its_rounding_and_ours_has_no_slack():
+    for provider in providers.ALL:
+        assert (provider.slack == 1) == provider.name.startswith(providers.OURS.name), provider.name

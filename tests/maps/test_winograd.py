@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.counting import Mode, backward, forward
 from tests.problems import MODES, Problem, Shape, budgets, by_operator, by_reference
-from tests.tolerances import assert_within
+from tests.tolerances import assert_within, budget
 from tritonlstm import _devices, _gates_aten, _maps, _sequence
 from tritonlstm._layout import Layout
 from tritonlstm._maps import (
@@ -88,19 +88,21 @@ def test_a_weight_gradient_is_the_convolutions_summed(workspace: int, sizes, in_
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("tile", [4, 8])
-def test_errors_are_smaller_than_those_of_pytorchs_convolution(monkeypatch: pytest.MonkeyPatch, kernel: int, tile: int):
+def test_errors_are_within_the_budget_whatever_pytorchs_are(monkeypatch: pytest.MonkeyPatch, kernel: int, tile: int):
+    """How well oneDNN sums a weight's gradient differs between CPUs: only the budget holds on all of them."""
     monkeypatch.setattr(winograd, "_tile", lambda *_: tile)
     layout = layout_of((2, 24, 24), 64, 64)
     weight, rows, grad = normal(64, kernel, kernel, 64), normal(2, 24, 24, 64), normal(2, 24, 24, 64)
 
-    def results(way, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def results(way, dtype: torch.dtype) -> dict[str, Tensor]:
         sum = way.WeightGrad(layout, weight.to(dtype), workspace=WORKSPACE)
         sum.add(rows.to(dtype), grad.to(dtype))
-        return way.Map(layout, weight.to(dtype), workspace=WORKSPACE)(rows.to(dtype)), sum.result()
+        result = way.Map(layout, weight.to(dtype), workspace=WORKSPACE)(rows.to(dtype))
+        return {"result": result, "gradient of the weight": sum.result()}
 
-    oracle = results(convolution, torch.float64)
-    for exact, ours, pytorchs in zip(oracle, results(winograd, torch.float32), results(convolution, torch.float32)):
-        assert (ours - exact).square().mean() < (pytorchs - exact).square().mean()
+    oracle, plain = results(convolution, torch.float64), results(convolution, torch.float32)
+    for name, got in results(winograd, torch.float32).items():
+        assert_within(name, got, oracle[name], budget(plain[name], oracle[name], torch.float32))
 
 
 def test_a_nan_stays_in_its_tiles_neighbourhood(monkeypatch: pytest.MonkeyPatch):
