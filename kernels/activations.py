@@ -11,16 +11,17 @@ def sigmoid(x):
 
 
 @triton.jit
-def sigmoid_slope(value):
-    """σ' = σ (1 - σ)."""
-    return value * (1.0 - value)
+def hard_sigmoid(x, SCALE: tl.constexpr):
+    """clip(SCALE · x + 0.5, 0, 1), through which NaN passes."""
+    line = x * SCALE + 0.5
+    return tl.where(line <= 0.0, 0.0, tl.where(line >= 1.0, 1.0, line))
 
 
 @triton.jit
 def tanh(x):
     """tanh(|x|) = (1 - e) / (1 + e) with e = e⁻²|ˣ|, which cannot overflow.
 
-    1 - e cancels near zero; there the odd Taylor series stands, to x⁹, whose next term is below 2⁻²⁴ of x.
+    1 - e cancels near zero; there the odd Taylor series stands, to x⁹, whose next term is below 2⁻²⁶ of x.
     """
     magnitude = tl.abs(x)
     e = tl.exp(-2.0 * magnitude)
@@ -33,12 +34,20 @@ def tanh(x):
 
 @triton.jit
 def activate(x, ACTIVATION: tl.constexpr):
-    """tanh, or relu, through which NaN passes."""
+    """The activation of this name, as in `tritonlstm.Spec`; NaN passes through each."""
     if ACTIVATION == "tanh":
         return tanh(x)
-    else:
-        tl.static_assert(ACTIVATION == "relu")
+    elif ACTIVATION == "sigmoid":
+        return sigmoid(x)
+    elif ACTIVATION == "relu":
         return tl.where(x <= 0.0, 0.0, x)
+    elif ACTIVATION == "hard_sigmoid":
+        return hard_sigmoid(x, 1.0 / 6.0)
+    elif ACTIVATION == "hard_sigmoid_keras2":
+        return hard_sigmoid(x, 0.2)
+    else:
+        tl.static_assert(ACTIVATION == "identity")
+        return x
 
 
 @triton.jit
@@ -46,6 +55,14 @@ def apply_slope(grad, value, ACTIVATION: tl.constexpr):
     """grad ∘ the slope of `activate`, given its value."""
     if ACTIVATION == "tanh":
         return grad * (1.0 - value * value)
-    else:
-        tl.static_assert(ACTIVATION == "relu")
+    elif ACTIVATION == "sigmoid":
+        return grad * (value * (1.0 - value))
+    elif ACTIVATION == "relu":
         return tl.where(value <= 0.0, 0.0, grad)
+    elif ACTIVATION == "hard_sigmoid":
+        return tl.where((value <= 0.0) | (value >= 1.0), 0.0, grad * (1.0 / 6.0))
+    elif ACTIVATION == "hard_sigmoid_keras2":
+        return tl.where((value <= 0.0) | (value >= 1.0), 0.0, grad * 0.2)
+    else:
+        tl.static_assert(ACTIVATION == "identity")
+        return grad

@@ -1,8 +1,8 @@
 """From pre-activations to gates and cell state: what the forward pass does, and the backward pass that kept neither.
 
-i = σ(A_i + b_i + w_ci ∘ c_prev)
+i = σ(A_i + b_i + w_ci ∘ c_prev)      σ the recurrent activation, by default the logistic function
 f = σ(A_f + b_f + w_cf ∘ c_prev)
-g = φ(A_g + b_g)                      φ = tanh or relu
+g = φ(A_g + b_g)                      φ the activation, by default tanh
 c = f ∘ c_prev + i ∘ g
 o = σ(A_o + b_o + w_co ∘ c)           the new cell state
 """
@@ -10,7 +10,7 @@ o = σ(A_o + b_o + w_co ∘ c)           the new cell state
 import triton
 import triton.language as tl
 
-from .activations import activate, sigmoid
+from .activations import activate
 
 
 @triton.jit
@@ -48,6 +48,7 @@ def apply_gates(
     HAS_BIAS: tl.constexpr,
     PEEPHOLE: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    RECURRENT_ACTIVATION: tl.constexpr,
 ):
     """The blocks of i, f, g, o and c, from those of A."""
     if HAS_BIAS:
@@ -59,10 +60,10 @@ def apply_gates(
     if PEEPHOLE != "none":
         a_i += tl.load(p_peephole, mask=mask, other=0.0).to(tl.float32) * b_c_prev
         a_f += tl.load(p_peephole + period, mask=mask, other=0.0).to(tl.float32) * b_c_prev
-    b_i = sigmoid(a_i)
-    b_f = sigmoid(a_f)
+    b_i = activate(a_i, RECURRENT_ACTIVATION)
+    b_f = activate(a_f, RECURRENT_ACTIVATION)
     b_g = activate(a_g, ACTIVATION)
     b_c = b_f * b_c_prev + b_i * b_g
     if PEEPHOLE != "none":
         a_o += tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32) * b_c
-    return b_i, b_f, b_g, sigmoid(a_o), b_c
+    return b_i, b_f, b_g, activate(a_o, RECURRENT_ACTIVATION), b_c

@@ -1,21 +1,22 @@
 """One step's gate gradients: dH_t and dC_t to dA_t and dC_{t-1}.
 
     dh   = grad_output + grad_h
-    da_o = dh ∘ φ(c) ∘ o (1 - o)
+    da_o = dh ∘ φ(c) ∘ σ'(A_o)
     dc   = grad_c + dh ∘ o ∘ φ'(c) + da_o ∘ w_co
-    da_i = dc ∘ g ∘ i (1 - i)
-    da_f = dc ∘ c_prev ∘ f (1 - f)
+    da_i = dc ∘ g ∘ σ'(A_i)
+    da_f = dc ∘ c_prev ∘ σ'(A_f)
     da_g = dc ∘ i ∘ φ'(A_g)
     dc_prev = dc ∘ f + da_i ∘ w_ci + da_f ∘ w_cf
 
-c = f ∘ c_prev + i ∘ g is made again rather than loaded: four bytes an element less to read. Where the gates were not
-kept, they too are made again, from their pre-activations, as in gates.py.
+The slopes are functions of the activations' values. c = f ∘ c_prev + i ∘ g is recomputed rather than loaded: four bytes
+an element less to read. Where the gates were not kept, they too are recomputed, from their pre-activations, as in
+gates.py.
 """
 
 import triton
 import triton.language as tl
 
-from .activations import activate, apply_slope, sigmoid_slope
+from .activations import activate, apply_slope
 from .gates import apply_gates, load_four, store_four
 from .tiles import locate, peephole_offsets
 
@@ -53,7 +54,8 @@ def gates_backward_kernel(
     ACTIVATED: tl.constexpr,  # whether gates_ptr has gates
     HAS_BIAS: tl.constexpr,
     PEEPHOLE: tl.constexpr,  # "none", "channel", "full"
-    ACTIVATION: tl.constexpr,  # "tanh", "relu"
+    ACTIVATION: tl.constexpr,  # of g and c
+    RECURRENT_ACTIVATION: tl.constexpr,  # of i, f and o
     GRAD_OUTPUT: tl.constexpr,  # "none", "dense": as (M, C), "strided"
     BLOCK: tl.constexpr,
 ):
@@ -95,16 +97,17 @@ def gates_backward_kernel(
     else:
         p_bias = bias_ptr + o_channel if HAS_BIAS else bias_ptr
         b_i, b_f, b_g, b_o, b_c = apply_gates(
-            a_i, a_f, a_g, a_o, b_c_prev, p_bias, p_peephole, period, mask, C, HAS_BIAS, PEEPHOLE, ACTIVATION
-        )
+            a_i, a_f, a_g, a_o, b_c_prev, p_bias, p_peephole, period, mask,
+            C, HAS_BIAS, PEEPHOLE, ACTIVATION, RECURRENT_ACTIVATION,
+        )  # fmt: skip
 
     b_squashed = activate(b_c, ACTIVATION)
-    b_da_o = b_dh * b_squashed * sigmoid_slope(b_o)
+    b_da_o = apply_slope(b_dh * b_squashed, b_o, RECURRENT_ACTIVATION)
     b_dc += apply_slope(b_dh * b_o, b_squashed, ACTIVATION)
     if PEEPHOLE != "none":
         b_dc += b_da_o * tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32)
-    b_da_i = b_dc * b_g * sigmoid_slope(b_i)
-    b_da_f = b_dc * b_c_prev * sigmoid_slope(b_f)
+    b_da_i = apply_slope(b_dc * b_g, b_i, RECURRENT_ACTIVATION)
+    b_da_f = apply_slope(b_dc * b_c_prev, b_f, RECURRENT_ACTIVATION)
     b_da_g = apply_slope(b_dc * b_i, b_g, ACTIVATION)
     b_dc_prev = b_dc * b_f
     if PEEPHOLE != "none":

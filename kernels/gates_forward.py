@@ -1,7 +1,7 @@
 """One step's gates: pre-activations to h_t and c_t.
 
     i, f, g, o, c                         as in gates.py
-    h = o ∘ φ(c)                          φ = tanh or relu
+    h = o ∘ φ(c)                          φ the activation, by default tanh
 
 Each tensor is read once and written once. h goes to the sequence's output and, where the next step reads it elsewhere,
 to the slot of its convolution's input, whose rows are wider.
@@ -33,9 +33,9 @@ def gates_forward_kernel(
     stride_h_next_row: tl.constexpr,
     HAS_ADDEND: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_C_PREV: tl.constexpr,  # else zero
     PEEPHOLE: tl.constexpr,  # "none", "channel", "full"
-    ACTIVATION: tl.constexpr,  # "tanh", "relu"
+    ACTIVATION: tl.constexpr,  # of g and c
+    RECURRENT_ACTIVATION: tl.constexpr,  # of i, f and o
     SAVE_GATES: tl.constexpr,
     HAS_H_NEXT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -52,10 +52,7 @@ def gates_forward_kernel(
         a_f += x_f
         a_g += x_g
         a_o += x_o
-    if HAS_C_PREV:
-        b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
-    else:
-        b_c_prev = tl.zeros([BLOCK], tl.float32)
+    b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
     if PEEPHOLE != "none":
         p_peephole = peephole_ptr + peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE, C, BLOCK)
         period = C if PEEPHOLE == "channel" else n_pixels.to(tl.int64) * C
@@ -63,8 +60,9 @@ def gates_forward_kernel(
         p_peephole, period = peephole_ptr, 0
     p_bias = bias_ptr + o_channel if HAS_BIAS else bias_ptr
     b_i, b_f, b_g, b_o, b_c = apply_gates(
-        a_i, a_f, a_g, a_o, b_c_prev, p_bias, p_peephole, period, mask, C, HAS_BIAS, PEEPHOLE, ACTIVATION
-    )
+        a_i, a_f, a_g, a_o, b_c_prev, p_bias, p_peephole, period, mask,
+        C, HAS_BIAS, PEEPHOLE, ACTIVATION, RECURRENT_ACTIVATION,
+    )  # fmt: skip
     b_h = b_o * activate(b_c, ACTIVATION)
 
     tl.store(c_ptr + i_row * C + o_state, b_c.to(c_ptr.dtype.element_ty), mask=mask)

@@ -16,7 +16,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import pytest
 from hypothesis import settings
 
-from tests.interpreter import round_to_nearest
+from tests.support.interpreter import round_to_nearest
 
 round_to_nearest()
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from tritonlstm import cli
-from tritonlstm.tuning import Config, cache, config, search, tune
+from tritonlstm.launch import Config, cache, config
+from tritonlstm.tuning import search, tune
 from tritonlstm.tuning.inspect import Figures
 from tritonlstm.tuning.report import FIELDS
 from tritonlstm.tuning.schedules import LayerBench
 from tritonlstm.tuning.search import Bench
-from tritonlstm.tuning.tables import ScheduleKey
+from tritonlstm.launch.tables import ScheduleKey
 
 GOOD = Figures(registers=64, spills=0, shared=0, accesses={"16": 21}, instructions=1000, warps=32)
 OWN = ("tune", "--channels", "64", "--size", "16x16")

@@ -10,10 +10,10 @@ import torch
 from hypothesis import event, given, note
 from hypothesis import strategies as st
 
-from tests import layouts
-from tests.problems import ARGUMENTS, MODES, PATHS, RESULTS, Problem, Shape, budgets, by_operator, by_reference
-from tests.tolerances import assert_within
-from tritonlstm._dtypes import cell_dtype
+from tests.support import layouts
+from tests.support.problems import ARGUMENTS, MODES, PATHS, RESULTS, Problem, Shape, budgets, by_operator, by_reference
+from tests.support.tolerances import assert_within
+from tritonlstm.core.dtypes import cell_dtype
 
 ODD = st.sampled_from([1, 3, 5])
 

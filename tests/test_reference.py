@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.problems import ARGUMENTS, SHAPES, Problem, Shape, by_reference
+from tests.support.problems import ARGUMENTS, SHAPES, Problem, Shape, by_reference
 from tritonlstm import reference
 
 TINY = {
@@ -38,14 +38,7 @@ def test_backward_by_hand_agrees_with_autograd(shape: Shape):
     given = {name: getattr(problem, name) for name in ARGUMENTS}
     if not shape.state:
         given["h0"] = given["c0"] = torch.zeros_like(problem.cotangents["h_n"])
-    input_weight = given.pop("input_weight")
-    grads = reference.sequence_backward(
-        *problem.cotangents.values(),
-        *given.values(),
-        input_weight=input_weight,
-        steps=shape.steps,
-        activation=shape.activation,
-    )
+    grads = reference.sequence_backward(*problem.cotangents.values(), **given, steps=shape.steps, spec=shape.spec)
     for name in problem.tensors():
         torch.testing.assert_close(getattr(grads, name), expected[f"grad of {name}"], rtol=1e-10, atol=1e-10)
 

@@ -1,6 +1,7 @@
 """ConvLSTM and peephole LSTM layers for PyTorch, their gates in Triton."""
 
 from . import functional, models, modules, reference
+from .core.spec import Spec
 from .modules import ConvLSTM2d, ConvLSTM2dCell, PeepholeLSTM, PeepholeLSTMCell
 
 __version__ = "0.1.0"
@@ -10,6 +11,7 @@ __all__ = [
     "ConvLSTM2dCell",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
+    "Spec",
     "functional",
     "models",
     "modules",

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, _backend
-from ._devices import architecture
-from .tuning import cache, config
+from . import __version__
+from .core import backend
+from .core.devices import architecture
+from .launch import cache, config
+from .launch.tables import KERNELS
 from .tuning.cases import CASES, Case
-from .tuning.tables import KERNELS
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = ("bf16", "fp16", "fp32")
@@ -155,7 +156,7 @@ def _info(options: argparse.Namespace) -> int:
 def _backend_sentence() -> str:
     if not has_triton():
         return '"auto" runs in ATen calls: triton is not installed'
-    if _backend._TRITON_INTERPRETS:
+    if backend.TRITON_INTERPRETS:
         return 'TRITON_INTERPRET is set: "triton" interprets the kernels on the CPU, where "auto" runs in ATen calls'
     return '"auto" runs in ' + ("Triton on CUDA tensors" if torch.cuda.is_available() else "ATen calls: no CUDA device")
 

@@ -1,22 +1,26 @@
 """One layer over a sequence, as functions of their parameters."""
 
-import math
+from __future__ import annotations
+
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from . import _checks, _ops, reference
-from ._backend import BACKENDS, uses_reference, uses_triton
-from ._devices import architecture
-from ._dtypes import cell_dtype, compute_dtype, without_autocast
-from ._maps.planes import is_faster_in_planes
-from .tuning import pick_schedule
+from . import ops, reference
+from .core import checks
+from .core.arguments import Arguments, Results
+from .core.backend import resolve
+from .core.devices import architecture
+from .core.dtypes import cell_dtype, compute_dtype, without_autocast
+from .core.spec import Options, Spec
+from .launch import pick_schedule
 
-ACTIVATIONS = ("tanh", "relu")
-MEMORIES = ("save", "recompute")
-SCHEDULES = ("auto", "concat", "hoisted")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 State = tuple[Tensor, Tensor]
 """(h, c): the hidden state, with the input's dtype, and the cell state, float32 where that is a half type."""
@@ -31,10 +35,7 @@ def conv_lstm(
     *,
     input_weight: Tensor | None = None,
     steps: int | None = None,
-    activation: str = "tanh",
-    backend: str = "auto",
-    memory: str = "save",
-    schedule: str = "auto",
+    **options: Unpack[Options],
 ) -> tuple[Tensor, State]:
     """A ConvLSTM layer over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
 
@@ -47,26 +48,19 @@ def conv_lstm(
         input_weight: (4C, Cin, kh', kw'), for an input kernel of another size; `weight` is then (4C, C, kh, kw), of the
             hidden state alone.
         steps: T, where input is None.
-        activation: "tanh" or "relu", of the candidate g and of c in the output.
-        backend: "auto" (Triton on a GPU, ATen elsewhere), "triton", or "torch" (`reference`: differentiable twice).
-        memory: what training keeps for the backward pass, beside the input, the output and c. "save": the gates of
-            every step. "recompute": it makes them again, for about half the memory and one more convolution. "torch"
-            keeps what autograd does.
-        schedule: "concat" (one convolution a step over input and hidden state), "hoisted" (the input's for many steps
-            at once, the hidden state's step by step), or "auto": what tuning measured to be faster, else "concat".
-            Numbers differ by rounding. With `input_weight` it is always "hoisted", without an input there is nothing to
-            hoist, and "torch" has none.
+        options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
+            `tritonlstm.Spec`.
 
     Returns:
-        output (T, B, C, H, W) and the last state (h, c), stored channels last, or contiguous where a CPU convolves that
-        faster. Under autocast, h has autocast's dtype. They may be written to before the backward pass; the input and
-        the state that came in are kept as they are, not copied, and writing to them raises PyTorch's own error.
+        output (T, B, C, H, W) and the last state (h, c), stored channels last. Under autocast, h has autocast's dtype.
+        They may be written to before the backward pass; the input and the state that came in are kept as they are, not
+        copied, and writing to them raises PyTorch's own error.
 
     Raises:
         TypeError, ValueError: with the argument's name, before anything is computed.
     """
-    options = (steps, activation, backend, memory, schedule)
-    return layer(input, state, weight, input_weight, bias, peephole, ("H", "W"), *options)
+    arguments = _arguments(input, state, weight, input_weight, bias, peephole)
+    return layer(arguments, steps, Spec(**options), ("H", "W"))
 
 
 def peephole_lstm(
@@ -77,31 +71,27 @@ def peephole_lstm(
     peephole: Tensor | None = None,
     *,
     steps: int | None = None,
-    activation: str = "tanh",
-    backend: str = "auto",
-    memory: str = "save",
-    schedule: str = "auto",
+    **options: Unpack[Options],
 ) -> tuple[Tensor, State]:
     """A peephole LSTM layer over a sequence of vectors (the FC-LSTM of Shi et al. 2015, equation 2).
 
     As `conv_lstm` without H, W and kernel: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C).
     """
-    return layer(input, state, weight, None, bias, peephole, (), steps, activation, backend, memory, schedule)
+    return layer(_arguments(input, state, weight, None, bias, peephole), steps, Spec(**options), ())
+
+
+def _arguments(input, state, weight, input_weight, bias, peephole) -> Arguments:
+    if state is not None:
+        checks.check_pair("state", state)
+    h, c = (None, None) if state is None else state
+    return Arguments(input, h, c, weight, input_weight, bias, peephole)
 
 
 def layer(
-    input: Tensor | None,
-    state: State | None,
-    weight: Tensor,
-    input_weight: Tensor | None,
-    bias: Tensor | None,
-    peephole: Tensor | None,
-    spatial_dims: Sequence[str],
+    arguments: Arguments,
     steps: int | None,
-    activation: str,
-    backend: str,
-    memory: str,
-    schedule: str,
+    spec: Spec,
+    spatial_dims: Sequence[str],
     *,
     shares_output: bool = False,
 ) -> tuple[Tensor, State]:
@@ -109,87 +99,79 @@ def layer(
 
     With `shares_output` the output is the one that the backward pass reads, not a copy: nobody may write to it before.
     """
-    _checks.check_choice("activation", activation, ACTIVATIONS)
-    _checks.check_choice("backend", backend, BACKENDS)
-    _checks.check_choice("memory", memory, MEMORIES)
-    _checks.check_choice("schedule", schedule, SCHEDULES)
-    if schedule == "concat" and input_weight is not None:
+    weight, input_weight, bias, peephole = arguments[3:]
+    if spec.schedule == "concat" and input_weight is not None:
         raise ValueError(
             'schedule: "concat" needs one kernel for input and hidden state, got input_weight'
             f' {tuple(input_weight.shape)}; "auto" works here'
         )
-    _checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
-    channels = weight.shape[0] // 4
-    in_channels = weight.shape[1] - channels if input_weight is None else input_weight.shape[1]
-    steps, batch, spatial = _sizes(input, state, weight, in_channels, spatial_dims, steps)
-    _checks.check_peephole_size(peephole, spatial)
-    shape = (batch, channels, *spatial)
-    if state is not None:
-        _checks.check_state("state", state, shape, ("B", "C", *spatial_dims), like=weight)
+    checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
+    steps, batch, spatial = _sizes(arguments, spatial_dims, steps)
+    checks.check_peephole_size(peephole, spatial)
+    shape = (batch, arguments.channels, *spatial)
+    if arguments.h0 is not None:
+        checks.check_state("state", (arguments.h0, arguments.c0), shape, ("B", "C", *spatial_dims), like=weight)
 
     # What autocast would do for a convolution, but for c, which stays in float32.
     dtype = compute_dtype(weight)
-    h, c = (None, None) if state is None else (state[0].to(dtype), state[1])
-    input = None if input is None else input.to(dtype)
-    weight = weight.to(dtype)
-    input_weight = None if input_weight is None else input_weight.to(dtype)
-    if uses_reference(backend):
+    cast = {name: getattr(arguments, name) for name in ("input", "h0", "weight", "input_weight")}
+    cast = {name: None if tensor is None else tensor.to(dtype) for name, tensor in cast.items()}
+    arguments = arguments._replace(**cast)
+    spec = replace(spec, backend=resolve(spec.backend, arguments.weight))
+    if spec.backend == "torch":
         with without_autocast(weight):
-            if state is None:
-                h, c = weight.new_zeros(shape), weight.new_zeros(shape, dtype=cell_dtype(dtype))
-            output, h, c = reference.sequence(
-                input, h, c, weight, bias, peephole, input_weight=input_weight, steps=steps, activation=activation
-            )
-    else:
-        triton, recompute = uses_triton(backend, weight), memory == "recompute"
-        if triton:
-            _checks.check_peephole_offsets(peephole)
-        hoisted = in_channels > 0 and _is_hoisted(schedule, weight, input_weight)
-        pixels = None if torch.compiler.is_compiling() else batch * math.prod(spatial)  # no guards on sizes
-        planar = not triton and is_faster_in_planes(weight, input_weight, pixels=pixels)
-        options = (steps, activation, triton, hoisted, recompute, planar)
-        tensors = (input, h, c, weight, input_weight, bias, peephole)
-        output, h, c = _ops.sequence(*tensors, *options, shares_output=shares_output)
+            output, h, c = _by_reference(arguments, steps, spec, shape)
+        return output, (h, c)
+    if spec.backend == "triton":
+        checks.check_peephole_offsets(peephole)
+    spec = replace(spec, schedule=_schedule(spec.schedule, arguments))
+    output, h, c = ops.sequence(arguments, steps, spec, shares_output=shares_output)
     return output, (h, c)
 
 
-def _is_hoisted(schedule: str, weight: Tensor, input_weight: Tensor | None) -> bool:
-    if input_weight is not None:
-        return True
-    if schedule == "auto":
-        rows, columns, *kernel = map(operator.index, weight.shape)  # to a compiler, a weight's sizes are constants here
-        schedule = _tuned_schedule(weight.device, weight.element_size(), columns - rows // 4, rows // 4, tuple(kernel))
-    return schedule == "hoisted"
+def _by_reference(arguments: Arguments, steps: int, spec: Spec, shape: tuple[int, ...]) -> Results:
+    if arguments.h0 is None:
+        weight = arguments.weight
+        zeros = weight.new_zeros(shape), weight.new_zeros(shape, dtype=cell_dtype(weight.dtype))
+        arguments = arguments._replace(h0=zeros[0], c0=zeros[1])
+    return Results(*reference.sequence(**arguments._asdict(), steps=steps, spec=spec))
 
 
-@torch.compiler.assume_constant_result  # what reads tables is nothing to trace
+def _schedule(schedule: str, arguments: Arguments) -> str:
+    """ "concat" or "hoisted" for a call."""
+    if arguments.in_channels == 0:
+        return "concat"
+    if arguments.input_weight is not None:
+        return "hoisted"
+    if schedule != "auto":
+        return schedule
+    weight = arguments.weight
+    rows, columns, *kernel = map(operator.index, weight.shape)  # to a compiler, a weight's sizes are constants here
+    return _tuned_schedule(weight.device, weight.element_size(), columns - rows // 4, rows // 4, tuple(kernel))
+
+
+@torch.compiler.assume_constant_result  # a compiler has nothing to trace where tables are read
 def _tuned_schedule(
     device: torch.device, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]
 ) -> str:
     return pick_schedule(architecture(device), itemsize, in_channels, channels, kernel)
 
 
-def _sizes(
-    input: Tensor | None,
-    state: State | None,
-    weight: Tensor,
-    in_channels: int,
-    spatial_dims: Sequence[str],
-    steps: int | None,
-) -> tuple[int, int, tuple[int, ...]]:
+def _sizes(arguments: Arguments, spatial_dims: Sequence[str], steps: int | None) -> tuple[int, int, tuple[int, ...]]:
     """T, B and the image's size, from the input or, without one, from `steps` and the state."""
+    input, weight, in_channels = arguments.input, arguments.weight, arguments.in_channels
     if input is not None:
-        _checks.check_input("input", input, ("T", "B", "Cin", *spatial_dims), in_channels)
-        _checks.check_dtype("input", input, weight)
-        _checks.check_device("input", input, weight.device)
-        return _checks.count_steps(steps, input), input.shape[1], tuple(input.shape[3:])
+        checks.check_input("input", input, ("T", "B", "Cin", *spatial_dims), in_channels)
+        checks.check_dtype("input", input, weight)
+        checks.check_device("input", input, weight.device)
+        return checks.count_steps(steps, input), input.shape[1], tuple(input.shape[3:])
     if in_channels:
         raise ValueError(f"input: expected a Tensor with {in_channels} channels, got None")
-    steps = _checks.count_steps(steps, None)
-    if state is None:
+    steps = checks.count_steps(steps, None)
+    if arguments.h0 is None:
         raise ValueError("state: expected (h, c), which alone tells the sizes without input, got None")
     dims = ("B", "C", *spatial_dims)
-    _checks.check_pair("state", state)
-    if state[0].dim() != len(dims):
-        raise ValueError(f"state[0]: expected {len(dims)} dimensions {dims}, got shape {tuple(state[0].shape)}")
-    return steps, state[0].shape[0], tuple(state[0].shape[2:])
+    checks.check_pair("state", (arguments.h0, arguments.c0))
+    if arguments.h0.dim() != len(dims):
+        raise ValueError(f"state[0]: expected {len(dims)} dimensions {dims}, got shape {tuple(arguments.h0.shape)}")
+    return steps, arguments.h0.shape[0], tuple(arguments.h0.shape[2:])

@@ -15,29 +15,50 @@ from onnxscript import graph, script, values
 from onnxscript import opset18 as op
 from onnxscript.onnx_types import TensorType
 
-from . import _backend
+from .core.backend import as_operator_in_onnx
+from .core.spec import Spec
+
+
+ACTIVATIONS = ["tanh", "relu", "identity"]
+SCALES = {"sigmoid": 0.0, "hard_sigmoid": 1 / 6, "hard_sigmoid_keras2": 0.2}
+"""Of ONNX's HardSigmoid; 0 for the logistic function."""
 
 
 @script(values.Opset("tritonlstm", 1))
-def conv_lstm(input, h0, c0, weight, bias, w_ci, w_cf, w_co, is_relu) -> tuple[TensorType, TensorType, TensorType]:
+def conv_lstm(
+    input, h0, c0, weight, bias, w_ci, w_cf, w_co, activation: int, scale: float
+) -> tuple[TensorType, TensorType, TensorType]:
     """`reference.sequence` for images, as a Scan over the input's first dimension."""
 
     @graph()
     def step(h, c, x):
         convolved = op.Conv(op.Concat(x, h, axis=1), weight, bias, auto_pad="SAME_UPPER")
         a_i, a_f, a_g, a_o = op.Split(op.CastLike(convolved, c), axis=1, num_outputs=4)
-        i = op.Sigmoid(a_i + w_ci * c)
-        f = op.Sigmoid(a_f + w_cf * c)
-        if is_relu:
-            g = op.Relu(a_g)
+        if scale == 0.0:
+            i = op.Sigmoid(a_i + w_ci * c)
+            f = op.Sigmoid(a_f + w_cf * c)
         else:
+            i = op.HardSigmoid(a_i + w_ci * c, alpha=scale)
+            f = op.HardSigmoid(a_f + w_cf * c, alpha=scale)
+        if activation == 0:
             g = op.Tanh(a_g)
-        c_next = f * c + i * g
-        o = op.Sigmoid(a_o + w_co * c_next)
-        if is_relu:
-            squashed = op.Relu(c_next)
         else:
+            if activation == 1:
+                g = op.Relu(a_g)
+            else:
+                g = op.Identity(a_g)
+        c_next = f * c + i * g
+        if scale == 0.0:
+            o = op.Sigmoid(a_o + w_co * c_next)
+        else:
+            o = op.HardSigmoid(a_o + w_co * c_next, alpha=scale)
+        if activation == 0:
             squashed = op.Tanh(c_next)
+        else:
+            if activation == 1:
+                squashed = op.Relu(c_next)
+            else:
+                squashed = op.Identity(c_next)
         h_next = op.CastLike(o * squashed, h)
         output = op.Identity(h_next)
         return h_next, c_next, output
@@ -46,9 +67,7 @@ def conv_lstm(input, h0, c0, weight, bias, w_ci, w_cf, w_co, is_relu) -> tuple[T
     return output, h_n, c_n
 
 
-def _translate(
-    input, h0, c0, weight, input_weight, bias, peephole, steps, activation, triton, hoisted, recompute, planar
-):
+def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, spec):
     """`tritonlstm::inference` in ONNX; absent states and parameters are zeros, and vectors are images of one pixel."""
     channels, dims = weight.shape[0] // 4, len(weight.shape) - 2
     if h0 is None:
@@ -69,7 +88,9 @@ def _translate(
     if dims == 0:
         input, h0, c0, weight, peephole = (op.Unsqueeze(each, [-1, -2]) for each in (input, h0, c0, weight, peephole))
     peepholes = (op.Gather(op.CastLike(peephole, c0), index, axis=0) for index in range(3))
-    results = conv_lstm(input, h0, c0, weight, op.CastLike(bias, weight), *peepholes, activation == "relu")
+    spec = Spec.decode(spec)
+    options = {"activation": ACTIVATIONS.index(spec.activation), "scale": SCALES[spec.recurrent_activation]}
+    results = conv_lstm(input, h0, c0, weight, op.CastLike(bias, weight), *peepholes, **options)
     return results if dims else tuple(op.Squeeze(result, [-1, -2]) for result in results)
 
 
@@ -90,5 +111,5 @@ def _zeros(like, shape):
 @contextmanager
 def scan() -> Iterator[dict[Callable, Callable]]:
     """Export layers as operators; the table that this gives tells the exporter how to write each as a Scan."""
-    with _backend.as_operator_in_onnx():
+    with as_operator_in_onnx():
         yield {torch.ops.tritonlstm.inference.default: _translate}

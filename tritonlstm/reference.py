@@ -1,27 +1,53 @@
 """The oracle: the equations of Shi et al. 2015 (arXiv 1506.04214) in plain PyTorch.
 
-`*` is convolution, `∘` the elementwise product, σ the logistic function; the gates come in the order i, f, g, o:
+`*` is convolution, `∘` the elementwise product, σ the recurrent activation (the logistic function) and φ the activation
+(tanh); the gates come in the order i, f, g, o:
 
     A_t = W * [X_t ; H_{t-1}] + b
     i_t = σ(A_i + w_ci ∘ C_{t-1})
     f_t = σ(A_f + w_cf ∘ C_{t-1})
-    g_t = tanh(A_g)
+    g_t = φ(A_g)
     C_t = f_t ∘ C_{t-1} + i_t ∘ g_t
     o_t = σ(A_o + w_co ∘ C_t)
-    H_t = o_t ∘ tanh(C_t)
+    H_t = o_t ∘ φ(C_t)
 
 Any dtype, any device, differentiable as often as PyTorch is: this is also what `backend="torch"` runs. The backward
 pass that the kernels implement stands here a second time by hand, so that it can be held against autograd on its own.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .core.arguments import Arguments
+from .core.spec import Spec
+
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+
+
+class Activation(NamedTuple):
+    """An activation, and its derivative as a function of its value."""
+
+    apply: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+def _inside(value: Tensor) -> Tensor:
+    """1 where a value lies between 0 and 1, else 0."""
+    return ((value > 0) & (value < 1)).to(value.dtype)
+
+
+ACTIVATIONS = {
+    "tanh": Activation(torch.tanh, lambda value: 1 - value**2),
+    "relu": Activation(torch.relu, lambda value: (value > 0).to(value.dtype)),
+    "identity": Activation(lambda x: x, torch.ones_like),
+    "sigmoid": Activation(torch.sigmoid, lambda value: value * (1 - value)),
+    "hard_sigmoid": Activation(F.hardsigmoid, lambda value: _inside(value) / 6),
+    "hard_sigmoid_keras2": Activation(lambda x: (0.2 * x + 0.5).clamp(0, 1), lambda value: 0.2 * _inside(value)),
+}
 
 
 class Gates(NamedTuple):
@@ -49,7 +75,7 @@ def step(
     peephole: Tensor | None = None,
     *,
     input_weight: Tensor | None = None,
-    activation: str = "tanh",
+    spec: Spec = Spec(),
 ) -> tuple[Tensor, Tensor, Gates]:
     """One time step.
 
@@ -58,7 +84,7 @@ def step(
     *input_kernel), weight is (4C, C, *kernel), of the hidden state alone. Returns H_t, C_t and the gates. The gates are
     computed in the dtype of c, which is float32 where h has a half type.
     """
-    activate = _ACTIVATIONS[activation]
+    activate, gate = ACTIVATIONS[spec.activation].apply, ACTIVATIONS[spec.recurrent_activation].apply
     if bias is not None:
         bias = bias.to(weight.dtype)
     if input_weight is None:
@@ -70,11 +96,11 @@ def step(
         w_ci, w_cf, w_co = peephole.to(c.dtype)
         a_i = a_i + w_ci * c
         a_f = a_f + w_cf * c
-    i, f, g = torch.sigmoid(a_i), torch.sigmoid(a_f), activate(a_g)
+    i, f, g = gate(a_i), gate(a_f), activate(a_g)
     c = f * c + i * g
     if peephole is not None:
         a_o = a_o + w_co * c
-    o = torch.sigmoid(a_o)
+    o = gate(a_o)
     return (o * activate(c)).to(h.dtype), c, Gates(i, f, g, o)
 
 
@@ -88,7 +114,7 @@ def sequence(
     *,
     input_weight: Tensor | None = None,
     steps: int | None = None,
-    activation: str = "tanh",
+    spec: Spec = Spec(),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A whole sequence of one layer: input (T, B, Cin, *spatial), or None with `steps`.
 
@@ -97,21 +123,9 @@ def sequence(
     frames = [None] * steps if input is None else input.unbind(0)
     h, c, output = h0, c0, []
     for x in frames:
-        h, c, _ = step(x, h, c, weight, bias, peephole, input_weight=input_weight, activation=activation)
+        h, c, _ = step(x, h, c, weight, bias, peephole, input_weight=input_weight, spec=spec)
         output.append(h)
     return torch.stack(output), h, c
-
-
-class Gradients(NamedTuple):
-    """The gradients of a scalar loss with respect to the arguments of `sequence`; None for absent arguments."""
-
-    input: Tensor | None
-    h0: Tensor
-    c0: Tensor
-    weight: Tensor
-    input_weight: Tensor | None
-    bias: Tensor | None
-    peephole: Tensor | None
 
 
 def sequence_backward(
@@ -127,17 +141,18 @@ def sequence_backward(
     *,
     input_weight: Tensor | None = None,
     steps: int | None = None,
-    activation: str = "tanh",
-) -> Gradients:
+    spec: Spec = Spec(),
+) -> Arguments:
     """The backward pass by hand (kernels/DERIVATION.md): backpropagation through time, one step after another.
 
-    Shapes as in `sequence`; the first three arguments are the gradients of its results.
+    The first three arguments are the gradients of `sequence`'s results, the others its arguments. Returns the gradients
+    of a scalar loss with respect to the latter; None for absent arguments.
     """
-    slope = _activation_slope(activation)
+    activation, gate_slope = ACTIVATIONS[spec.activation], ACTIVATIONS[spec.recurrent_activation].slope
     frames = [None] * steps if input is None else list(input.unbind(0))
     hs, cs, gates = [h0], [c0], []
     for x in frames:
-        h, c, gate = step(x, hs[-1], cs[-1], weight, bias, peephole, input_weight=input_weight, activation=activation)
+        h, c, gate = step(x, hs[-1], cs[-1], weight, bias, peephole, input_weight=input_weight, spec=spec)
         hs.append(h)
         cs.append(c)
         gates.append(gate)
@@ -153,13 +168,13 @@ def sequence_backward(
     for t in reversed(range(len(frames))):
         i, f, g, o = gates[t]
         c_prev, c = cs[t], cs[t + 1]
-        squashed = _ACTIVATIONS[activation](c)
+        squashed = activation.apply(c)
         dh = dh + grad_output[t]
-        da_o = dh * squashed * o * (1 - o)
-        dc = dc + dh * o * slope(squashed) + da_o * w_co
-        da_i = dc * g * i * (1 - i)
-        da_f = dc * c_prev * f * (1 - f)
-        da_g = dc * i * slope(g)
+        da_o = dh * squashed * gate_slope(o)
+        dc = dc + dh * o * activation.slope(squashed) + da_o * w_co
+        da_i = dc * g * gate_slope(i)
+        da_f = dc * c_prev * gate_slope(f)
+        da_g = dc * i * activation.slope(g)
         dc = dc * f + da_i * w_ci + da_f * w_cf
         da = torch.cat([da_i, da_f, da_g, da_o], 1)
         if input_weight is None:
@@ -178,12 +193,7 @@ def sequence_backward(
             products = torch.stack([da_i * c_prev, da_f * c_prev, da_o * c])
             grad_peephole += products.sum(1).sum_to_size(peephole.shape)
     grad_input = None if input is None else torch.stack(grad_frames[::-1])
-    return Gradients(grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole)
-
-
-def _activation_slope(activation: str):
-    """The derivative of an activation as a function of its value."""
-    return {"tanh": lambda value: 1 - value**2, "relu": lambda value: (value > 0).to(value.dtype)}[activation]
+    return Arguments(grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole)
 
 
 def _linear_map_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

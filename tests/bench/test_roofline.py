@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import roofline
 from bench.roofline import CASES, MODES, Ceilings, Layer
 from tests import counting
-from tests.problems import Problem, Shape
+from tests.support.problems import Problem, Shape
 from tritonlstm import _sequence
 from tritonlstm._maps import convolution
 from tritonlstm._schedules import Needs

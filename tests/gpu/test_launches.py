@@ -11,7 +11,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from tests.integration.layers import CIN
+from tests.support.layers import CIN
 from tritonlstm import ConvLSTM2d
 
 pytestmark = pytest.mark.cuda

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.gpu.conftest import ON_CUDA
-from tests.layouts import OF_IMAGES, OF_VECTORS
-from tests.problems import MODES, SHAPES, VECTORS, Problem, Shape, budgets, by_operator, by_reference, modes_of
-from tests.tolerances import assert_within
+from tests.support.layouts import OF_IMAGES, OF_VECTORS
+from tests.support.problems import MODES, SHAPES, VECTORS, Problem, Shape, budgets, by_operator, by_reference, modes_of
+from tests.support.tolerances import assert_within
 from tritonlstm import ConvLSTM2d, _gates_aten
-from tritonlstm._layout import Layout
+from tritonlstm.core.layout import Layout
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LARGER = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from tests.integration.layers import CIN, conv_lstm, frames, gradients, in_threads
+from tests.support.layers import CIN, conv_lstm, frames, gradients, in_threads
 from tritonlstm import ConvLSTM2d
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("repeatable")]

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.integration.layers import conv_lstm, frames, gradients, peephole_lstm
-from tests.tolerances import FLOOR
+from tests.support.layers import conv_lstm, frames, gradients, peephole_lstm
+from tests.support.tolerances import FLOOR
 from tritonlstm import ConvLSTM2d
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

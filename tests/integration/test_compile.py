@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tritonlstm
-from tests.integration.layers import CIN, conv_lstm, frames, gradients, peephole_lstm
+from tests.support.layers import CIN, conv_lstm, frames, gradients, peephole_lstm
 
 pytestmark = [
     pytest.mark.usefixtures("fresh_compiler"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import tritonlstm.onnx
-from tests.integration.layers import CIN, conv_lstm, frames, gradients, peephole_lstm, with_peepholes
+from tests.support.layers import CIN, conv_lstm, frames, gradients, peephole_lstm, with_peepholes
 from tritonlstm import ConvLSTM2d
 from tritonlstm.models import EncoderForecaster
 
@@ -189,11 +189,20 @@ class TestONNX:
         "options",
         [
             {"activation": "relu", "bias": False, "peephole": "none"},
+            {"activation": "identity", "recurrent_activation": "hard_sigmoid"},
+            {"recurrent_activation": "hard_sigmoid_keras2", "dtype": torch.float32},
             {"peephole": "full", "spatial_size": (6, 5), "batch_first": True},
             {"input_kernel_size": (5, 1), "memory": "recompute"},
             {"schedule": "hoisted"},
         ],
-        ids=["relu, neither bias nor peephole", "full peephole, batch first", "input kernel", "hoisted"],
+        ids=[
+            "relu, neither bias nor peephole",
+            "identity, hard sigmoid",
+            "hard sigmoid of Keras 2",
+            "full peephole, batch first",
+            "input kernel",
+            "hoisted",
+        ],
     )
     def test_a_scan_with_other_options(self, options: dict, tmp_path: Path):
         layer = with_peepholes(ConvLSTM2d(CIN, 3, 3, **options))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.integration.layers import frames, gradients, twins
+from tests.support.layers import frames, gradients, twins
 
 STEPS, PART = 12, 4
 

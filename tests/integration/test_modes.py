@@ -1,13 +1,15 @@
 """Schedules, memory modes and input kernels: each is the same layer to PyTorch's features."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
-from tests.integration.layers import CIN, H, T, W, frames, gradients, with_peepholes
-from tritonlstm import ConvLSTM2d, PeepholeLSTM, functional
+from tests.support.layers import CIN, H, T, W, frames, gradients, with_peepholes
+from tritonlstm import ConvLSTM2d, PeepholeLSTM, Spec, functional, ops
 
 OPTIONS = {
     "hoisted": {"schedule": "hoisted"},
@@ -217,6 +219,14 @@ def test_only_what_is_differentiated_and_seen_is_copied(monkeypatch: pytest.Monk
     assert len(copies) == 1
 
 
+def spy_on_specs(monkeypatch: pytest.MonkeyPatch, note: Callable[[Spec], None]) -> None:
+    """Tell each call's resolved options."""
+    real = ops.sequence
+    monkeypatch.setattr(
+        ops, "sequence", lambda arguments, steps, spec, **rest: note(spec) or real(arguments, steps, spec, **rest)
+    )
+
+
 class TestSchedule:
     def test_auto_asks_the_table_by_architecture_dtype_channels_and_kernel(self, monkeypatch: pytest.MonkeyPatch):
         asked, operators = [], []
@@ -225,24 +235,19 @@ class TestSchedule:
             asked.append(key)
             return "hoisted" if key[2] == CIN else "concat"
 
-        real = functional._ops.sequence
         monkeypatch.setattr(functional, "pick_schedule", pick)
-        monkeypatch.setattr(
-            functional._ops, "sequence", lambda *args, **options: operators.append(args[-3]) or real(*args, **options)
-        )
+        spy_on_specs(monkeypatch, lambda spec: operators.append(spec.schedule))
         ConvLSTM2d(CIN, [4, 3], (3, 5), dtype=torch.bfloat16)(frames().bfloat16())
         assert asked == [("cpu", 2, CIN, 4, (3, 5)), ("cpu", 2, 4, 3, (3, 5))]
-        assert operators == [True, False]
+        assert operators == ["hoisted", "concat"]
 
     @pytest.mark.parametrize("tuned", ["concat", "hoisted"])
-    def test_auto_is_the_same_where_the_gates_are_made_again(self, monkeypatch: pytest.MonkeyPatch, tuned: str):
-        calls, real = [], functional._ops.sequence
+    def test_auto_is_the_same_where_the_gates_are_recomputed(self, monkeypatch: pytest.MonkeyPatch, tuned: str):
+        calls = []
         monkeypatch.setattr(functional, "pick_schedule", lambda *key: tuned)
-        monkeypatch.setattr(
-            functional._ops, "sequence", lambda *args, **options: calls.append(args[-3:-1]) or real(*args, **options)
-        )
+        spy_on_specs(monkeypatch, lambda spec: calls.append((spec.schedule, spec.memory)))
         ConvLSTM2d(CIN, [4, 3], 3, memory="recompute")(frames())
-        assert calls == [(tuned == "hoisted", True)] * 2
+        assert calls == [(tuned, "recompute")] * 2
 
     @pytest.mark.parametrize(
         "make", [lambda **options: ConvLSTM2d(0, 3, 3, **options), None], ids=["images", "vectors"]

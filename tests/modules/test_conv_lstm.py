@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from dataclasses import asdict
 import math
 import pickle
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.tolerances import FLOOR
+from tests.support.tolerances import FLOOR
 from tritonlstm import ConvLSTM2d, ConvLSTM2dCell, reference
 
 T, B, CIN, C, H, W = 5, 2, 3, 4, 6, 5
@@ -73,14 +74,17 @@ class TestParameters:
             "peephole": "channel",
             "spatial_size": None,
             "input_kernel_size": None,
-            "activation": "tanh",
             "forget_bias": 1.0,
             "batch_first": False,
+            "device": None,
+            "dtype": None,
+        }
+        assert asdict(ConvLSTM2d(CIN, C, 3).layers[0].spec) == {
+            "activation": "tanh",
+            "recurrent_activation": "sigmoid",
             "backend": "auto",
             "memory": "save",
             "schedule": "auto",
-            "device": None,
-            "dtype": None,
         }
 
     def test_absent_ones(self):

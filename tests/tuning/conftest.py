@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonlstm.tuning import config
+from tritonlstm.launch import config
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from tritonlstm import _launch
-from tritonlstm.tuning import Config, aot, config
+from tritonlstm.launch import Config, config
+from tritonlstm.tuning import aot
 from tritonlstm.tuning.launches import Launch
 
 

@@ -3,11 +3,12 @@
 import pytest
 from torch import Tensor
 
-from tests import tolerances
+from tests.support import tolerances
 from tritonlstm import _launch
-from tritonlstm.tuning import Config, check, config
+from tritonlstm.launch import Config, config
+from tritonlstm.tuning import check
 from tritonlstm.tuning.launches import DTYPES, VARIANTS, Launch, bind
-from tritonlstm.tuning.tables import KERNELS
+from tritonlstm.launch.tables import KERNELS
 
 CONFIGS = {"gates_forward": Config(256, 1), "gates_backward": Config(1024, 8), "parameter_grads": Config(512, 2)}
 

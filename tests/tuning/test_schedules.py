@@ -11,7 +11,7 @@ from tritonlstm.tuning import schedules
 from tritonlstm.tuning.cases import CASES
 from tritonlstm.tuning.schedules import Layer, LayerBench
 from tritonlstm.tuning.search import MARGIN
-from tritonlstm.tuning.tables import ScheduleKey
+from tritonlstm.launch.tables import ScheduleKey
 
 LAYER = Layer("fp32", in_channels=2, channels=3, kernel=3, steps=2, batch=1, height=4, width=5)
 SLOW, FAST = 1.0, 1 / (1 + 2 * MARGIN)

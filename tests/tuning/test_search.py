@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tritonlstm.tuning import Config, config, search
+from tritonlstm.launch import Config, config
+from tritonlstm.tuning import search
 from tritonlstm.tuning.cases import CASES, Case
 from tritonlstm.tuning.inspect import Figures
 from tritonlstm.tuning.launches import Launch

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .. import _checks
+from ..core import checks
 from ..modules import ConvLSTM2d
 
 _FIXED = {
@@ -52,7 +52,7 @@ class EncoderForecaster(nn.Module):
             if isinstance(size, list):
                 raise TypeError(f"{name}: expected one for all layers, an integer or a pair, got {size!r}")
         if out_channels is not None:
-            _checks.check_integer("out_channels", out_channels, minimum=1)
+            checks.check_integer("out_channels", out_channels, minimum=1)
         options |= {"device": device, "dtype": dtype}
         self.encoder = ConvLSTM2d(in_channels, hidden_channels, kernel_size, **options)
         mirrored = hidden_channels[::-1]
@@ -63,8 +63,8 @@ class EncoderForecaster(nn.Module):
         self.head = nn.Conv2d(sum(mirrored), out_channels, 1, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, steps: int) -> Tensor:
-        _checks.check_integer("steps", steps, minimum=1)
-        _checks.check_input("input", input, ("T", "B", "Cin", "H", "W"), self.encoder.layers[0].in_channels)
+        checks.check_integer("steps", steps, minimum=1)
+        checks.check_input("input", input, ("T", "B", "Cin", "H", "W"), self.encoder.layers[0].in_channels)
         _, states = self.encoder(input)
         output, hidden = None, []
         for layer, state in zip(self.forecaster, reversed(states)):

@@ -1,9 +1,17 @@
 """The ConvLSTM layer and its cell."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 
-from .. import _checks
-from ._recurrent import RecurrentCell, RecurrentStack, count_layers, per_layer
+from ..core import checks
+from ..core.spec import Options, Spec
+from .recurrent import RecurrentCell, RecurrentStack, count_layers, per_layer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PEEPHOLES = ("none", "channel", "full")
 
@@ -11,8 +19,10 @@ PEEPHOLES = ("none", "channel", "full")
 class ConvLSTM2dCell(RecurrentCell):
     """One ConvLSTM layer, one time step at a time (Shi et al. 2015, arXiv 1506.04214, equation 3).
 
-        i = σ(A_i + w_ci ∘ c)    f = σ(A_f + w_cf ∘ c)    g = tanh(A_g)         [A_i A_f A_g A_o] = W * [x ; h] + b
-        c' = f ∘ c + i ∘ g       o = σ(A_o + w_co ∘ c')   h' = o ∘ tanh(c')
+        i = σ(A_i + w_ci ∘ c)    f = σ(A_f + w_cf ∘ c)    g = φ(A_g)         [A_i A_f A_g A_o] = W * [x ; h] + b
+        c' = f ∘ c + i ∘ g       o = σ(A_o + w_co ∘ c')   h' = o ∘ φ(c')
+
+    with σ the recurrent activation and φ the activation.
 
     Args:
         in_channels: Cin; may be 0, for a cell that runs on its state alone.
@@ -23,10 +33,10 @@ class ConvLSTM2dCell(RecurrentCell):
             and pixel; or "none".
         spatial_size: (H, W), for peephole="full" and only then.
         input_kernel_size: the same for the convolution of the input, where its kernel has another size.
-        activation: "tanh" or "relu", of the candidate g and of c in the output.
         forget_bias: where the forget gate's bias starts; without a bias it has no effect.
-        backend, memory, schedule: as in `functional.conv_lstm`.
         device, dtype: of the parameters.
+        options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
+            `tritonlstm.Spec`.
 
     Call:
         cell(input, state=None) → (h, c). input (B, Cin, H, W), or None where Cin = 0; state (h, c), each (B, C, H, W),
@@ -58,22 +68,19 @@ class ConvLSTM2dCell(RecurrentCell):
         peephole: str = "channel",
         spatial_size: tuple[int, int] | None = None,
         input_kernel_size: int | tuple[int, int] | None = None,
-        activation: str = "tanh",
         forget_bias: float = 1.0,
-        backend: str = "auto",
-        memory: str = "save",
-        schedule: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ):
-        _checks.check_integer("in_channels", in_channels, minimum=0)
-        _checks.check_integer("hidden_channels", hidden_channels, minimum=1)
-        _checks.check_choice("peephole", peephole, PEEPHOLES)
+        checks.check_integer("in_channels", in_channels, minimum=0)
+        checks.check_integer("hidden_channels", hidden_channels, minimum=1)
+        checks.check_choice("peephole", peephole, PEEPHOLES)
         kernel_size = _pair("kernel_size", kernel_size)
-        _checks.check_odd("kernel_size", kernel_size)
+        checks.check_odd("kernel_size", kernel_size)
         if input_kernel_size is not None:
             input_kernel_size = _pair("input_kernel_size", input_kernel_size)
-            _checks.check_odd("input_kernel_size", input_kernel_size)
+            checks.check_odd("input_kernel_size", input_kernel_size)
         if peephole == "full":
             if spatial_size is None:
                 raise ValueError('spatial_size: expected (H, W), which peephole="full" needs, got None')
@@ -85,14 +92,11 @@ class ConvLSTM2dCell(RecurrentCell):
             in_channels,
             hidden_channels,
             kernel_size,
+            None if peephole_size is None else (3, hidden_channels, *peephole_size),
+            Spec(**options),
             input_kernel_size=input_kernel_size,
             bias=bias,
-            peephole_shape=None if peephole_size is None else (3, hidden_channels, *peephole_size),
-            activation=activation,
             forget_bias=forget_bias,
-            backend=backend,
-            memory=memory,
-            schedule=schedule,
             device=device,
             dtype=dtype,
         )
@@ -116,8 +120,7 @@ class ConvLSTM2d(RecurrentStack):
         num_layers: how many layers; if None, as many as the lists have, else one.
         input_kernel_size: as kernel_size, for the convolutions of the layers' inputs; if None, the same.
         batch_first: whether input and output are (B, T, …) instead of (T, B, …).
-        bias, peephole, spatial_size, activation, forget_bias, backend, memory, schedule, device, dtype: as in
-            `ConvLSTM2dCell`.
+        bias, peephole, spatial_size, forget_bias, device, dtype, options: as in `ConvLSTM2dCell`.
 
     Call:
         layer(input, state=None, *, steps=None) → (output, state)
@@ -126,10 +129,8 @@ class ConvLSTM2d(RecurrentStack):
             expanded along T is read where it lies. None where Cin = 0, with `steps` = T and a state.
         state: one pair (h, c) for each layer, each (B, C, H, W); zeros if None. h has the input's dtype, c is float32
             where that is a half type. What one call returns, the next accepts.
-        output: the last layer's h at every step, (T, B, C, H, W). It and the state are stored channels last, or
-            contiguous where a CPU convolves that faster (AVX2, float32, kernels 5 or 7 wide, Cin and C multiples of 8,
-            few pixels or channels; a compiled layer goes by its channels alone).
-            They may be written to before the backward pass; input and state that came in may not, and PyTorch says so.
+        output: the last layer's h at every step, (T, B, C, H, W). It and the state are stored channels last. They may
+            be written to before the backward pass; input and state that came in may not, and PyTorch says so.
 
         layer.step(frame, state=None) → (output, state) takes one step: frame (B, Cin, H, W), output (B, C, H, W).
 
@@ -152,14 +153,11 @@ class ConvLSTM2d(RecurrentStack):
         peephole: str = "channel",
         spatial_size: tuple[int, int] | None = None,
         input_kernel_size: int | tuple[int, int] | list[int | tuple[int, int]] | None = None,
-        activation: str = "tanh",
         forget_bias: float = 1.0,
         batch_first: bool = False,
-        backend: str = "auto",
-        memory: str = "save",
-        schedule: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ):
         count = count_layers(
             num_layers,
@@ -179,13 +177,10 @@ class ConvLSTM2d(RecurrentStack):
                 peephole=peephole,
                 spatial_size=spatial_size,
                 input_kernel_size=input_kernel,
-                activation=activation,
                 forget_bias=forget_bias,
-                backend=backend,
-                memory=memory,
-                schedule=schedule,
                 device=device,
                 dtype=dtype,
+                **options,
             )
             for below, above, kernel, input_kernel in zip([in_channels, *channels], channels, kernels, input_kernels)
         ]
@@ -199,5 +194,5 @@ def _pair(name: str, value: object) -> tuple[int, int]:
     if not isinstance(value, tuple) or len(value) != 2:
         raise TypeError(f"{name}: expected an integer or a pair of them, got {value!r}")
     for size in value:
-        _checks.check_integer(name, size, minimum=1)
+        checks.check_integer(name, size, minimum=1)
     return value

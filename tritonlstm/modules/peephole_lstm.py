@@ -1,9 +1,17 @@
 """The peephole LSTM layer (FC-LSTM) and its cell."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 
-from .. import _checks
-from ._recurrent import RecurrentCell, RecurrentStack, count_layers, per_layer
+from ..core import checks
+from ..core.spec import Options, Spec
+from .recurrent import RecurrentCell, RecurrentStack, count_layers, per_layer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class PeepholeLSTMCell(RecurrentCell):
@@ -18,8 +26,9 @@ class PeepholeLSTMCell(RecurrentCell):
         bias: whether there is a bias.
         peephole: whether the gates see the cell state.
         forget_bias: where the forget gate's bias starts; without a bias it has no effect.
-        backend, memory, schedule: as in `functional.peephole_lstm`.
         device, dtype: of the parameters.
+        options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
+            `tritonlstm.Spec`.
 
     Call:
         cell(input, state=None) → (h, c). input (B, Cin), or None where Cin = 0; state (h, c), each (B, C), zeros if
@@ -45,26 +54,21 @@ class PeepholeLSTMCell(RecurrentCell):
         bias: bool = True,
         peephole: bool = True,
         forget_bias: float = 1.0,
-        backend: str = "auto",
-        memory: str = "save",
-        schedule: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ):
-        _checks.check_integer("input_size", input_size, minimum=0)
-        _checks.check_integer("hidden_size", hidden_size, minimum=1)
-        _checks.check_bool("peephole", peephole)
+        checks.check_integer("input_size", input_size, minimum=0)
+        checks.check_integer("hidden_size", hidden_size, minimum=1)
+        checks.check_bool("peephole", peephole)
         super().__init__(
             input_size,
             hidden_size,
             (),
+            (3, hidden_size) if peephole else None,
+            Spec(**options),
             bias=bias,
-            peephole_shape=(3, hidden_size) if peephole else None,
-            activation="tanh",
             forget_bias=forget_bias,
-            backend=backend,
-            memory=memory,
-            schedule=schedule,
             device=device,
             dtype=dtype,
         )
@@ -86,7 +90,7 @@ class PeepholeLSTM(RecurrentStack):
         hidden_size: C, one value or a list with one for each layer.
         num_layers: how many layers; if None, as many as the list has, else one.
         batch_first: whether input and output are (B, T, …) instead of (T, B, …).
-        bias, peephole, forget_bias, backend, memory, schedule, device, dtype: as in `PeepholeLSTMCell`.
+        bias, peephole, forget_bias, device, dtype, options: as in `PeepholeLSTMCell`.
 
     Call:
         layer(input, state=None, *, steps=None) → (output, state), and layer.step(frame, state=None), as in
@@ -109,11 +113,9 @@ class PeepholeLSTM(RecurrentStack):
         peephole: bool = True,
         forget_bias: float = 1.0,
         batch_first: bool = False,
-        backend: str = "auto",
-        memory: str = "save",
-        schedule: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ):
         sizes = per_layer("hidden_size", hidden_size, count_layers(num_layers, hidden_size=hidden_size))
         cells = [
@@ -123,11 +125,9 @@ class PeepholeLSTM(RecurrentStack):
                 bias=bias,
                 peephole=peephole,
                 forget_bias=forget_bias,
-                backend=backend,
-                memory=memory,
-                schedule=schedule,
                 device=device,
                 dtype=dtype,
+                **options,
             )
             for below, above in zip([input_size, *sizes], sizes)
         ]

@@ -16,11 +16,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime import JITFunction
 
-from .. import _launch
-from .config import use
+from ..cells import triton as cell
+from ..launch.config import use
 from .inspect import Figures, inspect
 from .launches import Launch, bind
-from .tables import Config
+from ..launch.tables import Config
 
 _TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -34,7 +34,7 @@ def target(arch: str) -> GPUTarget:
 
 def interprets() -> bool:
     """Whether Triton interprets the kernels, so that none can be compiled."""
-    return not isinstance(_launch.gates_forward_kernel, JITFunction)
+    return not isinstance(cell.gates_forward_kernel, JITFunction)
 
 
 def compile_launch(launch: Launch, arch: str, config: Config) -> CompiledKernel:
@@ -108,12 +108,12 @@ class _Recorder:
 
 @contextmanager
 def _recorded(name: str) -> Iterator[tuple[JITFunction, _Recorder]]:
-    kernel, recorder = getattr(_launch, name), _Recorder()
-    setattr(_launch, name, recorder)
+    kernel, recorder = getattr(cell, name), _Recorder()
+    setattr(cell, name, recorder)
     try:
         yield kernel, recorder
     finally:
-        setattr(_launch, name, kernel)
+        setattr(cell, name, kernel)
 
 
 def _source(kernel: JITFunction, arguments: dict[str, object]) -> tuple[ASTSource, dict[str, object]]:

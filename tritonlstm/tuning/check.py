@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .._dtypes import cell_dtype
+from ..core.dtypes import cell_dtype
 from ..functional import conv_lstm
 from .launches import DTYPES
 

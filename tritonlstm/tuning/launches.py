@@ -5,11 +5,14 @@ On the meta device they show how a kernel is specialised; on a GPU they are what
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from .. import _launch
-from .._layout import Layout
+from ..cells import BackwardStep, ForwardStep
+from ..cells.triton import TritonCell
+from ..core.layout import Layout
+from ..core.spec import Spec
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -60,7 +63,7 @@ class Launch:
 
 
 def bind(launch: Launch, device: str) -> Callable[[], None]:
-    """A function that calls the launcher of the kernel on tensors of its own: random on a GPU, without data on meta.
+    """A function that launches the kernel through the cell, on tensors of its own: random on a GPU, empty on meta.
 
     `parameter_grads` picks its configuration here, the others at every call. Calls add up in place, so their results
     are good for timing alone.
@@ -71,55 +74,40 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
     def normal(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device).normal_()
 
-    pixels = {"none": 0, "full": layout.pixels}.get(launch.variant, 1)
-    peephole = normal(3, pixels, channels) if pixels else None
+    sizes = {"none": None, "full": (launch.height, launch.width)}.get(launch.variant, (1, 1))
+    peephole = None if sizes is None else normal(3, channels, *sizes)
     bias = normal(4 * channels)
+    spec = Spec(backend="triton", memory="recompute" if launch.variant == "recompute" else "save")
+    cell = TritonCell(layout, spec, bias, bias, peephole)
+    rows = partial(normal, *layout.step_shape(channels))
 
-    def gates_forward() -> Callable[[], None]:
+    if launch.kernel == "gates_forward":
         hoisted = launch.variant == "hoisted"
-        gates, cells = normal(*layout.step_shape(4 * channels)), normal(*layout.step_shape(channels)).float()
-        addend = torch.empty_like(gates).normal_() if hoisted else None
-        # Not in place, as in a layer: a launch after another would activate what is activated.
-        activated = torch.empty_like(gates)
-        c, h = torch.empty_like(cells), torch.empty_like(gates[..., :channels]).contiguous()
-        slot = normal(*layout.step_shape(layout.width))[..., layout.hidden_slot]
-        h_next = None if hoisted else slot
-
-        def run() -> None:
-            _launch.gates_forward(
-                layout, gates, addend, bias, peephole, cells,
-                activation="tanh", gates=activated, c=c, h=h, h_next=h_next,
-            )  # fmt: skip
-
-        return run
-
-    def gates_backward() -> Callable[[], None]:
-        gates, cells = normal(*layout.step_shape(4 * channels)).sigmoid_(), normal(*layout.step_shape(channels)).float()
-        images = normal(*layout.step_shape(channels))
-        grad_output = images.transpose(1, 2) if launch.variant == "strided" else images
-        grad_h = normal(*layout.step_shape(layout.width))[..., layout.hidden_slot]
-        c, grad_c, grad_preact = torch.empty_like(cells), torch.empty_like(cells).normal_(), torch.empty_like(gates)
-        activated = launch.variant != "recompute"
-
-        def run() -> None:
-            _launch.gates_backward(
-                layout, gates, bias, peephole, cells, c, activated=activated,
-                activation="tanh", grad_output=grad_output, grad_h=grad_h, grad_c=grad_c, grad_preact=grad_preact,
-            )  # fmt: skip
-
-        return run
-
-    def parameter_grads() -> Callable[[], None]:
-        grad_preact = normal(*layout.sequence_shape(4 * channels))
-        cells = normal(*layout.sequence_shape(channels, _STEPS + 1), dtype=torch.float32)
-        sums = _launch.ParameterGrads(
-            layout, like=cells, bias=True, peephole_pixels=pixels, itemsize=grad_preact.element_size()
+        preact, cells = normal(*layout.step_shape(4 * channels)), rows(dtype=torch.float32)
+        step = ForwardStep(
+            preact=preact,
+            addend=torch.empty_like(preact).normal_() if hoisted else None,
+            c_prev=cells,
+            gates=torch.empty_like(preact),  # not in place: a second launch would activate gates
+            c=torch.empty_like(cells),
+            h=rows(),
+            h_next=None if hoisted else normal(*layout.step_shape(layout.width))[..., layout.hidden_slot],
         )
-        return lambda: sums.add(grad_preact, cells[:-1], cells[1:])
-
-    binders = {
-        "gates_forward": gates_forward,
-        "gates_backward": gates_backward,
-        "parameter_grads": parameter_grads,
-    }
-    return binders[launch.kernel]()
+        return lambda: cell.forward(step)
+    if launch.kernel == "gates_backward":
+        gates, cells = normal(*layout.step_shape(4 * channels)).sigmoid_(), rows(dtype=torch.float32)
+        grad_output = rows()
+        step = BackwardStep(
+            gates=gates,
+            c_prev=cells,
+            c=torch.empty_like(cells),
+            grad_output=grad_output.transpose(1, 2) if launch.variant == "strided" else grad_output,
+            grad_h=normal(*layout.step_shape(layout.width))[..., layout.hidden_slot],
+            grad_c=torch.empty_like(cells).normal_(),
+            grad_preact=torch.empty_like(gates),
+        )
+        return lambda: cell.backward(step)
+    grad_preact = normal(_STEPS, *layout.step_shape(4 * channels))
+    cells = normal(_STEPS + 1, *layout.step_shape(channels), dtype=torch.float32)
+    sums = cell.parameter_grads(cells, bias=True, peephole=peephole is not None)
+    return lambda: sums.add(grad_preact, cells[:-1], cells[1:])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .cache import triton_version
+from ..launch.cache import triton_version
 from .occupancy import limits
 from .schedules import MODES
 from .search import MARGIN, Outcome, Trial, speedup

@@ -14,7 +14,7 @@ from ..functional import conv_lstm
 from .cases import Case
 from .launches import DTYPES
 from .search import MARGIN
-from .tables import SCHEDULES, ScheduleKey
+from ..launch.tables import SCHEDULES, ScheduleKey
 
 MODES = ("inference", "training")
 

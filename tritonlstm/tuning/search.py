@@ -13,11 +13,11 @@ from itertools import product
 from typing import NamedTuple
 
 from .cases import Case
-from .config import find_config, use
+from ..launch.config import find_config, use
 from .inspect import Figures, faults
 from .launches import DTYPES, Launch
 from .occupancy import limits, resident_blocks
-from .tables import KERNELS, Config
+from ..launch.tables import KERNELS, Config
 
 MARGIN = 0.03
 """A contender must be faster than the default by this part to take its place: below, it may be noise."""

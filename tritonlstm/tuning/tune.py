@@ -8,15 +8,15 @@ from functools import partial
 
 import torch
 
-from .._devices import architecture
+from ..core.devices import architecture
 from . import aot, schedules, search
-from .cache import Header, triton_version
+from ..launch.cache import Header, triton_version
 from .cases import Case
 from .check import disagreement
 from .launches import bind
 from .schedules import LayerBench, ScheduleOutcome
 from .search import Bench, Outcome
-from .tables import KERNELS, ConfigKey, Entry, ScheduleKey, Table
+from ..launch.tables import KERNELS, ConfigKey, Entry, ScheduleKey, Table
 from .timing import CudaTimer
 
 NOT_TIMED = "not timed: ranked statically"

@@ -1,0 +1,281 @@
+"""The sequence operator against the float64 oracle: every result and every gradient."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.layouts import OF_IMAGES, OF_VECTORS, dense, expand_time, flip_storage
+from tests.support.problems import MODES, PATHS, SHAPES, VECTORS, Problem, Shape, by_operator, by_reference, modes_of
+from tests.support.tolerances import assert_within, budget
+from tritonlstm import Spec
+from tritonlstm.core.dtypes import cell_dtype
+from tritonlstm.engines import chunks, sequence
+
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMBINATIONS = [
+    pytest.param(path, dtype, id=f"{path}-{name}")
+    for path in PATHS
+    for name, dtype in DTYPES.items()
+    if (path, name) != ("triton", "fp64")  # the kernels compute in float32
+]
+OTHER_MODES = [
+    pytest.param(mode, shape, id=f"{mode}-{name}")
+    for name, shape in SHAPES.items()
+    for mode in modes_of(shape)
+    if mode != "concat, save"
+]
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def check(problem: Problem, path: str, dtype: torch.dtype, mode: str = "concat, save") -> dict[str, Tensor]:
+    got = problem.solve(by_operator(**PATHS[path], **MODES[mode]))
+    reference = problem.to(dtype).solve(by_reference)
+    oracle = problem.to(torch.float64).solve(by_reference)
+    for name in oracle:
+        assert_within(name, got[name], oracle[name], budget(reference[name], oracle[name], dtype))
+        assert got[name].dtype == (cell_dtype(dtype) if name in ("c_n", "grad of c0") else dtype), name
+    return got
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize(("path", "dtype"), COMBINATIONS)
+def test_agrees_with_the_oracle(path: str, dtype: torch.dtype, shape: Shape):
+    check(Problem.random(shape, dtype), path, dtype)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(("mode", "shape"), OTHER_MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("path", PATHS)
+def test_other_modes_agree_with_the_oracle(path: str, dtype: torch.dtype, mode: str, shape: Shape):
+    check(Problem.random(shape, dtype), path, dtype, mode)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("used", [("output",), ("h_n",), ("c_n",), ("output", "c_n")], ids="+".join)
+def test_absent_cotangents_count_as_zero(path: str, used: tuple[str, ...]):
+    problem = Problem.random(Shape(), torch.float32)
+    problem.cotangents = {name: grad if name in used else None for name, grad in problem.cotangents.items()}
+    check(problem, path, torch.float32)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("layout", OF_IMAGES[1:])
+@each_mode
+def test_any_strides_of_the_input(path: str, mode: str, layout):
+    problem = Problem.random(Shape(), torch.float32)
+    problem.input = layout(problem.input)
+    check(problem, path, torch.float32, mode)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["h0", "c0", "weight", "input_weight", "peephole", "bias"])
+def test_any_strides_of_the_other_arguments(path: str, name: str):
+    input_kernel = (1, 3) if name == "input_weight" else None
+    problem = Problem.random(Shape(peephole="full", input_kernel=input_kernel), torch.float32)
+    strided = flip_storage(getattr(problem, name).repeat_interleave(2, 0))[::2]
+    assert not strided.is_contiguous()
+    got = check(replace(problem, **{name: strided}), path, torch.float32)
+    dense = problem.solve(by_operator(**PATHS[path]))
+    for key in dense:
+        assert torch.equal(got[key], dense[key]), key
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("layout", OF_IMAGES[1:])
+@each_mode
+def test_any_strides_of_the_output_gradient(path: str, mode: str, layout):
+    problem = Problem.random(Shape(), torch.float32)
+    problem.cotangents["output"] = layout(problem.cotangents["output"])
+    check(problem, path, torch.float32, mode)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("layout", OF_VECTORS[1:])
+def test_any_strides_of_the_output_gradient_of_vectors(path: str, layout):
+    problem = Problem.random(VECTORS, torch.float32)
+    problem.cotangents["output"] = layout(problem.cotangents["output"])
+    check(problem, path, torch.float32)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@each_mode
+def test_stride_0_gradients(path: str, mode: str):
+    problem = Problem.random(Shape(), torch.float32)
+    problem.cotangents = {name: torch.ones(()).expand(grad.shape) for name, grad in problem.cotangents.items()}
+    check(problem, path, torch.float32, mode)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@each_mode
+def test_saturated_gates(path: str, activation: str, mode: str):
+    """Pre-activations of ±1e4: everything stays finite, and as near to the oracle as the reference."""
+    problem = Problem.random(Shape(spec=Spec(activation=activation), steps=3), torch.float32)
+    problem.weight = problem.weight * 0
+    signs = torch.randint(2, problem.bias.shape) * 2.0 - 1
+    problem.bias = 1e4 * signs
+    if activation == "relu":
+        problem.bias.chunk(4)[2].clamp_(max=10.0)
+    check(problem, path, torch.float32, mode)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["input", "h0", "c0", "bias", "peephole"])
+def test_nan_and_inf_go_where_the_reference_sends_them(path: str, activation: str, value: float, place: str):
+    problem = Problem.random(Shape(spec=Spec(activation=activation), batch=2), torch.float32)
+    poisoned = getattr(problem, place).clone()
+    poisoned.view(-1)[0] = value
+    problem = replace(problem, **{place: poisoned})
+    got, expected = by_operator(**PATHS[path])(problem), by_reference(problem)
+    clean = by_reference(Problem.random(problem.shape, torch.float32))
+    assert not torch.equal(expected[0], clean[0]), "the value must be felt"
+    for result, wanted in zip(got, expected, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+        finite_images = wanted.isfinite().flatten(-3).all(-1)
+        assert torch.equal(result.isfinite().flatten(-3).all(-1), finite_images)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nan_gradients_reach_what_the_reference_sends_them_to(path: str):
+    problem = Problem.random(Shape(batch=2), torch.float32)
+    problem.cotangents["output"][1, 0, 2, 3, 3] = float("nan")
+    got, expected = problem.solve(by_operator(**PATHS[path])), problem.solve(by_reference)
+    for name in expected:
+        assert torch.equal(got[name].isnan(), expected[name].isnan()), name
+
+
+CHUNKED = {
+    "images": Shape(steps=7),
+    "1×1 kernel": Shape(steps=7, kernel=(1, 1), batch=1, spatial=(5, 3)),
+    "vectors": VECTORS.but(steps=7, batch=3),
+}
+
+
+@pytest.mark.parametrize(("path", "dtype"), COMBINATIONS)
+@pytest.mark.parametrize("shape", CHUNKED.values(), ids=CHUNKED.keys())
+def test_a_sequence_equals_its_chunks_with_carried_state_bit_for_bit(path: str, dtype: torch.dtype, shape: Shape):
+    problem = Problem.random(shape, dtype)
+    whole = by_operator(**PATHS[path])(problem)
+    outputs, state = [], {"h0": problem.h0, "c0": problem.c0}
+    for first, last in ((0, 1), (1, 4), (4, 7)):
+        chunk = replace(problem, shape=shape.but(steps=last - first), input=problem.input[first:last], **state)
+        output, h_n, c_n = by_operator(**PATHS[path])(chunk)
+        outputs.append(output)
+        state = {"h0": h_n, "c0": c_n}
+    assert torch.equal(torch.cat(outputs), whole[0])
+    assert torch.equal(state["h0"], whole[1])
+    assert torch.equal(state["c0"], whole[2])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("layout", [dense, expand_time])
+@pytest.mark.parametrize("shape", [Shape(steps=11), Shape(steps=17, state=False)], ids=["state", "no state"])
+@each_mode
+def test_inference_and_training_compute_the_same_bits(path: str, mode: str, shape: Shape, layout):
+    problem = Problem.random(shape, torch.float32)
+    problem.input = layout(problem.input)
+    run = by_operator(**PATHS[path], **MODES[mode])
+    inference = run(problem)
+    training = run(replace(problem, weight=problem.weight.requires_grad_()))
+    for without, having in zip(inference, training, strict=True):
+        assert torch.equal(without, having)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@each_mode
+def test_gradients_are_the_same_bits_on_every_run_and_a_graph_may_be_used_twice(path: str, mode: str):
+    problem, run = Problem.random(Shape(), torch.float32), by_operator(**PATHS[path], **MODES[mode])
+    leaves = {name: tensor.requires_grad_() for name, tensor in problem.tensors().items()}
+    loss = sum(
+        (result * problem.cotangents[name]).sum()
+        for name, result in zip(("output", "h_n", "c_n"), run(replace(problem, **leaves)), strict=True)
+    )
+    first = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(leaves.values()))
+    again = problem.solve(run)
+    for name, one, two in zip(leaves, first, second, strict=True):
+        assert torch.equal(one, two), name
+        assert torch.equal(one, again[f"grad of {name}"]), name
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("mode", "input_kernel"), [*((mode, None) for mode in MODES), ("hoisted, save", (1, 3))], ids=str
+)
+def test_gradients_of_a_subset_are_those_of_the_whole(path: str, mode: str, input_kernel: tuple | None):
+    problem = Problem.random(Shape(peephole="full", input_kernel=input_kernel), torch.float32)
+    run = by_operator(**PATHS[path], **MODES[mode])
+    whole = problem.solve(run)
+    for name in problem.tensors():
+        leaf = getattr(problem, name).detach().requires_grad_()
+        results = run(replace(problem, **{name: leaf}))
+        (grad,) = torch.autograd.grad(results, leaf, list(problem.cotangents.values()))
+        # Without dX, a narrower convolution makes dH: the same sums, perhaps in another order.
+        torch.testing.assert_close(grad, whole[f"grad of {name}"], rtol=1e-5, atol=1e-5)
+
+
+LONG = Shape(steps=40, spatial=(2, 3))
+SEVERAL_STEPS = {
+    "state": (LONG, dense),
+    "no state": (LONG.but(state=False), dense),
+    "one image": (LONG, expand_time),
+    "one image, no state": (LONG.but(state=False), expand_time),
+    "state alone": (LONG.but(in_channels=0), None),
+}
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("mode", "shape", "layout"),
+    [
+        pytest.param(mode, shape, layout, id=f"{mode}-{name}")
+        for name, (shape, layout) in SEVERAL_STEPS.items()
+        for mode in modes_of(shape)
+    ],
+)
+def test_chunks_of_several_steps(monkeypatch: pytest.MonkeyPatch, path: str, mode: str, shape: Shape, layout):
+    problem = Problem.random(shape, torch.float32)
+    if layout is not None:
+        problem.input = layout(problem.input)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 0)
+    longest = []
+
+    def spy(*args: object) -> list[tuple[int, int]]:
+        result = chunks.chunks(*args)
+        longest.append(max(last - first for first, last in result))
+        return result
+
+    monkeypatch.setattr(sequence, "chunks", spy)
+    check(problem, path, torch.float32, mode)
+    assert 1 < longest[0] < shape.steps
+
+
+SMALL = {
+    "images": Shape(steps=2, channels=2, spatial=(3, 2)),
+    "full peephole": Shape(steps=2, channels=2, spatial=(3, 2), peephole="full"),
+    "no peephole": Shape(steps=2, channels=2, spatial=(3, 2), peephole="none"),
+    "input kernel": Shape(steps=2, channels=2, spatial=(3, 2), input_kernel=(1, 3)),
+    "vectors": Shape(spatial=(), kernel=(), steps=2),
+    "vectors, no peephole": Shape(spatial=(), kernel=(), steps=2, peephole="none"),
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"),
+    [pytest.param(mode, shape, id=f"{mode}-{name}") for name, shape in SMALL.items() for mode in modes_of(shape)],
+)
+def test_gradcheck(mode: str, shape: Shape):
+    problem = Problem.random(shape, torch.float64)
+    names = list(problem.tensors())
+
+    def run(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return by_operator(**MODES[mode])(replace(problem, **dict(zip(names, tensors, strict=True))))
+
+    assert torch.autograd.gradcheck(run, [tensor.requires_grad_() for tensor in problem.tensors().values()])

@@ -1,0 +1,250 @@
+"""The user's own tables: no content, no folder and no other process can break a layer, or lose a row."""
+
+import json
+import multiprocessing
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from tritonlstm import ConvLSTM2d, kernels
+from tritonlstm.launch import Config, TuningCacheWarning, cache, config, pick_config
+from tritonlstm.launch.cache import Header
+from tritonlstm.launch.tables import ConfigKey, Entry, ScheduleKey, Table, parse
+
+HEADER = Header(cache.triton_version(), "cpu", "a device")
+"""Interpreted kernels ask for the architecture "cpu": so their layers meet this very file."""
+
+DEFAULT, OWN = Config(512, 4), Config(256, 2)
+ROW = {"kernel": "gates_forward", "itemsize": 4, "channels": 3, "BLOCK": 256, "num_warps": 2}
+SCHEDULE = {"itemsize": 4, "in_channels": 1, "channels": 3, "kernel": [3, 3], "schedule": "hoisted"}
+GOOD = {"schema": 1, "triton": HEADER.triton, "arch": "cpu", "device": "a device", "configs": [ROW], "schedules": []}
+
+
+def rows(*channels: int) -> Table:
+    return Table({ConfigKey("gates_forward", 4, each): Entry(OWN, f"for {each}") for each in channels})
+
+
+def write(content: object) -> Path:
+    path = cache.path_of("cpu")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def run_a_layer() -> None:
+    layer = ConvLSTM2d(1, 3, 3, backend="triton")
+    output, _ = layer(torch.randn(2, 1, 1, 4, 5))
+    output.sum().backward()
+    assert output.isfinite().all()
+
+
+def test_location(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRITONLSTM_CACHE_DIR", "/own")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/shared")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache.path_of("sm_90") == Path("/own/sm_90.json")
+    monkeypatch.delenv("TRITONLSTM_CACHE_DIR")
+    assert cache.path_of("sm_90") == Path("/shared/tritonlstm/sm_90.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache.path_of("sm_90") == Path("/home/someone/.cache/tritonlstm/sm_90.json")
+
+
+def test_what_is_written_is_read():
+    schedules = {
+        ScheduleKey(2, 1, 64, (3, 5)): Entry("hoisted", "σ × here"),
+        ScheduleKey(4, 1, 2, ()): Entry("concat", ""),
+    }
+    table = Table(rows(3, None).configs, schedules)
+    assert cache.update(cache.path_of("cpu"), HEADER, table) == ""
+    assert cache.examine(cache.path_of("cpu"), "cpu") == (table, "")
+    assert json.loads(cache.path_of("cpu").read_text())["device"] == "a device"
+    assert pick_config("gates_forward", "cpu", 4, 3) == OWN
+    run_a_layer()
+
+
+def test_without_a_file_there_is_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT
+
+
+def change(**changes: object) -> dict:
+    return GOOD | changes
+
+
+def change_row(**changes: object) -> dict:
+    return GOOD | {"configs": [ROW | changes]}
+
+
+def change_schedule(**changes: object) -> dict:
+    return GOOD | {"schedules": [SCHEDULE | changes]}
+
+
+UNUSABLE = {
+    "empty": ("", "corrupt"),
+    "no JSON": ("BLOCK = 256", "corrupt"),
+    "truncated": (json.dumps(GOOD)[:-9], "corrupt"),
+    "nested": ("[" * 100_000, "corrupt"),
+    "a list": ([GOOD], "table: expected an object"),
+    "foreign": ({"gates_forward": {"2": {"BLOCK": 256, "num_warps": 2}}}, "no 'configs'"),
+    "another Triton": (change(triton="3.0.0"), "its triton is '3.0.0', here it is"),
+    "another schema": (change(schema=2), "its schema is 2, here it is 1"),
+    "no schema": ({key: value for key, value in GOOD.items() if key != "schema"}, "its schema is None"),
+    "another architecture": (change(arch="sm_90"), "its arch is 'sm_90'"),
+    "unknown key": (change(author="me"), "unknown key 'author'"),
+    "configs no list": (change(configs={}), "configs: expected a list"),
+    "row no object": (change(configs=[3]), "row of configs: expected an object"),
+    "unknown key in a row": (change_row(num_stages=3), "unknown key 'num_stages'"),
+    "missing key in a row": (change(configs=[{"kernel": "gates_forward"}]), "no 'BLOCK'"),
+    "unknown kernel": (change_row(kernel="gates_sideways"), "kernel: expected one of"),
+    "kernel no text": (change_row(kernel=["gates_forward"]), "kernel: expected one of"),
+    "itemsize": (change_row(itemsize=8), "itemsize: expected 2 or 4, got 8"),
+    "channels zero": (change_row(channels=0), "channels: expected a positive integer or null, got 0"),
+    "channels text": (change_row(channels="64"), "channels: expected"),
+    "BLOCK zero": (change_row(BLOCK=0), "BLOCK: expected a power of two"),
+    "BLOCK negative": (change_row(BLOCK=-256), "BLOCK: expected a power of two"),
+    "BLOCK no power of two": (change_row(BLOCK=768), "BLOCK: expected a power of two"),
+    "BLOCK huge": (change_row(BLOCK=2**20), "BLOCK: expected a power of two"),
+    "BLOCK a float": (change_row(BLOCK=256.0), "BLOCK: expected a power of two"),
+    "num_warps true": (change_row(num_warps=True), "num_warps: expected a power of two"),
+    "num_warps absurd": (change_row(num_warps=64), "num_warps: expected a power of two"),
+    "num_warps three": (change_row(num_warps=3), "num_warps: expected a power of two"),
+    "measured a number": (change_row(measured=3), "measured: expected text"),
+    "unknown schedule": (change_schedule(schedule="sideways"), "schedule: expected one of"),
+    "even kernel": (change_schedule(kernel=[2, 3]), "kernel: expected a list"),
+    "kernel no list": (change_schedule(kernel=3), "kernel: expected a list"),
+    "no input": (change_schedule(in_channels=0), "in_channels: expected a positive integer"),
+}
+
+
+def test_the_good_file_is_good():
+    write(GOOD | {"schedules": [SCHEDULE], "measured": "here"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pick_config("gates_forward", "cpu", 4, 3) == OWN
+        assert config.pick_schedule("cpu", 4, 1, 3, (3, 3)) == "hoisted"
+
+
+@pytest.mark.parametrize("content, reason", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_an_unusable_file_warns_once_and_the_defaults_stand(content: object, reason: str):
+    path = write(content)
+    with pytest.warns(TuningCacheWarning) as caught:
+        assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT
+    (warning,) = caught
+    assert str(path) in str(warning.message)
+    assert reason in str(warning.message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pick_config("gates_backward", "cpu", 2, 64) == Config(1024, 4)
+        assert config.pick_schedule("cpu", 4, 1, 3, (3, 3)) == "concat"
+        run_a_layer()
+
+
+def test_bytes_that_are_no_text_warn():
+    write("").write_bytes(b"\xff\xfe\x00")
+    with pytest.warns(TuningCacheWarning, match="corrupt"):
+        assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT
+
+
+def test_a_folder_in_the_files_place_warns():
+    cache.path_of("cpu").mkdir(parents=True)
+    with pytest.warns(TuningCacheWarning, match="IsADirectoryError"):
+        assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT
+
+
+def test_a_file_that_may_not_be_read_warns(monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path) -> dict:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    write(GOOD)
+    monkeypatch.setattr(cache, "_load", refuse)
+    with pytest.warns(TuningCacheWarning, match="PermissionError"):
+        assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT
+
+
+def test_newer_rows_replace_older_ones_and_leave_the_others():
+    path = cache.path_of("cpu")
+    cache.update(path, HEADER, rows(1, 2))
+    newer = Table({ConfigKey("gates_forward", 4, 2): Entry(Config(128, 1), "newer")})
+    assert cache.update(path, HEADER, newer) == ""
+    table, _ = cache.examine(path, "cpu")
+    assert table == rows(1, 2).merged(newer)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (Header("3.0.0", "cpu", "a device"), "triton '3.0.0'"),
+        (Header(HEADER.triton, "cpu", "another device"), "device 'another device'"),
+        (Header(HEADER.triton, "cpu", "a device", schema=0), "schema 0"),
+    ],
+)
+def test_rows_for_something_else_are_replaced_and_that_is_said(other: Header, words: str):
+    path = cache.path_of("cpu")
+    cache.update(path, other, rows(1))
+    assert cache.update(path, HEADER, rows(2)) == f"its former rows were for {words}"
+    assert cache.examine(path, "cpu") == (rows(2), "")
+
+
+def test_a_corrupt_file_is_replaced_and_that_is_said():
+    path = write("{")
+    assert "corrupt" in cache.update(path, HEADER, rows(2))
+    assert cache.examine(path, "cpu") == (rows(2), "")
+
+
+def test_a_table_for_any_device_keeps_its_rows_and_gets_no_header(tmp_path: Path):
+    path = tmp_path / "gfx942.json"
+    shipped = Path(kernels.__file__).with_name("tuned") / "gfx942.json"
+    path.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+    before = parse(json.loads(shipped.read_text(encoding="utf-8")))
+    for header in (HEADER, Header("3.0.0", "gfx942", "another device")):
+        assert cache.update(path, header, rows(64), "here") == ""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert parse(content) == before.merged(rows(64))
+    assert before.configs and not content.keys() & cache.HEADER
+
+
+@pytest.mark.parametrize("failing", ["replace", "fsync"])
+def test_a_write_that_fails_leaves_the_file_and_no_other(failing: str, monkeypatch: pytest.MonkeyPatch):
+    path = cache.path_of("cpu")
+    cache.update(path, HEADER, rows(1))
+    before = path.read_text()
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, failing, refuse)
+    with pytest.raises(PermissionError):
+        cache.update(path, HEADER, rows(2))
+    monkeypatch.undo()
+    assert path.read_text() == before
+    assert [each.name for each in path.parent.iterdir()] == ["cpu.json"]
+
+
+def _write_rows(folder: str, start: multiprocessing.Barrier, first: int) -> None:
+    path = Path(folder) / "cpu.json"
+    start.wait()
+    for channels in range(first, first + 10):
+        cache.update(path, HEADER, rows(channels))
+
+
+@pytest.mark.serial
+def test_processes_that_write_at_once_lose_nothing(cache_folder: Path):
+    # Forked: spawned ones would import torch, one after another, and never meet.
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(4)
+    writers = [context.Process(target=_write_rows, args=(str(cache_folder), start, 1 + 10 * i)) for i in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which these do not use
+        for writer in writers:
+            writer.start()
+    for writer in writers:
+        writer.join(timeout=60)
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    table, problem = cache.examine(cache_folder / "cpu.json", "cpu")
+    assert problem == ""
+    assert {key.channels for key in table.configs} == set(range(1, 41))
+    assert [each.name for each in cache_folder.iterdir()] == ["cpu.json"]

@@ -1,0 +1,108 @@
+"""PyTorch's convolutions and products, their gradients, and the dtype in which they run."""
+
+import pytest
+import torch
+
+from tritonlstm import ConvLSTM2d
+from tritonlstm.core import devices
+from tritonlstm.core.layout import Layout
+from tritonlstm.linear import linear_map
+from tritonlstm.linear.convolution import Convolution
+
+HALF = (torch.bfloat16, torch.float16)
+LAYOUT = Layout(2, 2, (5, 6), in_channels=3, channels=2, multiple=1)
+
+
+@pytest.mark.parametrize("kernel", [(3, 5), (3,), ()], ids=["images", "signals", "vectors"])
+def test_the_gradients_are_autograds(kernel: tuple[int, ...]):
+    spatial = (5, 6)[: len(kernel)]
+    weight = torch.randn(8, 5, *kernel, dtype=torch.float64, requires_grad=True)
+    rows, grad = (torch.randn(2, *spatial, size, dtype=torch.float64) for size in (5, 8))
+    map = linear_map(LAYOUT, weight.detach(), torch.ones(8, dtype=torch.float64))
+    images = rows.movedim(-1, 1).requires_grad_()
+    if kernel:
+        convolve = torch.nn.functional.conv1d if len(kernel) == 1 else torch.nn.functional.conv2d
+        result = convolve(images, weight, padding="same")
+    else:
+        result = images @ weight.t()
+    torch.testing.assert_close(map.forward(rows).movedim(-1, 1), result.detach() + 1)
+    of_images, of_weight = torch.autograd.grad(result, (images, weight), grad.movedim(-1, 1))
+    torch.testing.assert_close(map.input_grad(grad).movedim(-1, 1), of_images)
+    total = map.weight_grad()
+    assert not total.result().any() and total.result().shape == weight.shape
+    total.add(rows, grad)
+    total.add(rows, grad)
+    torch.testing.assert_close(total.result(), 2 * of_weight)
+
+
+def test_a_weight_that_is_channels_last_is_used_where_it_lies():
+    weight = torch.randn(8, 5, 3, 3)
+    assert Convolution(LAYOUT, weight, None)._weight.data_ptr() != weight.data_ptr()
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    assert Convolution(LAYOUT, weight, None)._weight.data_ptr() == weight.data_ptr()
+
+
+def test_a_cpus_weight_gradient_is_of_two_steps_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    seen, backward = [], Convolution._backward
+    monkeypatch.setattr(
+        Convolution,
+        "_backward",
+        lambda self, *args, **options: seen.append(len(args[1])) or backward(self, *args, **options),
+    )
+    total = Convolution(LAYOUT, torch.empty(8, 5, 3, 3), None).weight_grad()
+    total.add(torch.randn(5 * 2, 5, 6, 5), torch.randn(5 * 2, 5, 6, 8))
+    assert seen == [4, 4, 2]
+
+
+def test_a_gradient_of_many_steps_is_about_as_exact_as_one_of_each():
+    sizes = Layout(24, 1, (48, 48), in_channels=8, channels=8, multiple=1)
+    rows, grad = (torch.randn(24, 48, 48, size, dtype=torch.float64) for size in (16, 32))
+    weight = torch.empty(32, 16, 3, 3)
+    exact, at_once, by_step = (
+        Convolution(sizes, weight.to(dtype), None).weight_grad()
+        for dtype in (torch.float64, torch.float32, torch.float32)
+    )
+    exact.add(rows, grad)
+    rows, grad = rows.float(), grad.float()
+    at_once.add(rows, grad)
+    for image in range(24):
+        by_step.add(rows[image : image + 1], grad[image : image + 1])
+    errors = [(total.result() - exact.result()).square().mean().sqrt() for total in (at_once, by_step)]
+    assert errors[0] < 2 * errors[1]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "there"])
+def test_half_types_convolve_in_float32_where_a_cpu_has_no_convolution_in_them(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, is_missing: bool
+):
+    monkeypatch.setattr(devices, "cpu_convolves", lambda dtype: not (is_missing and dtype in HALF))
+    seen, convolve = [], torch.convolution
+    monkeypatch.setattr(torch, "convolution", lambda *args: seen.append(args[0].dtype) or convolve(*args))
+    weight, rows = torch.randn(8, 5, 3, 3).to(dtype), torch.randn(2, 5, 6, 5).to(dtype)
+    bias, grad = torch.randn(8).to(dtype), torch.randn(2, 5, 6, 8).to(dtype)
+    map = Convolution(LAYOUT, weight, bias)
+    result, total = map.forward(rows), map.weight_grad()
+    assert result.dtype == map.input_grad(grad).dtype == dtype and result.is_contiguous()
+    assert seen == [torch.float32 if is_missing else dtype]
+    total.add(rows, grad)
+    total.add(rows, grad)
+    assert total.result().dtype == torch.float32
+    exact = Convolution(LAYOUT, weight.double(), None).weight_grad()
+    exact.add(rows.double(), 2 * grad.double())
+    allowed = 1e-5 if is_missing else 0.05
+    assert (total.result() - exact.result()).abs().max() < allowed * exact.result().abs().max()
+
+
+def test_a_half_layer_trains_in_float32_convolutions(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(devices, "cpu_convolves", lambda dtype: dtype not in HALF)
+    layer = ConvLSTM2d(3, [4, 2], 3, dtype=torch.bfloat16)
+    exact = ConvLSTM2d(3, [4, 2], 3, dtype=torch.float64, backend="torch")
+    exact.load_state_dict(layer.state_dict())
+    input = torch.randn(3, 2, 3, 6, 5).bfloat16()
+    output, got = layer(input)[0], {}
+    got = torch.autograd.grad(output.float().square().sum(), list(layer.parameters()))
+    expected = torch.autograd.grad(exact(input.double())[0].square().sum(), list(exact.parameters()))
+    for gradient, wanted in zip(got, expected, strict=True):
+        assert gradient.dtype == torch.bfloat16
+        assert (gradient - wanted).abs().max() < 0.05 * wanted.abs().max()

@@ -1,0 +1,56 @@
+"""The pointwise part of a step, gates and cell state: one cell that launches Triton kernels, one of ATen calls."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..core.layout import Layout
+from ..core.spec import Spec
+from .step import BackwardStep, ForwardStep
+
+
+class ParameterGrads(Protocol):
+    """Sums of dA and dA∘C over a sequence that arrives in chunks of time."""
+
+    def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
+        """A chunk: grad_preact (steps, B, *spatial, 4C), c_prev and c (steps, B, *spatial, C), all dense."""
+
+    def result(self) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of bias (4C) and peephole (3, pixels or 1, C), those that are wanted."""
+
+
+class Cell(Protocol):
+    """The gates of one layer, with its parameters. `bias` is what the convolution has to add."""
+
+    bias: Tensor | None
+
+    def __init__(self, layout: Layout, spec: Spec, weight: Tensor, bias: Tensor | None, peephole: Tensor | None): ...
+
+    @staticmethod
+    def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
+        """Uninitialised gates to save, in the cell's own form, of so many steps."""
+
+    def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
+        """For each step where its convolution should write, given what `new_gates` made; None: anywhere."""
+
+    def forward(self, step: ForwardStep) -> None: ...
+
+    def backward(self, step: BackwardStep) -> None: ...
+
+    def parameter_grads(self, like: Tensor, *, bias: bool, peephole: bool) -> ParameterGrads:
+        """An accumulator of the gradients that are wanted; `like` has the dtype and the device of the sums."""
+
+
+def cell_type(spec: Spec) -> type[Cell]:
+    """The cell for a resolved backend."""
+    if spec.backend == "triton":
+        from .triton import TritonCell  # imports Triton, which not every platform has
+
+        return TritonCell
+    from .aten import AtenCell
+
+    return AtenCell
+
+
+__all__ = ["BackwardStep", "Cell", "ForwardStep", "ParameterGrads", "cell_type"]

@@ -1,0 +1,174 @@
+"""The gates and their gradients in ATen calls: for the CPU, and for float64 anywhere.
+
+They compute in the dtype of c, write where they are told and read every tensor through its strides. The symbols are
+those of kernels/DERIVATION.md. Saved gates are (T, 4, B, *spatial, C), each of the four dense: slices of (…, 4C) rows
+are slower to compute on.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.dtypes import cell_dtype
+from ..core.layout import Layout, to_rows
+from ..core.spec import Spec
+from .step import BackwardStep, ForwardStep
+
+aten = torch.ops.aten
+
+
+class Activation(NamedTuple):
+    """`apply(x, out=)` may work in place; `backward(grad, value)` writes to `grad`, from the activation's value."""
+
+    apply: Callable[..., Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
+
+
+def _hard_sigmoid(scale: float) -> Activation:
+    """clip(scale · x + 0.5, 0, 1), whose slope is zero where the value is 0 or 1."""
+
+    def apply(x: Tensor, *, out: Tensor) -> Tensor:
+        return torch.mul(x, scale, out=out).add_(0.5).clamp_(0, 1)
+
+    def backward(grad: Tensor, value: Tensor) -> Tensor:
+        return grad.mul_(((value > 0) & (value < 1)).to(grad.dtype).mul_(scale))
+
+    return Activation(apply, backward)
+
+
+ACTIVATIONS = {
+    "tanh": Activation(torch.tanh, lambda grad, value: aten.tanh_backward.grad_input(grad, value, grad_input=grad)),
+    "relu": Activation(
+        lambda x, *, out: torch.clamp_min(x, 0, out=out),
+        lambda grad, value: aten.threshold_backward.grad_input(grad, value, 0, grad_input=grad),
+    ),
+    "identity": Activation(lambda x, *, out: out.copy_(x), lambda grad, value: grad),
+    "sigmoid": Activation(
+        torch.sigmoid, lambda grad, value: aten.sigmoid_backward.grad_input(grad, value, grad_input=grad)
+    ),
+    "hard_sigmoid": _hard_sigmoid(1 / 6),
+    "hard_sigmoid_keras2": _hard_sigmoid(0.2),
+}
+
+
+class AtenCell:
+    def __init__(self, layout: Layout, spec: Spec, weight: Tensor, bias: Tensor | None, peephole: Tensor | None):
+        self._layout, self._recomputes = layout, spec.recomputes
+        self._activation = ACTIVATIONS[spec.activation]
+        self._recurrent_activation = ACTIVATIONS[spec.recurrent_activation]
+        # A convolution adds it for nothing; here it would cost a pass over 4C channels.
+        self.bias = None if bias is None else bias.to(weight.dtype).contiguous()
+        self._peephole, self._peepholes = None, (None,) * 3
+        if peephole is not None:
+            self._peephole = to_rows(peephole.to(cell_dtype(weight.dtype))).contiguous()  # (3, *spatial or ones, C)
+            self._peepholes = self._peephole.unbind()
+
+    @staticmethod
+    def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
+        return like.new_empty(steps, 4, *layout.step_shape(layout.channels))
+
+    def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
+        return [None] * self._layout.steps
+
+    def forward(self, step: ForwardStep) -> None:
+        activate, c, c_prev = self._activation.apply, step.c, step.c_prev
+        preact = step.preact.to(c.dtype)
+        if step.addend is not None:
+            preact += step.addend
+        a_i, a_f, a_g, a_o = preact.chunk(4, dim=-1)
+        w_ci, w_cf, w_co = self._peepholes
+        scratch, gates = torch.empty_like(c), None
+        if step.gates is None:
+            other = torch.empty_like(c)
+            i, f, g, o = scratch, other, other, scratch
+        else:
+            gates = step.gates if step.gates.dtype == c.dtype else torch.empty_like(step.gates, dtype=c.dtype)
+            other = scratch
+            i, f, g, o = gates.unbind()
+        self._gate(a_i, w_ci, c_prev, out=i)
+        i_g = torch.mul(i, activate(g.copy_(a_g), out=g), out=scratch)
+        self._gate(a_f, w_cf, c_prev, out=f)
+        torch.addcmul(i_g, f, c_prev, out=c)
+        self._gate(a_o, w_co, c, out=o)
+        squashed = activate(c, out=other)
+        if step.h_next is None:
+            torch.mul(o, squashed, out=step.h)
+        else:
+            step.h.copy_(torch.mul(o, squashed, out=step.h_next))
+        if gates is not step.gates:
+            step.gates.copy_(gates)
+
+    def _gate(self, preact: Tensor, peephole: Tensor | None, c: Tensor, *, out: Tensor) -> Tensor:
+        """σ(preact + peephole ∘ c), σ the recurrent activation."""
+        if peephole is None:
+            out.copy_(preact)
+        else:
+            torch.addcmul(preact, peephole, c, out=out)
+        return self._recurrent_activation.apply(out, out=out)
+
+    def backward(self, step: BackwardStep) -> None:
+        # Of pre-activations one gate is recomputed at a time, since its gradient may overwrite them.
+        activate, slope = self._activation
+        gate_slope = self._recurrent_activation.backward
+        c, c_prev, grad_c = step.c, step.c_prev, step.grad_c
+        dtype, recomputes = grad_c.dtype, self._recomputes
+        w_ci, w_cf, w_co = self._peepholes
+        a_i, a_f, a_g, a_o = step.gates.chunk(4, dim=-1) if recomputes else step.gates.unbind()
+        da_i, da_f, da_g, da_o = step.grad_preact.chunk(4, dim=-1)
+        recomputed = torch.empty_like(c) if recomputes else None
+
+        def gate(a: Tensor, w: Tensor | None, cell: Tensor) -> Tensor:
+            return self._gate(a, w, cell, out=recomputed) if recomputes else a.to(dtype)
+
+        dh, squashed, through = (torch.empty_like(c) for _ in range(3))
+        if step.grad_output is None:
+            dh.copy_(step.grad_h)
+        else:
+            torch.add(step.grad_h.to(dtype), step.grad_output, out=dh)
+        activate(c, out=squashed)
+        o = gate(a_o, w_co, c)
+        torch.mul(dh, o, out=through)
+        of_o = gate_slope(dh.mul_(squashed), o)
+        da_o.copy_(of_o)
+        grad_c.add_(slope(through, squashed))
+        if w_co is not None:
+            grad_c.addcmul_(of_o, w_co)
+
+        i = gate(a_i, w_ci, c_prev)
+        g = activate(squashed.copy_(a_g), out=squashed) if recomputes else a_g.to(dtype)
+        of_i = gate_slope(torch.mul(grad_c, g, out=dh), i)
+        da_i.copy_(of_i)
+        da_g.copy_(slope(torch.mul(grad_c, i, out=through), g))
+
+        f = gate(a_f, w_cf, c_prev)
+        of_f = gate_slope(torch.mul(grad_c, c_prev, out=through), f)
+        da_f.copy_(of_f)
+        grad_c.mul_(f)
+        if w_ci is not None:
+            grad_c.addcmul_(of_i, w_ci).addcmul_(of_f, w_cf)
+
+    def parameter_grads(self, like: Tensor, *, bias: bool, peephole: bool) -> "AtenParameterGrads":
+        return AtenParameterGrads(
+            like.new_zeros(4 * self._layout.channels) if bias else None,
+            torch.zeros_like(self._peephole) if peephole else None,
+        )
+
+
+class AtenParameterGrads:
+    """`bias` (4C) and `peephole` (3, *spatial or ones, C), None where they are not wanted, hold the sums."""
+
+    def __init__(self, bias: Tensor | None, peephole: Tensor | None):
+        self._bias, self._peephole = bias, peephole
+
+    def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
+        if self._bias is not None:
+            self._bias += grad_preact.flatten(0, -2).sum(0, dtype=self._bias.dtype)
+        if self._peephole is not None:
+            da_i, da_f, _, da_o = grad_preact.chunk(4, dim=-1)
+            for total, da, cell in zip(self._peephole, (da_i, da_f, da_o), (c_prev, c_prev, c)):
+                total += torch.mul(da, cell).sum_to_size(total.shape)
+
+    def result(self) -> tuple[Tensor | None, Tensor | None]:
+        return self._bias, self._peephole

@@ -1,0 +1,32 @@
+"""The tensors of one time step, as a cell gets them. All are NHWC rows (B, *spatial, channels) and dense but for slots
+of wider rows, `h_next` and `grad_h`, and for `grad_output`, which may have any strides."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class ForwardStep:
+    """Reads preact, addend and c_prev; writes the others."""
+
+    preact: Tensor  # 4C, may be overwritten
+    addend: Tensor | None  # 4C, a second part of the pre-activations
+    c_prev: Tensor  # C
+    gates: Tensor | None  # one step of what `Cell.new_gates` made; None where nothing is to be saved
+    c: Tensor  # C, may be c_prev
+    h: Tensor  # C
+    h_next: Tensor | None  # C, h once more: a slot of the rows that the next step's convolution reads
+
+
+@dataclass(slots=True)
+class BackwardStep:
+    """Reads all but grad_preact; writes that, and grad_c."""
+
+    gates: Tensor  # as saved; where the gates are recomputed, the pre-activations (4C) without what the cell adds
+    c_prev: Tensor  # C
+    c: Tensor  # C
+    grad_output: Tensor | None  # C, from the loss; None for zero
+    grad_h: Tensor  # C, from the step after
+    grad_c: Tensor  # C, in: dC_t from the step after; out: dC_{t-1}
+    grad_preact: Tensor  # 4C, may be the pre-activations

@@ -1,0 +1,163 @@
+"""The gates and their gradients in Triton: the only file that launches a kernel.
+
+It allocates what a kernel needs, picks its configuration and lays out its grid. The same code runs on CPU tensors when
+Triton interprets (TRITON_INTERPRET=1).
+"""
+
+import triton
+from torch import Tensor
+
+from ..core.devices import architecture
+from ..core.layout import Layout, to_rows
+from ..core.spec import Spec
+from ..kernels.gates_backward import gates_backward_kernel
+from ..kernels.gates_forward import gates_forward_kernel
+from ..kernels.parameter_grads import parameter_grads_kernel
+from ..launch import Config, pick_config
+from .step import BackwardStep, ForwardStep
+
+_REDUCTION_PROGRAMS = 256
+"""Programs among which the parameter reduction is dealt out: about two for each multiprocessor of a large GPU. The
+number is fixed, so that sums of one configuration are added in the same order on every run and device. Not
+measured."""
+
+
+class TritonCell:
+    def __init__(self, layout: Layout, spec: Spec, weight: Tensor, bias: Tensor | None, peephole: Tensor | None):
+        self._layout, self._spec, self._itemsize = layout, spec, weight.element_size()
+        # The kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own.
+        self.bias, self._bias = None, None if bias is None else bias.contiguous()
+        self._peephole, self._peephole_kind = None, "none"
+        if peephole is not None:
+            self._peephole = to_rows(peephole).reshape(3, -1, layout.channels).contiguous()
+            self._peephole_kind = "channel" if self._peephole.shape[1] == 1 else "full"
+
+    @staticmethod
+    def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
+        """Gates (T, B, *spatial, 4C), written over their pre-activations."""
+        return layout.new_sequence(like, 4 * layout.channels, steps)
+
+    def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
+        if len(gates):
+            return list(gates.unbind())
+        return [self._layout.new_step(gates, 4 * self._layout.channels)] * self._layout.steps
+
+    def _config(self, kernel: str, tensor: Tensor) -> Config:
+        return pick_config(kernel, architecture(tensor.device), tensor.element_size(), self._layout.channels)
+
+    def _grid(self, config: Config) -> tuple[int]:
+        """One program for each tile of BLOCK elements of (M, C)."""
+        return (triton.cdiv(self._layout.rows * self._layout.channels, config.block),)
+
+    def forward(self, step: ForwardStep) -> None:
+        config = self._config("gates_forward", step.preact)
+        gates_forward_kernel[self._grid(config)](
+            preact_ptr=step.preact,
+            addend_ptr=step.addend,
+            bias_ptr=self._bias,
+            peephole_ptr=self._peephole,
+            c_prev_ptr=step.c_prev,
+            gates_ptr=step.gates,
+            c_ptr=step.c,
+            h_ptr=step.h,
+            h_next_ptr=step.h_next,
+            n_rows=self._layout.rows,
+            n_pixels=self._layout.pixels,
+            C=self._layout.channels,
+            stride_h_next_row=0 if step.h_next is None else step.h_next.stride(-2),
+            HAS_ADDEND=step.addend is not None,
+            HAS_BIAS=self._bias is not None,
+            PEEPHOLE=self._peephole_kind,
+            ACTIVATION=self._spec.activation,
+            RECURRENT_ACTIVATION=self._spec.recurrent_activation,
+            SAVE_GATES=step.gates is not None,
+            HAS_H_NEXT=step.h_next is not None,
+            BLOCK=config.block,
+            num_warps=config.num_warps,
+        )
+
+    def backward(self, step: BackwardStep) -> None:
+        """`step.c` is not read: the kernel recomputes it, which takes less time than to load it."""
+        config = self._config("gates_backward", step.gates)
+        grad_output, kind, strides = step.grad_output, "none", (0, 0, 0, 0)
+        if grad_output is not None:
+            kind = "dense" if grad_output.is_contiguous() else "strided"
+            batch, *spatial, channel = grad_output.stride()
+            strides = (batch, *([0] * (2 - len(spatial))), *spatial, channel)
+        activated = not self._spec.recomputes
+        gates_backward_kernel[self._grid(config)](
+            gates_ptr=step.gates,
+            bias_ptr=None if activated else self._bias,
+            peephole_ptr=self._peephole,
+            c_prev_ptr=step.c_prev,
+            grad_output_ptr=grad_output,
+            grad_h_ptr=step.grad_h,
+            grad_c_ptr=step.grad_c,
+            grad_preact_ptr=step.grad_preact,
+            n_rows=self._layout.rows,
+            n_pixels=self._layout.pixels,
+            width=self._layout.spatial[-1] if self._layout.spatial else 1,
+            stride_grad_output_b=strides[0],
+            stride_grad_output_h=strides[1],
+            stride_grad_output_w=strides[2],
+            stride_grad_output_c=strides[3],
+            C=self._layout.channels,
+            stride_grad_h_row=step.grad_h.stride(-2),
+            ACTIVATED=activated,
+            HAS_BIAS=self._bias is not None and not activated,
+            PEEPHOLE=self._peephole_kind,
+            ACTIVATION=self._spec.activation,
+            RECURRENT_ACTIVATION=self._spec.recurrent_activation,
+            GRAD_OUTPUT=kind,
+            BLOCK=config.block,
+            num_warps=config.num_warps,
+        )
+
+    def parameter_grads(self, like: Tensor, *, bias: bool, peephole: bool) -> "TritonParameterGrads":
+        pixels = self._peephole.shape[1] if peephole else 0
+        return TritonParameterGrads(self._layout, like, bias=bias, peephole_pixels=pixels, itemsize=self._itemsize)
+
+
+class TritonParameterGrads:
+    """`peephole_pixels` is the packed peephole's (1 or H·W), 0 where its gradient is not wanted; dA has elements of
+    `itemsize` bytes."""
+
+    def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int, itemsize: int):
+        self._layout = layout
+        self._bias, self._peephole = bias, peephole_pixels > 0
+        self._pixels = max(peephole_pixels, 1)
+        columns = self._pixels * layout.channels
+        self._column_block = min(triton.next_power_of_2(columns), 256)
+        self._column_programs = triton.cdiv(columns, self._column_block)
+        self._config = pick_config("parameter_grads", architecture(like.device), itemsize, layout.channels)
+        self._repeat_block = max(1, self._config.block // self._column_block)
+        most_repeats = layout.steps * layout.rows // self._pixels
+        splits = min(
+            triton.cdiv(_REDUCTION_PROGRAMS, self._column_programs), triton.cdiv(most_repeats, self._repeat_block)
+        )
+        self._sums = like.new_zeros(splits, 7, self._pixels, layout.channels)
+
+    def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
+        repeats = len(grad_preact) * self._layout.rows // self._pixels
+        splits = len(self._sums)
+        # One program for each block of columns and split of the repeats.
+        parameter_grads_kernel[self._column_programs, splits](
+            grad_preact_ptr=grad_preact,
+            c_prev_ptr=c_prev,
+            c_ptr=c,
+            sums_ptr=self._sums,
+            n_repeats=repeats,
+            n_pixels=self._pixels,
+            repeats_per_split=triton.cdiv(repeats, splits),
+            C=self._layout.channels,
+            HAS_BIAS=self._bias,
+            HAS_PEEPHOLE=self._peephole,
+            BLOCK_REPEATS=self._repeat_block,
+            BLOCK_COLUMNS=self._column_block,
+            num_warps=self._config.num_warps,
+        )
+
+    def result(self) -> tuple[Tensor | None, Tensor | None]:
+        sums = self._sums.sum(0)
+        bias = sums[:4].sum(1).flatten() if self._bias else None
+        return bias, sums[4:] if self._peephole else None

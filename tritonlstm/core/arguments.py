@@ -1,0 +1,49 @@
+"""A layer's tensors, in the one order that operators, autograd and engines share."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Arguments(NamedTuple):
+    """What a layer computes from; the same tuple holds the gradients, and which of them are wanted.
+
+    Absent tensors are None. weight is (4C, Cin + C, *kernel), or (4C, C, *kernel) beside an input_weight.
+    """
+
+    input: Tensor | None  # (T, B, Cin, *spatial)
+    h0: Tensor | None  # (B, C, *spatial)
+    c0: Tensor | None  # (B, C, *spatial)
+    weight: Tensor
+    input_weight: Tensor | None  # (4C, Cin, *input_kernel)
+    bias: Tensor | None  # (4C)
+    peephole: Tensor | None  # (3, C, *spatial or ones)    w_ci, w_cf, w_co
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.weight.shape[0] // 4
+
+    @property
+    def in_channels(self) -> int:
+        """Cin."""
+        return self.weight.shape[1] - self.channels if self.input_weight is None else self.input_weight.shape[1]
+
+
+class Results(NamedTuple):
+    """What a layer returns; the same tuple holds the gradients that come back."""
+
+    output: Tensor  # (T, B, C, *spatial)
+    h_n: Tensor  # (B, C, *spatial)
+    c_n: Tensor  # (B, C, *spatial)
+
+
+class Saved(NamedTuple):
+    """What the forward pass made and the backward pass reads.
+
+    `gates` is opaque to all but the cell that made it, and empty where the backward pass recomputes the gates.
+    """
+
+    output: Tensor  # (T, B, C, *spatial)
+    cells: Tensor  # (T + 1, B, *spatial, C)    C_{-1} … C_{T-1}
+    gates: Tensor

@@ -1,0 +1,46 @@
+"""Which dtype a call computes in, and which its cell state has."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from . import devices
+
+
+def cell_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of c where h has `dtype`: float32 for the half types, else the same."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of the convolution: autocast's where it is on (it never touches float64), else the weight's."""
+    return torch.get_autocast_dtype(weight.device.type) if _is_autocast(weight) else weight.dtype
+
+
+def convolution_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype in which this weight convolves: its own, or float32 where a CPU has no convolution in that."""
+    is_missing = weight.device.type == "cpu" and not devices.cpu_convolves(weight.dtype)
+    return torch.float32 if is_missing else weight.dtype
+
+
+def activation_dtypes(like: Tensor) -> tuple[torch.dtype, ...]:
+    """The dtypes of inputs and hidden states beside `like`: its own or, under autocast, what that casts from and to."""
+    if not _is_autocast(like):
+        return (like.dtype,)
+    return tuple(dict.fromkeys((like.dtype, torch.float32, torch.get_autocast_dtype(like.device.type))))
+
+
+def _is_autocast(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return tensor.dtype != torch.float64 and _has_autocast(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager:
+    """Within it, operations on the tensor's device keep their dtypes."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if _has_autocast(device) else nullcontext()
+
+
+def _has_autocast(device: str) -> bool:
+    return device != "meta"  # asking about it raises

@@ -1,0 +1,83 @@
+"""A layer's static options. A new option is a field of `Spec`, with a default that leaves everything as it was."""
+
+import ast
+import functools
+from dataclasses import dataclass, fields
+from typing import TypedDict
+
+from .checks import check_choice
+
+
+class Options(TypedDict, total=False):
+    """The options that the functional forms and the modules take by keyword; their meaning stands at `Spec`."""
+
+    activation: str
+    recurrent_activation: str
+    backend: str
+    memory: str
+    schedule: str
+
+
+CHOICES = {
+    "activation": ("tanh", "relu", "identity"),
+    "recurrent_activation": ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2"),
+    "backend": ("auto", "triton", "aten", "torch"),
+    "memory": ("save", "recompute"),
+    "schedule": ("auto", "concat", "hoisted"),
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How a layer computes.
+
+    Args:
+        activation: of the candidate g, and of c in the output: "tanh", "relu", or "identity".
+        recurrent_activation: of the gates i, f and o. "sigmoid"; "hard_sigmoid", relu6(x + 3) / 6, as in Keras 3 and
+            PyTorch; or "hard_sigmoid_keras2", clip(0.2 x + 0.5, 0, 1), as in Keras 1 and 2.
+        backend: "auto" (the Triton kernels on a GPU, the same algorithm in ATen calls elsewhere), "triton" or "aten"
+            for one of these, or "torch": `tritonlstm.reference`, which can be differentiated twice.
+        memory: what training keeps for the backward pass beside input, output and c. "save": the gates of every step.
+            "recompute": nothing; the backward pass recomputes them, for about half the memory and one more convolution
+            a step. Backend "torch" keeps what autograd does.
+        schedule: "concat" (one convolution a step over input and hidden state), "hoisted" (the input's convolution for
+            many steps at once, the hidden state's step by step), or "auto": what tuning measured to be faster, else
+            "concat". Numbers differ by rounding. With an input kernel of its own it is always "hoisted"; without an
+            input, and with backend "torch", it has no effect.
+
+    Raises:
+        ValueError: that names the option.
+    """
+
+    activation: str = "tanh"
+    recurrent_activation: str = "sigmoid"
+    backend: str = "auto"
+    memory: str = "save"
+    schedule: str = "auto"
+
+    def __post_init__(self):
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the backward pass recomputes the gates."""
+        return self.memory == "recompute"
+
+    def encode(self) -> str:
+        """The options as the operators' one string: "activation='tanh', …"."""
+        return ", ".join([f"{name}={getattr(self, name)!r}" for name in _NAMES])
+
+    @staticmethod
+    @functools.cache
+    def decode(text: str) -> "Spec":
+        """The inverse of `encode`. An option that the text lacks, since it is older, has its default."""
+        call = ast.parse(f"Spec({text})", mode="eval").body
+        values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        unknown = values.keys() - set(_NAMES)
+        if unknown:
+            raise ValueError(f"spec: unknown option {', '.join(sorted(unknown))}; a newer tritonlstm wrote {text!r}")
+        return Spec(**values)
+
+
+_NAMES = tuple(field.name for field in fields(Spec))

@@ -1,0 +1,104 @@
+"""A convolution by PyTorch: oneDNN's, cuDNN's or MIOpen's.
+
+On a CPU that has none in a half type it is computed in float32: PyTorch would unroll images into columns, which take
+kh·kw times the memory of an image.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from ..core.dtypes import cell_dtype, convolution_dtype
+from ..core.layout import Layout, from_rows, to_rows
+
+CPU_STEPS = 2
+"""Steps whose weight gradient is computed in one call on a CPU. oneDNN's errors grow with the number of images that it
+sums over; with more, they exceeded twice those of PyTorch step by step (bench/NOTES.md)."""
+
+
+class Convolution:
+    """x ↦ W * x + b; weight (O, K, *kernel), bias (O)."""
+
+    def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None):
+        self._public, self._dtype, self._batch = weight, convolution_dtype(weight), layout.batch
+        self._bias = None if bias is None else bias.to(self._dtype)
+        kernel = weight.shape[2:]
+        ones = [1] * len(kernel)
+        # Stride, padding that keeps the image's size, dilation; not transposed, its padding, groups.
+        self._geometry = ones, [size // 2 for size in kernel], ones, False, [0] * len(kernel), 1
+
+    @functools.cached_property
+    def _weight(self) -> Tensor:
+        """In the dtype of the convolution and channels last: the weight itself, if it is both."""
+        return from_rows(to_rows(self._public.to(self._dtype)).contiguous())
+
+    def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        images = from_rows(rows)
+        if out is not None and self._bias is None and _cudnn_writes_in_place(images):
+            self._convolve_by_cudnn(images, from_rows(out))
+            return out
+        result = torch.convolution(self._cast(images), self._weight, self._bias, *self._geometry)
+        return to_rows(result.to(rows.dtype)).contiguous()
+
+    def _convolve_by_cudnn(self, images: Tensor, out: Tensor) -> None:
+        stride, padding, dilation, _, _, groups = self._geometry
+        cudnn = torch.backends.cudnn
+        torch.cudnn_convolution(
+            images,
+            self._weight,
+            padding,
+            stride,
+            dilation,
+            groups,
+            cudnn.benchmark,
+            cudnn.deterministic,
+            cudnn.conv.fp32_precision == "tf32",  # reading allow_tf32 raises once a user has set fp32_precision
+            out=out,
+        )
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        # To ask takes less time than a cast that changes nothing.
+        return tensor if tensor.dtype == self._dtype else tensor.to(self._dtype)
+
+    def _backward(self, rows: Tensor, grad: Tensor, of_input: bool) -> Tensor:
+        """The gradient of the argument or of the weight, of which in the other case only the shape matters."""
+        mask = [of_input, not of_input, False]
+        images, grad = from_rows(rows), from_rows(grad)
+        results = torch.ops.aten.convolution_backward(grad, images, self._weight, None, *self._geometry, mask)
+        return results[0 if of_input else 1]
+
+    def input_grad(self, grad: Tensor) -> Tensor:
+        shape_alone = grad.new_empty((), dtype=self._dtype).expand(*grad.shape[:-1], self._weight.shape[1])
+        result = self._backward(shape_alone, self._cast(grad), of_input=True)
+        return to_rows(result.to(grad.dtype)).contiguous()
+
+    def weight_grad(self) -> "ConvolutionWeightGrad":
+        return ConvolutionWeightGrad(self)
+
+
+class ConvolutionWeightGrad:
+    def __init__(self, convolution: Convolution):
+        self._convolution = convolution
+        self._sum = None
+
+    def add(self, rows: Tensor, grad: Tensor) -> None:
+        convolution = self._convolution
+        images = CPU_STEPS * convolution._batch if rows.device.type == "cpu" else len(rows)
+        for some_rows, some_grads in zip(rows.split(images), grad.split(images)):
+            some = convolution._cast(some_rows), convolution._cast(some_grads)
+            part = convolution._backward(*some, of_input=False)
+            self._sum = part.to(cell_dtype(part.dtype)) if self._sum is None else self._sum.add_(part)
+
+    def result(self) -> Tensor:
+        if self._sum is None:
+            weight = self._convolution._public
+            return torch.zeros_like(weight, dtype=cell_dtype(weight.dtype))
+        return self._sum
+
+
+def _cudnn_writes_in_place(images: Tensor) -> bool:
+    # aten::convolution.out computes and then copies; only cuDNN's own operator writes where it is told.
+    cudnn = images.is_cuda and torch.version.hip is None
+    cudnn = cudnn and torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()
+    return cudnn and images.dtype in (torch.float16, torch.bfloat16, torch.float32)

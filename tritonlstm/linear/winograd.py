@@ -1,0 +1,192 @@
+"""A convolution with fewer multiplications, by minimal filtering, where that is faster and no less accurate.
+
+On ordinary numbers its errors are about half of those of a sum over all taps. But they are relative to the largest
+number in a tile and around it, and a NaN or an infinity spreads over the tile. So each call looks at its operands, and
+leaves those with numbers that are not finite or out of range to PyTorch's convolution. Then no pixel changes by more
+than a rounding because of one that it does not see.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import devices
+from ..core.layout import Layout
+from .convolution import Convolution
+from .tiles import Block, Tiling
+
+
+class Least(NamedTuple):
+    """How much work there must be: inputs / K + outputs / O ≤ 1, and so many pixels a step, B·H·W.
+
+    What is multiplied grows with K·O, what is transformed with K and with O. `inputs` is the least K were there any
+    number of O, and `outputs` the least O: few of one need the more of the other.
+    """
+
+    inputs: int
+    outputs: int
+    pixels: int = 1024
+
+    def is_met(self, inputs: int, outputs: int, pixels: int) -> bool:
+        return self.inputs * outputs + self.outputs * inputs <= inputs * outputs and pixels >= self.pixels
+
+
+class Bounds(NamedTuple):
+    """From where on minimal filtering is faster, by the smaller size of a kernel."""
+
+    convolution: dict[int, Least]  # and the gradient of its argument, which is one too
+    weight_grad: dict[int, Least]
+
+
+BOUNDS = {
+    "AVX2": Bounds(
+        {3: Least(64, 64, 2048), 5: Least(12, 24), 7: Least(8, 16)},
+        {3: Least(24, 24), 5: Least(10, 10), 7: Least(8, 8)},
+    ),
+    "AVX512": Bounds({5: Least(16, 32), 7: Least(16, 32)}, {5: Least(16, 16), 7: Least(24, 32)}),
+}
+"""By the widest vectors that PyTorch uses, measured against oneDNN in float32 on grids of 16 to 512 channels
+(bench/NOTES.md)."""
+
+LARGEST = 32.0
+"""How large a weighted argument may be: its largest number, times the largest norm of one output's weights. Gates take
+arguments of order one; with this they move by about 1e-6 at most because of a number that they do not see."""
+
+SPREAD, TYPICAL = 32.0, 16
+"""How much larger the gradient of one pixel may be than a typical one, which one in TYPICAL pixels stays below."""
+
+
+def is_faster(layout: Layout, weight: Tensor) -> bool:
+    """Whether a part of the work with weight (O, K, *kernel) is faster by minimal filtering."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or devices.CPU_CAPABILITY not in BOUNDS:
+        return False
+    # In lower precisions PyTorch's matrix products would not be as accurate as its convolutions.
+    return torch.get_float32_matmul_precision() == "highest" and any(_parts(layout, weight))
+
+
+class Parts(NamedTuple):
+    """Which parts of the work are faster by minimal filtering."""
+
+    forward: bool
+    input_grad: bool
+    weight_grad: bool
+
+
+def _parts(layout: Layout, weight: Tensor) -> Parts:
+    outputs, inputs, *kernel = weight.shape
+    bounds = BOUNDS[devices.CPU_CAPABILITY]
+
+    def pays(least: dict[int, Least], inputs: int, outputs: int) -> bool:
+        is_filter = len(kernel) == 2 and max(kernel) <= 7 and min(kernel) in least
+        return is_filter and least[min(kernel)].is_met(inputs, outputs, layout.rows)
+
+    return Parts(
+        pays(bounds.convolution, inputs, outputs),
+        pays(bounds.convolution, outputs, inputs),
+        pays(bounds.weight_grad, inputs, outputs),
+    )
+
+
+class Winograd:
+    """x ↦ W * x + b; weight (O, K, kh, kw), bias (O)."""
+
+    def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None, plain: Convolution):
+        """`plain` computes the same by PyTorch."""
+        self._weight, self._bias, self._plain = weight, bias, plain
+        self._parts = _parts(layout, weight)
+
+    @functools.cached_property
+    def _norm(self) -> float:
+        """The largest norm of one output's weights."""
+        return torch.linalg.vector_norm(self._weight, dim=(1, 2, 3)).max().item()
+
+    @functools.cached_property
+    def _forward(self) -> "_Filtered":
+        return _Filtered(self._weight, self._bias)
+
+    @functools.cached_property
+    def _adjoint(self) -> "_Filtered":
+        """The transpose of a "same" convolution with an odd kernel: one with the kernel turned around."""
+        return _Filtered(self._weight.flip(2, 3).transpose(0, 1))
+
+    def is_in_range(self, rows: Tensor) -> bool:
+        """Whether an argument (N, H, W, K) may be filtered."""
+        least, largest = torch.aminmax(rows)
+        return max(-least.item(), largest.item()) * self._norm <= LARGEST  # False for NaN
+
+    def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        if self._parts.forward and self.is_in_range(rows):
+            return self._forward(rows)
+        return self._plain.forward(rows, out)
+
+    def input_grad(self, grad: Tensor) -> Tensor:
+        return self._adjoint(grad) if self._parts.input_grad and is_even(grad) else self._plain.input_grad(grad)
+
+    def weight_grad(self) -> "WinogradWeightGrad":
+        return WinogradWeightGrad(self)
+
+
+def is_even(grad: Tensor) -> bool:
+    """Whether the gradient of a result (N, H, W, O) is about as large at every pixel, so that it may be filtered."""
+    norms = torch.linalg.vector_norm(grad, dim=-1).flatten()
+    typical = norms.kthvalue(max(1, len(norms) // TYPICAL)).values
+    return bool(norms.max() <= SPREAD * typical)  # False for NaN
+
+
+class _Filtered:
+    """The convolution with weight (O, K, kh, kw) and bias (O), filtered."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        outputs, inputs, *kernel = weight.shape
+        self._tiling = Tiling(kernel, (inputs, outputs), weight.dtype)
+        self._weight, self._bias = self._tiling.transform_weight(weight), bias
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """rows (N, H, W, K) → (N, H, W, O), contiguous."""
+        images, height, width, _ = rows.shape
+        tile, (tile_rows, columns), outputs = self._tiling.tile, self._tiling.grid(rows), self._weight.shape[2]
+        result = rows.new_empty(images, tile_rows * tile, columns * tile, outputs)
+        tiles = result.view(images, tile_rows, tile, columns, tile, outputs)
+        for block in self._tiling.blocks(rows, sum(self._weight.shape[1:])):
+            self._compute(rows, block, into=tiles[block].permute(2, 4, 0, 1, 3, 5))
+        return result[:, :height, :width].contiguous()
+
+    def _compute(self, rows: Tensor, block: Block, into: Tensor) -> None:
+        """A block's results (tile, tile, images, tile rows, tile columns, O)."""
+        products = torch.bmm(self._tiling.transform_input(rows, block), self._weight)
+        if self._bias is not None:
+            products[self._tiling.bias_product] += self._bias
+        into.copy_(self._tiling.transform_products(products).view(into.shape))
+
+
+class WinogradWeightGrad:
+    """Sums what may be filtered, and by PyTorch the rest."""
+
+    def __init__(self, of: Winograd):
+        self._of, self._plain = of, of._plain.weight_grad()
+        outputs, inputs, *kernel = of._weight.shape
+        self._shape = outputs, inputs, *kernel
+        self._tiling = Tiling(kernel, (inputs, outputs), of._weight.dtype)
+        self._sum = None  # of the gradients of products (P·P, O, K)
+
+    def add(self, rows: Tensor, grad: Tensor) -> None:
+        if not (self._of._parts.weight_grad and is_even(grad) and self._of.is_in_range(rows)):
+            self._plain.add(rows, grad)
+            return
+        outputs, inputs, *_ = self._shape
+        if self._sum is None:
+            self._sum = rows.new_zeros(self._tiling.products, outputs, inputs)
+        for block in self._tiling.blocks(rows, inputs + outputs):
+            of_grad, of_input = self._tiling.transform_grad(grad, block), self._tiling.transform_input(rows, block)
+            self._sum.baddbmm_(of_grad.transpose(1, 2), of_input)
+            del of_grad, of_input  # before the next block's
+
+    def result(self) -> Tensor:
+        plain = self._plain.result()
+        if self._sum is None:
+            return plain
+        outputs, inputs, height, width = self._shape
+        taps = self._tiling.weight_grad(self._sum).view(height, width, outputs, inputs)
+        return plain + taps.permute(2, 3, 0, 1)

@@ -1,0 +1,273 @@
+"""What all recurrent layers share: the parameters of a cell, and the stack of cells with its state."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from ..core import checks
+from ..core.arguments import Arguments
+from ..core.spec import Spec
+from ..functional import State
+
+
+class RecurrentCell(nn.Module):
+    """One layer's parameters and one of its steps.
+
+    Subclasses set `spatial_dims`, the names of an image's dimensions.
+    """
+
+    spatial_dims: tuple[str, ...] = ()
+
+    weight: nn.Parameter
+    input_weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    peephole: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: tuple[int, ...],
+        peephole_shape: tuple[int, ...] | None,
+        spec: Spec,
+        *,
+        input_kernel_size: tuple[int, ...] | None = None,
+        bias: bool,
+        forget_bias: float,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ):
+        super().__init__()
+        checks.check_bool("bias", bias)
+        checks.check_number("forget_bias", forget_bias)
+        if dtype is not None and dtype not in checks.DTYPES:
+            raise TypeError(f"dtype: expected one of {', '.join(map(str, checks.DTYPES))}, got {dtype!r}")
+        self._in_channels = in_channels
+        self._channels = channels
+        self.spec = spec
+        self.forget_bias = forget_bias
+
+        def parameter(shape: tuple[int, ...] | None) -> nn.Parameter | None:
+            return None if shape is None else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        # Two kernels of one size are one weight, and so are they where there is no input.
+        if input_kernel_size == kernel_size or in_channels == 0:
+            input_kernel_size = None
+        if input_kernel_size is None:
+            self.weight = parameter((4 * channels, in_channels + channels, *kernel_size))
+            self.register_parameter("input_weight", None)
+        else:
+            if spec.schedule == "concat":
+                raise ValueError(
+                    'schedule: "concat" needs input_kernel_size and kernel_size to be the same,'
+                    f" got {input_kernel_size} and {kernel_size}"
+                )
+            self.weight = parameter((4 * channels, channels, *kernel_size))
+            self.input_weight = parameter((4 * channels, in_channels, *input_kernel_size))
+        self.register_parameter("bias", parameter((4 * channels,) if bias else None))
+        self.register_parameter("peephole", parameter(peephole_shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights ~ U(±√(3/fan_in)), of variance 1/fan_in; bias zero, its forget part `forget_bias`; peephole zero."""
+        weights = [weight for weight in (self.weight, self.input_weight) if weight is not None]
+        bound = math.sqrt(3 / sum(math.prod(weight.shape[1:]) for weight in weights))
+        for weight in weights:
+            nn.init.uniform_(weight, -bound, bound)
+        if self.bias is not None:
+            with torch.no_grad():  # not by a view of a part, which is a copy where the bias is sharded
+                i, f, g, o = torch.zeros_like(self.bias).chunk(4)
+                self.bias.copy_(torch.cat([i, f + self.forget_bias, g, o]))
+        if self.peephole is not None:
+            nn.init.zeros_(self.peephole)
+
+    def forward(
+        self,
+        input: Tensor | None,
+        state: State | None = None,
+        steps: int | None = None,
+        *,
+        shares_output: bool = False,
+    ) -> State | tuple[Tensor, State]:
+        """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
+
+        With `steps`, that many: input (T, B, Cin, *spatial) → (output, (h, c)). So the stack calls its cells, and hooks
+        on a cell, its parametrizations and its sharding see every call. With `shares_output` the output is the one that
+        the backward pass reads, not a copy, for a caller that shows it to nobody.
+        """
+        if steps is not None:
+            return self._run(input, state, steps, shares_output)
+        dims = ("B", "Cin", *self.spatial_dims)
+        batched = _is_batched("input", input, dims, "state", state)
+        if not batched:
+            input, state = _with_batch(input, 0), _state_with_batch(state)
+        if input is not None:
+            checks.check_input("input", input, dims, self._in_channels)
+            input = input.unsqueeze(0)
+        _, state = self._run(input, state, steps=1, shares_output=True)
+        return state if batched else _state_without_batch(state)
+
+    def _run(self, input: Tensor | None, state: State | None, steps: int, shares_output: bool) -> tuple[Tensor, State]:
+        """The cell over a whole sequence (T, B, Cin, *spatial)."""
+        if state is not None:
+            checks.check_pair("state", state)
+        h, c = (None, None) if state is None else state
+        arguments = Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
+        return functional.layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self._in_channels}, {self._channels}"]
+        parts += [f"kernel_size={tuple(self.weight.shape[2:])}"] if self.spatial_dims else []
+        if self.input_weight is not None:
+            parts.append(f"input_kernel_size={tuple(self.input_weight.shape[2:])}")
+        parts += [f"{name}=None" for name in ("bias", "peephole") if getattr(self, name) is None]
+        parts += [f"peephole={tuple(self.peephole.shape)}"] if self.peephole is not None else []
+        return ", ".join((*parts, self.spec.encode()))
+
+
+class RecurrentStack(nn.Module):
+    """A stack of cells, each of which reads the sequence of the one below."""
+
+    def __init__(self, cells: Sequence[RecurrentCell], batch_first: bool):
+        super().__init__()
+        checks.check_bool("batch_first", batch_first)
+        self.layers = nn.ModuleList(cells)
+        self.batch_first = batch_first
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def reset_parameters(self) -> None:
+        """Each cell's `reset_parameters`."""
+        for cell in self.layers:
+            cell.reset_parameters()
+
+    def forward(
+        self, input: Tensor | None, state: Sequence[State] | None = None, *, steps: int | None = None
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        time_dim = 1 if self.batch_first else 0
+        dims = ("Cin", *self._spatial_dims)
+        dims = ("B", "T", *dims) if self.batch_first else ("T", "B", *dims)
+        batched = self._check("input", input, dims, state)
+        if not batched:
+            input, state = _with_batch(input, 1 - time_dim), state and [_state_with_batch(pair) for pair in state]
+        if self.batch_first and input is not None:
+            input = input.transpose(0, 1)
+        output, states = self._run(input, state, steps)
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        if not batched:
+            output, states = output.squeeze(1 - time_dim), tuple(_state_without_batch(pair) for pair in states)
+        return output, states
+
+    def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[State, ...]]:
+        """One time step, for streaming: frame (B, Cin, *spatial) or without B → (output without T, state)."""
+        batched = self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
+        if not batched:
+            frame, state = _with_batch(frame, 0), state and [_state_with_batch(pair) for pair in state]
+        output, states = self._run(None if frame is None else frame.unsqueeze(0), state, 1)
+        output = output.squeeze(0)
+        if not batched:
+            output, states = output.squeeze(0), tuple(_state_without_batch(pair) for pair in states)
+        return output, states
+
+    @property
+    def _spatial_dims(self) -> tuple[str, ...]:
+        return self.layers[0].spatial_dims
+
+    def _check(self, name: str, input: Tensor | None, dims: tuple[str, ...], state: Sequence[State] | None) -> bool:
+        """Check input and every layer's state, before the first layer runs; whether they have a batch dimension.
+
+        No weight is read: it may be a parametrization's, or not yet gathered where it is sharded. Each cell holds its
+        input against its own.
+        """
+        if state is not None and (not isinstance(state, (tuple, list)) or len(state) != len(self.layers)):
+            raise TypeError(
+                f"state: expected one pair (h, c) for each of {len(self.layers)} layers, got {checks.describe(state)}"
+            )
+        batched = _is_batched(name, input, dims, "state[0]", state and state[0])
+        if not batched:
+            dims = tuple(dim for dim in dims if dim != "B")
+        if input is not None:
+            checks.check_input(name, input, dims, self.layers[0]._in_channels)
+        if state is not None:
+            sizes = state[0][0] if input is None else input
+            spatial = tuple(sizes.shape[sizes.dim() - len(self._spatial_dims) :])
+            batch = ()
+            if batched:
+                batch = (sizes.shape[0 if input is None else dims.index("B")],)
+            state_dims = ("B", "C", *self._spatial_dims)[0 if batched else 1 :]
+            for index, (cell, pair) in enumerate(zip(self.layers, state, strict=True)):
+                shape = (*batch, cell._channels, *spatial)
+                checks.check_state(f"state[{index}]", pair, shape, state_dims, like=sizes)
+        return batched
+
+    def _run(
+        self, input: Tensor | None, state: Sequence[State] | None, steps: int | None
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        """The layers over (T, B, Cin, *spatial), one after another."""
+        steps = checks.count_steps(steps, input)
+        output, states = input, []
+        for index, cell in enumerate(self.layers):
+            # Between two layers nobody writes to it: one tensor is this layer's output and the next one's input.
+            is_between = index + 1 < len(self.layers)
+            output, pair = cell(output, state and state[index], steps, shares_output=is_between)
+            states.append(pair)
+        return output, tuple(states)
+
+
+def _is_batched(name: str, input: Tensor | None, dims: tuple[str, ...], state_name: str, state: State | None) -> bool:
+    """Whether the input has all of `dims` or lacks "B"; without an input, the state tells."""
+    if input is None:
+        if state is None:
+            return True
+        checks.check_pair(state_name, state)
+        name, input = f"{state_name}[0]", state[0]
+        dims = ("B", "C", *(dim for dim in dims if dim not in ("T", "B", "Cin")))
+    checks.check_tensor(name, input)
+    if input.dim() not in (len(dims), len(dims) - 1):
+        unbatched = ", ".join(dim for dim in dims if dim != "B")
+        raise ValueError(
+            f"{name}: expected dimensions ({', '.join(dims)}) or, without a batch, ({unbatched}),"
+            f" got shape {tuple(input.shape)}"
+        )
+    return input.dim() == len(dims)
+
+
+def _with_batch(tensor: Tensor | None, dim: int) -> Tensor | None:
+    return None if tensor is None else tensor.unsqueeze(dim)
+
+
+def _state_with_batch(state: State | None) -> State | None:
+    return None if state is None else tuple(tensor.unsqueeze(0) for tensor in state)
+
+
+def _state_without_batch(state: State) -> State:
+    h, c = state
+    return h.squeeze(0), c.squeeze(0)
+
+
+def per_layer(name: str, value: object, num_layers: int | None) -> list:
+    """One value, or a list with one for each layer, as a list of length `num_layers`."""
+    if not isinstance(value, list):
+        return [value] * (1 if num_layers is None else num_layers)
+    if num_layers is not None and len(value) != num_layers:
+        raise ValueError(f"{name}: expected one value or {num_layers}, one for each layer, got {value}")
+    return value
+
+
+def count_layers(num_layers: int | None, **options: object) -> int:
+    """`num_layers`, or the length of the lists among the options, which must agree."""
+    if num_layers is not None:
+        checks.check_integer("num_layers", num_layers, minimum=1)
+        return num_layers
+    lengths = {name: len(value) for name, value in options.items() if isinstance(value, list)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"num_layers: expected lists of one length, got {lengths}")
+    count = next(iter(lengths.values()), 1)
+    checks.check_integer(f"num_layers (the length of {', '.join(lengths) or 'nothing'})", count, minimum=1)
+    return count

@@ -1,0 +1,111 @@
+"""The operators' schemas, implementations and fakes.
+
+A schema has tensors, the number of steps and one string, the encoded `Spec`: a new option changes none of them.
+Training and inference have an operator each, so that inference saves nothing.
+"""
+
+import torch
+from torch import Tensor
+
+from ..cells import cell_type
+from ..core.arguments import Arguments, Results, Saved
+from ..core.dtypes import cell_dtype, without_autocast
+from ..core.layout import Layout
+from ..core.spec import Spec
+from ..engines import engine
+from .vmap import batching_rule
+
+TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
+
+_ARGUMENTS = ", ".join(f"Tensor{'' if name == 'weight' else '?'} {name}" for name in Arguments._fields)
+_RESULTS = ", ".join(f"Tensor {name}" for name in Results._fields)
+_GRADS = ", ".join(f"Tensor? grad_{name}" for name in Results._fields)
+_SAVED = ", ".join(f"Tensor {name}" for name in Saved._fields)
+
+SCHEMAS = {
+    "inference": f"({_ARGUMENTS}, SymInt steps, str spec) -> ({_RESULTS})",
+    "training": f"({_ARGUMENTS}, SymInt steps, str spec) -> ({_RESULTS}, Tensor cells, Tensor gates)",
+    "backward": f"({_GRADS}, {_ARGUMENTS}, {_SAVED}, SymInt steps, str spec, bool[] needs) -> Tensor[]",
+}
+
+
+def split_backward(args: tuple) -> tuple[Results, Arguments, Saved, int, str, list[bool]]:
+    """The arguments of the backward operator by what they belong to."""
+    grads, arguments, saved = len(Results._fields), len(Arguments._fields), len(Saved._fields)
+    first, second, third = grads, grads + arguments, grads + arguments + saved
+    return Results(*args[:first]), Arguments(*args[first:second]), Saved(*args[second:third]), *args[third:]
+
+
+def _forward(args: tuple, *, save: bool) -> tuple[Tensor, ...]:
+    *tensors, steps, text = args
+    arguments, spec = Arguments(*tensors), Spec.decode(text)
+    with without_autocast(arguments.weight), torch.cuda.device_of(arguments.weight):
+        results, saved = engine(arguments, Layout.of(arguments, steps, spec), spec).forward(save=save)
+    return (*results, saved.cells, saved.gates) if save else tuple(results)
+
+
+def _inference(*args):
+    return _forward(args, save=False)
+
+
+def _training(*args):
+    return _forward(args, save=True)
+
+
+def _backward(*args):
+    grads, arguments, saved, steps, text, needs = split_backward(args)
+    spec, weight = Spec.decode(text), arguments.weight
+    # Copies vmap's slices alone.
+    saved = saved._replace(cells=saved.cells.contiguous(), gates=saved.gates.contiguous())
+    with without_autocast(weight), torch.cuda.device_of(weight):
+        found = engine(arguments, Layout.of(arguments, steps, spec), spec).backward(grads, saved, Arguments(*needs))
+    return [grad for grad in found if grad is not None]
+
+
+def _fake_inference(*args):
+    *tensors, steps, text = args
+    arguments = Arguments(*tensors)
+    return tuple(Layout.of(arguments, steps, Spec.decode(text)).new_results(arguments.weight))
+
+
+def _fake_training(*args):
+    *tensors, steps, text = args
+    arguments, spec = Arguments(*tensors), Spec.decode(text)
+    layout, weight = Layout.of(arguments, steps, spec), arguments.weight
+    return (
+        *layout.new_results(weight),
+        layout.new_sequence(weight, layout.channels, steps + 1, cell_dtype(weight.dtype)),
+        cell_type(spec).new_gates(layout, weight, 0 if spec.recomputes else steps),
+    )
+
+
+def _fake_backward(*args):
+    _, arguments, saved, steps, text, needs = split_backward(args)
+    layout = Layout.of(arguments, steps, Spec.decode(text))
+    images = {
+        "input": lambda: layout.new_images(arguments.weight, layout.in_channels, layout.steps),
+        "h0": lambda: layout.new_images(arguments.weight, layout.channels),
+        "c0": lambda: layout.new_images(saved.cells, layout.channels),
+    }
+    return [
+        images[name]() if name in images else torch.empty_like(tensor)
+        for name, tensor, needed in zip(Arguments._fields, arguments, needs, strict=True)
+        if needed
+    ]
+
+
+for _name, _implementation, _fake in (
+    ("inference", _inference, _fake_inference),
+    ("training", _training, _fake_training),
+    ("backward", _backward, _fake_backward),
+):
+    torch.library.define(f"tritonlstm::{_name}", SCHEMAS[_name], tags=TAGS)
+    torch.library.impl(f"tritonlstm::{_name}", "CompositeExplicitAutograd", _implementation)
+    torch.library.register_fake(f"tritonlstm::{_name}", _fake)
+    torch.library.register_vmap(f"tritonlstm::{_name}", batching_rule(getattr(torch.ops.tritonlstm, _name)))
+
+# Inductor elides `clone`, which would alias the output with a saved tensor.
+torch.library.define("tritonlstm::copy", "(Tensor output) -> Tensor", tags=TAGS)
+torch.library.impl("tritonlstm::copy", "CompositeExplicitAutograd", torch.clone)
+torch.library.register_fake("tritonlstm::copy", torch.clone)
+torch.library.register_autograd("tritonlstm::copy", lambda _, grad: grad)
