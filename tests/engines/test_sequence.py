@@ -220,7 +220,7 @@ def test_gradients_of_a_subset_are_those_of_the_whole(path: str, mode: str, inpu
         torch.testing.assert_close(grad, whole[f"grad of {name}"], rtol=1e-5, atol=1e-5)
 
 
-LONG = Shape(steps=40, spatial=(2, 3))
+LONG = Shape(steps=26, spatial=(2, 3))
 SEVERAL_STEPS = {
     "state": (LONG, dense),
     "no state": (LONG.but(state=False), dense),
@@ -245,6 +245,7 @@ def test_chunks_of_several_steps(monkeypatch: pytest.MonkeyPatch, path: str, mod
     if layout is not None:
         problem.input = layout(problem.input)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(chunks, "CHUNK_FRACTION", 3)
     longest = []
 
     def spy(*args: object) -> list[tuple[int, int]]:

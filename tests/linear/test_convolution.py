@@ -37,9 +37,9 @@ def test_the_gradients_are_autograds(kernel: tuple[int, ...]):
 
 def test_a_weight_that_is_channels_last_is_used_where_it_lies():
     weight = torch.randn(8, 5, 3, 3)
-    assert Convolution(LAYOUT, weight, None)._weight.data_ptr() != weight.data_ptr()
+    assert Convolution(LAYOUT, weight, None)._weight().data_ptr() != weight.data_ptr()
     weight = weight.contiguous(memory_format=torch.channels_last)
-    assert Convolution(LAYOUT, weight, None)._weight.data_ptr() == weight.data_ptr()
+    assert Convolution(LAYOUT, weight, None)._weight().data_ptr() == weight.data_ptr()
 
 
 def test_a_cpus_weight_gradient_is_of_two_steps_at_a_time(monkeypatch: pytest.MonkeyPatch):
@@ -47,7 +47,7 @@ def test_a_cpus_weight_gradient_is_of_two_steps_at_a_time(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         Convolution,
         "_backward",
-        lambda self, *args, **options: seen.append(len(args[1])) or backward(self, *args, **options),
+        lambda self, *args, **options: seen.append(len(args[0])) or backward(self, *args, **options),
     )
     total = Convolution(LAYOUT, torch.empty(8, 5, 3, 3), None).weight_grad()
     total.add(torch.randn(5 * 2, 5, 6, 5), torch.randn(5 * 2, 5, 6, 8))

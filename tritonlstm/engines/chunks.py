@@ -5,9 +5,9 @@ import math
 from ..core.arguments import Saved
 from ..core.layout import Layout
 
-CHUNK_FRACTION = 4
+CHUNK_FRACTION = 8
 """What is kept for each step of a chunk takes at most this part of what the layer holds in any case: output, c and
-gates. Chosen for memory: three or four chunks of a long sequence where Cin ≤ C, five to twelve where the gates are
+gates. Chosen for memory: six to eight chunks of a long sequence where Cin ≤ C, more where the gates are
 recomputed. Not measured on a GPU."""
 
 CHUNK_BYTES = 2**21

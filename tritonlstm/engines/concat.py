@@ -90,12 +90,8 @@ class Backward:
         self._map = linear_map(layout, _columns(weight, layout), bias)
         self._grad_weight = self._map.weight_grad() if needs.weight else None
         self._grad_input = layout.new_images(weight, layout.in_channels, layout.steps) if needs.input else None
-        if needs.input:
-            self._grad_map, self._grad_hidden = self._map, layout.hidden_slot
-            self._grad_frames = to_rows(self._grad_input, channel_dim=2).unbind()
-        else:
-            self._grad_map, self._grad_hidden = linear_map(layout, weight[:, layout.in_channels :]), slice(None)
-            self._grad_frames = None
+        self._grad_frames = to_rows(self._grad_input, channel_dim=2).unbind() if needs.input else None
+        self._first_column = 0 if needs.input else layout.hidden_slot.start
         self.input_by_step = needs.input
         self.chunk_width = 4 * layout.channels + (layout.width if needs.weight or spec.recomputes else 0)
 
@@ -119,10 +115,11 @@ class Backward:
 
     def step(self, t: int, grad_preact: Tensor) -> Tensor:
         """dH_{t-1} (B, *spatial, C), a slot of wider rows, from dA_t (B, *spatial, 4C)."""
-        grad_row = self._grad_map.input_grad(grad_preact)
+        grad_row = self._map.input_grad(grad_preact, self._first_column)
         if self._grad_frames is not None:
             self._grad_frames[t].copy_(grad_row[..., self._layout.input_slot])
-        return grad_row[..., self._grad_hidden]
+        hidden = self._layout.hidden_slot
+        return grad_row[..., hidden.start - self._first_column : hidden.stop - self._first_column]
 
     def chunk(self, first: int, last: int, grad_preact: Tensor) -> None:
         """Add what steps first … last - 1 give to the weight's gradient; grad_preact (steps, B, *spatial, 4C)."""

@@ -30,8 +30,8 @@ class LinearMap(Protocol):
     def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """rows (N, *spatial, K) → (N, *spatial, O), dense: in `out` where the library can write there, else fresh."""
 
-    def input_grad(self, grad: Tensor) -> Tensor:
-        """The gradient of a result (N, *spatial, O) → that of its argument (N, *spatial, K), dense and fresh."""
+    def input_grad(self, grad: Tensor, first: int = 0) -> Tensor:
+        """The gradient of a result (N, *spatial, O) → that of its argument from channel `first` on, dense and fresh."""
 
     def weight_grad(self) -> WeightGrad:
         """An accumulator of the weight's gradient."""

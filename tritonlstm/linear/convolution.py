@@ -4,8 +4,6 @@ On a CPU that has none in a half type it is computed in float32: PyTorch would u
 kh·kw times the memory of an image.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -27,18 +25,21 @@ class Convolution:
         ones = [1] * len(kernel)
         # Stride, padding that keeps the image's size, dilation; not transposed, its padding, groups.
         self._geometry = ones, [size // 2 for size in kernel], ones, False, [0] * len(kernel), 1
+        self._packed = {}
 
-    @functools.cached_property
-    def _weight(self) -> Tensor:
-        """In the dtype of the convolution and channels last: the weight itself, if it is both."""
-        return from_rows(to_rows(self._public.to(self._dtype)).contiguous())
+    def _weight(self, first: int = 0) -> Tensor:
+        """Its columns from `first` on, in the dtype of the convolution and channels last; no copy, if they are that."""
+        if first not in self._packed:
+            columns = self._public[:, first:].to(self._dtype)
+            self._packed[first] = from_rows(to_rows(columns).contiguous())
+        return self._packed[first]
 
     def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         images = from_rows(rows)
         if out is not None and self._bias is None and _cudnn_writes_in_place(images):
             self._convolve_by_cudnn(images, from_rows(out))
             return out
-        result = torch.convolution(self._cast(images), self._weight, self._bias, *self._geometry)
+        result = torch.convolution(self._cast(images), self._weight(), self._bias, *self._geometry)
         return to_rows(result.to(rows.dtype)).contiguous()
 
     def _convolve_by_cudnn(self, images: Tensor, out: Tensor) -> None:
@@ -46,7 +47,7 @@ class Convolution:
         cudnn = torch.backends.cudnn
         torch.cudnn_convolution(
             images,
-            self._weight,
+            self._weight(),
             padding,
             stride,
             dilation,
@@ -61,16 +62,18 @@ class Convolution:
         # To ask takes less time than a cast that changes nothing.
         return tensor if tensor.dtype == self._dtype else tensor.to(self._dtype)
 
-    def _backward(self, rows: Tensor, grad: Tensor, of_input: bool) -> Tensor:
+    def _backward(self, grad: Tensor, rows: Tensor, weight: Tensor, *, of_input: bool) -> Tensor:
         """The gradient of the argument or of the weight, of which in the other case only the shape matters."""
         mask = [of_input, not of_input, False]
         images, grad = from_rows(rows), from_rows(grad)
-        results = torch.ops.aten.convolution_backward(grad, images, self._weight, None, *self._geometry, mask)
+        results = torch.ops.aten.convolution_backward(grad, images, weight, None, *self._geometry, mask)
         return results[0 if of_input else 1]
 
-    def input_grad(self, grad: Tensor) -> Tensor:
-        shape_alone = grad.new_empty((), dtype=self._dtype).expand(*grad.shape[:-1], self._weight.shape[1])
-        result = self._backward(shape_alone, self._cast(grad), of_input=True)
+    def input_grad(self, grad: Tensor, first: int = 0) -> Tensor:
+        weight = self._weight(first)
+        # Dense, though nothing reads it: PyTorch would make an expanded tensor so.
+        rows = grad.new_empty(*grad.shape[:-1], weight.shape[1], dtype=self._dtype)
+        result = self._backward(self._cast(grad), rows, weight, of_input=True)
         return to_rows(result.to(grad.dtype)).contiguous()
 
     def weight_grad(self) -> "ConvolutionWeightGrad":
@@ -86,8 +89,8 @@ class ConvolutionWeightGrad:
         convolution = self._convolution
         images = CPU_STEPS * convolution._batch if rows.device.type == "cpu" else len(rows)
         for some_rows, some_grads in zip(rows.split(images), grad.split(images)):
-            some = convolution._cast(some_rows), convolution._cast(some_grads)
-            part = convolution._backward(*some, of_input=False)
+            some = convolution._cast(some_grads), convolution._cast(some_rows)
+            part = convolution._backward(*some, convolution._weight(), of_input=False)
             self._sum = part.to(cell_dtype(part.dtype)) if self._sum is None else self._sum.add_(part)
 
     def result(self) -> Tensor:

@@ -18,8 +18,8 @@ class Product:
             return torch.mm(rows, transposed, out=out)
         return torch.addmm(self._bias, rows, transposed, out=out)
 
-    def input_grad(self, grad: Tensor) -> Tensor:
-        return grad @ self._weight
+    def input_grad(self, grad: Tensor, first: int = 0) -> Tensor:
+        return grad @ self._weight[:, first:]
 
     def weight_grad(self) -> "ProductWeightGrad":
         return ProductWeightGrad(self._weight)

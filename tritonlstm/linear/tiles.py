@@ -18,11 +18,11 @@ LARGE_TILE, SMALL_TILE, LARGE_TILE_TAPS = 8, 4, 5
 """Pixels along a tile. Large tiles need fewer multiplications, but more memory for a weight's products; with kernels
 of fewer rows or columns than LARGE_TILE_TAPS small ones were as fast."""
 
-WORKSPACE = 12 * 2**20
+WORKSPACE = 4 * 2**20
 """The scratch-memory budget in bytes: for the products of a weight in large tiles, with which more of them leave the
 cache."""
 
-BLOCK_BYTES, BLOCK_TILES = 2**22, 32
+BLOCK_BYTES, BLOCK_TILES = 3 * 2**20, 32
 """Tiles are computed in blocks that stay in the cache: the memory of their products, and the least number of them."""
 
 

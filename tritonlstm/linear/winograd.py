@@ -96,20 +96,30 @@ class Winograd:
         """`plain` computes the same by PyTorch."""
         self._weight, self._bias, self._plain = weight, bias, plain
         self._parts = _parts(layout, weight)
+        self._prepared = None, None
 
     @functools.cached_property
     def _norm(self) -> float:
         """The largest norm of one output's weights."""
         return torch.linalg.vector_norm(self._weight, dim=(1, 2, 3)).max().item()
 
-    @functools.cached_property
-    def _forward(self) -> "_Filtered":
-        return _Filtered(self._weight, self._bias)
+    def _filter(self, direction: str, first: int = 0) -> "_Filtered":
+        """The convolution "forward", or its transpose "backward" from the input channel `first` on.
 
-    @functools.cached_property
-    def _adjoint(self) -> "_Filtered":
-        """The transpose of a "same" convolution with an odd kernel: one with the kernel turned around."""
-        return _Filtered(self._weight.flip(2, 3).transpose(0, 1))
+        One is kept at a time, and none beside a weight gradient: it may take more memory than all else.
+        """
+        key = direction, first
+        if self._prepared[0] != key:
+            self.release()
+            if direction == "forward":
+                self._prepared = key, _Filtered(self._weight, self._bias)
+            else:  # the transpose of a "same" convolution with an odd kernel is one with the kernel flipped
+                self._prepared = key, _Filtered(self._weight[:, first:].flip(2, 3).transpose(0, 1))
+        return self._prepared[1]
+
+    def release(self) -> None:
+        """Free what was prepared."""
+        self._prepared = None, None
 
     def is_in_range(self, rows: Tensor) -> bool:
         """Whether an argument (N, H, W, K) may be filtered."""
@@ -118,11 +128,13 @@ class Winograd:
 
     def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         if self._parts.forward and self.is_in_range(rows):
-            return self._forward(rows)
+            return self._filter("forward")(rows)
         return self._plain.forward(rows, out)
 
-    def input_grad(self, grad: Tensor) -> Tensor:
-        return self._adjoint(grad) if self._parts.input_grad and is_even(grad) else self._plain.input_grad(grad)
+    def input_grad(self, grad: Tensor, first: int = 0) -> Tensor:
+        if self._parts.input_grad and is_even(grad):
+            return self._filter("backward", first)(grad)
+        return self._plain.input_grad(grad, first)
 
     def weight_grad(self) -> "WinogradWeightGrad":
         return WinogradWeightGrad(self)
@@ -175,6 +187,7 @@ class WinogradWeightGrad:
         if not (self._of._parts.weight_grad and is_even(grad) and self._of.is_in_range(rows)):
             self._plain.add(rows, grad)
             return
+        self._of.release()
         outputs, inputs, *_ = self._shape
         if self._sum is None:
             self._sum = rows.new_zeros(self._tiling.products, outputs, inputs)
