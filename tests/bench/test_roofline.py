@@ -151,8 +151,12 @@ def test_estimates_obey_their_ceilings():
 
 
 def test_the_command():
-    command = [sys.executable, "-m", "bench.roofline", "latency", "--dtype", "fp32"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = result.stdout.splitlines()
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "bench.roofline", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    lines = run("latency", "--dtype", "fp32").stdout.splitlines()
     assert lines[0] == "a model, not a measurement"
     assert len(lines) == 2 + len(MODES)
+    assert "[case ...]" in run("--help").stdout
+    assert "expected some of paper, openstl" in run("late").stderr
