@@ -17,7 +17,7 @@ from tritonlstm.tuning.cases import Case
 from . import rows
 from .cases import Problem, sequence
 from .check import Oracle, WrongResult
-from .providers import Built, Provider
+from .providers.protocol import Built, Provider
 from .rows import Row, Rows
 from .timer import CpuClock, CudaClock, Deadline, Failed, OutOfTime, Sampler, drive, interleave, summary
 

@@ -33,9 +33,9 @@ from .providers import (
     MAX_AUTOTUNE_FUSED_CELL,
     OURS,
     OURS_WITHOUT_PEEPHOLE,
-    RECOMPUTE,
     VARIANTS,
 )
+from .providers.ours import RECOMPUTE
 from .rows import DROPPED, FAILED, WRONG, Rows, environment, results_folder
 from .timer import CudaClock, Deadline
 

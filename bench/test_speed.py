@@ -15,18 +15,8 @@ from . import flow, timer
 from .check import Oracle
 from .conftest import LONG
 from .flow import MODES, Point
-from .providers import (
-    COMPILED,
-    EAGER_FORMATS,
-    FLAX,
-    FLOORS,
-    HOISTED,
-    KERAS,
-    MAX_AUTOTUNE,
-    OURS,
-    OURS_WITHOUT_PEEPHOLE,
-    RECOMPUTE,
-)
+from .providers import COMPILED, EAGER_FORMATS, FLAX, FLOORS, KERAS, MAX_AUTOTUNE, OURS, OURS_WITHOUT_PEEPHOLE
+from .providers.ours import HOISTED, RECOMPUTE
 from .rows import OK, Rows, environment, results_folder
 
 CLOCK, DEADLINE = timer.CpuClock(), timer.Deadline()

@@ -113,6 +113,19 @@ def summary(seconds: list[float], per_run: int = 1) -> dict[str, float]:
     return {name: 1e3 * value / per_run for name, value in times.items()} | {"samples": len(seconds)}
 
 
+def _host_sampler(call: Callable[[], Any], wait: Callable[[Any], Any] | None) -> Sampler:
+    """Calls until the result is there, timed by the host's clock."""
+
+    def sample() -> float:
+        start = time.perf_counter()
+        result = call()
+        if wait is not None:
+            wait(result)
+        return time.perf_counter() - start
+
+    return sample
+
+
 class CpuClock:
     device = torch.device("cpu")
     graphs = False
@@ -121,25 +134,11 @@ class CpuClock:
         """Nothing to wait for here."""
 
     def sampler(
-        self,
-        run: Callable[..., Any],
-        arguments: Sequence[tuple],
-        *,
-        graph: bool = False,
-        wait: Callable[[Any], Any] | None = None,
+        self, run: Callable, arguments: Sequence[tuple], *, graph: bool = False, wait: Callable | None = None
     ) -> Sampler:
-        """Calls `run` with the next of `arguments`, in a cycle, and waits for its result."""
+        """Calls `run` with the next of `arguments`, in a cycle. `wait` blocks until its result is computed."""
         following = itertools.cycle(arguments)
-
-        def sample() -> float:
-            own = next(following)
-            start = time.perf_counter()
-            result = run(*own)
-            if wait is not None:
-                wait(result)
-            return time.perf_counter() - start
-
-        return sample
+        return _host_sampler(lambda: run(*next(following)), wait)
 
     def peak(self, run: Callable[[], Any]) -> int:
         """How far `run` drives PyTorch's memory above where it was: the largest sum of what is allocated less freed."""
@@ -169,21 +168,15 @@ class CudaClock:
             torch.cuda.synchronize(self.device)
 
     def sampler(
-        self,
-        run: Callable[..., Any],
-        arguments: Sequence[tuple],
-        *,
-        graph: bool = True,
-        wait: Callable[[Any], Any] | None = None,
+        self, run: Callable, arguments: Sequence[tuple], *, graph: bool = True, wait: Callable | None = None
     ) -> Sampler:
         """Replays of a graph of `run`, or calls, timed by the device's events; with `wait`, by the host's clock."""
-        following = itertools.cycle(arguments)
-        static, call = (), run
+        following, static = itertools.cycle(arguments), ()
         if graph:
             static = tuple(argument.clone() for argument in arguments[0])
             replay, results = capture(functools.partial(run, *static))
 
-            def call(*_: Any) -> Any:
+            def call() -> Any:
                 replay()
                 return results  # kept alive: the graph writes to them
 
@@ -195,13 +188,12 @@ class CudaClock:
                 place.copy_(argument)
             # This also keeps the device busy until the call is queued: no launch waits for Python.
             self._flush.zero_()
+            once = call if graph else functools.partial(run, *own)
             if wait is not None:
                 torch.cuda.synchronize(self.device)
-                begin = time.perf_counter()
-                wait(call(*own))
-                return time.perf_counter() - begin
+                return _host_sampler(once, wait)()
             start.record()
-            call(*own)
+            once()
             end.record()
             end.synchronize()
             return start.elapsed_time(end) / 1e3

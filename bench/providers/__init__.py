@@ -11,36 +11,10 @@ from .eager import (
     MAX_AUTOTUNE_FUSED_CELL,
 )
 from .jax_layers import FLAX, KERAS
-from .ours import HOISTED, OURS, OURS_WITHOUT_PEEPHOLE, RECOMPUTE, VARIANTS
-from .protocol import Built, Provider
+from .ours import OURS, OURS_WITHOUT_PEEPHOLE, VARIANTS
 
 COMPILERS = [COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL]
 FLOORS = [CONV_FLOOR, CONV_FLOOR_CONTIGUOUS]
 EAGER_FORMATS = [EAGER, EAGER_CONTIGUOUS]
 """One baseline in two memory formats: the better one counts. Likewise the convolutions alone."""
 ALL = [OURS, *FLOORS, *EAGER_FORMATS, OURS_WITHOUT_PEEPHOLE, FUSED_CELL, *VARIANTS, *COMPILERS, FLAX, KERAS]
-
-__all__ = [
-    "ALL",
-    "COMPILED",
-    "COMPILED_FUSED_CELL",
-    "COMPILERS",
-    "CONV_FLOOR",
-    "CONV_FLOOR_CONTIGUOUS",
-    "EAGER",
-    "EAGER_CONTIGUOUS",
-    "EAGER_FORMATS",
-    "FLAX",
-    "FLOORS",
-    "FUSED_CELL",
-    "HOISTED",
-    "KERAS",
-    "MAX_AUTOTUNE",
-    "MAX_AUTOTUNE_FUSED_CELL",
-    "OURS",
-    "OURS_WITHOUT_PEEPHOLE",
-    "RECOMPUTE",
-    "VARIANTS",
-    "Built",
-    "Provider",
-]

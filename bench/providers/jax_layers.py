@@ -43,18 +43,12 @@ def _to_jax(tensor: Tensor) -> Any:
     import jax
     import jax.numpy as jnp
 
-    device = jax.devices(_PLATFORMS[tensor.device.type])[0]
-    dtype = jnp.dtype(str(tensor.dtype).removeprefix("torch."))
-    values = tensor.detach().cpu()
-    values = values.float() if tensor.dtype == torch.bfloat16 else values
-    return jax.device_put(jnp.asarray(np.ascontiguousarray(values.numpy()), dtype=dtype), device)
+    dtype, device = str(tensor.dtype).removeprefix("torch."), jax.devices(_PLATFORMS[tensor.device.type])[0]
+    return jax.device_put(jnp.asarray(tensor.detach().float().cpu().numpy(), dtype=dtype), device)
 
 
 def _to_torch(array: Any, like: Tensor) -> Tensor:
-    values = np.asarray(array)
-    if values.dtype.name == "bfloat16":
-        values = values.astype(np.float32)
-    return torch.from_numpy(np.array(values)).to(device=like.device, dtype=like.dtype)
+    return torch.from_numpy(np.array(array, dtype=np.float32)).to(like.device, like.dtype)
 
 
 def _reorder(tensor: Tensor, gates: list[int]) -> Tensor:
