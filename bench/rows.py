@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -40,9 +40,6 @@ class Row:
     peak_bytes: int | None = None  # above what was allocated before
     compile_seconds: float | None = None  # of the first call
 
-
-TEXT = [each.name for each in fields(Row) if each.type is str]
-NUMBERS = [each.name for each in fields(Row) if each.type is not str]
 
 
 def _output(*command: str) -> str:
