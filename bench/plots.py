@@ -57,7 +57,7 @@ def _save(figure: Figure, rows: pd.DataFrame, path: Path) -> None:
 
 def save_bars(path: Path, plot: Path) -> None:
     """The bars of a file of results without our own variants, for the README."""
-    rows = report.told(report.compared(report.read(path)))
+    rows = report.selected(report.compared(report.read(path)))
     figure = bars(rows)
     if figure is None:
         raise ValueError(f"{path}: no times to compare with the convolutions alone, and so no bars")

@@ -36,9 +36,9 @@ def results(folder: Path = ROOT / "bench/results") -> Path | None:
     return found[0] if found else None
 
 
-def speeds(told: pd.DataFrame) -> pd.DataFrame:
+def speeds(shown: pd.DataFrame) -> pd.DataFrame:
     """How many times as fast we are, and the baseline's compile time, by (case, mode, baseline)."""
-    rows = told[(told.status == OK) & (told.provider != OURS.name) & ~told.provider.isin(report.FLOOR)]
+    rows = shown[(shown.status == OK) & (shown.provider != OURS.name) & ~shown.provider.isin(report.FLOOR)]
     rows = rows.assign(baseline=rows.provider.replace(EAGER_CONTIGUOUS.name, EAGER.name), speed=rows["time / ours"])
     by_point = rows.groupby([*report.POINT, "baseline"], sort=False)[["speed", "compile_seconds"]].min()
     return by_point.groupby(["case", "mode", "baseline"], sort=False).first().dropna(subset="speed")
@@ -50,9 +50,9 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join([header, "|---" * len(rows[0]) + "|", *others])
 
 
-def _table(told: pd.DataFrame, speeds: pd.DataFrame) -> str:
+def _table(shown: pd.DataFrame, speeds: pd.DataFrame) -> str:
     columns = [f"{mode}{what}" for mode in MODES for what in (", ms", ": vs eager", ": vs torch.compile (compiling)")]
-    ours = told[(told.provider == OURS.name) & (told.status == OK)].drop_duplicates(["case", "mode"])
+    ours = shown[(shown.provider == OURS.name) & (shown.status == OK)].drop_duplicates(["case", "mode"])
     ours = ours.set_index(["case", "mode"]).median_ms
 
     def cells(case: str, mode: str) -> list[str]:
@@ -64,7 +64,7 @@ def _table(told: pd.DataFrame, speeds: pd.DataFrame) -> str:
             found.append(f"{speed:.2f}×{compiling}" if speed else "")
         return found
 
-    sizes = told.drop_duplicates("case").set_index("case").sizes
+    sizes = shown.drop_duplicates("case").set_index("case").sizes
     rows = [
         [f"{case}: {size}", *(cell for mode in MODES for cell in cells(case, mode))] for case, size in sizes.items()
     ]
@@ -108,20 +108,20 @@ def _compiling(rows: pd.DataFrame) -> str:
     return " ".join(said)
 
 
-def _missing(told: pd.DataFrame) -> str:
+def _missing(shown: pd.DataFrame) -> str:
     """Which baselines have no time at all, and why."""
-    missing = told[~told.provider.isin(told.provider[told.status == OK])].drop_duplicates("provider")
+    missing = shown[~shown.provider.isin(shown.provider[shown.status == OK])].drop_duplicates("provider")
     reasons = missing.reason.where(missing.status == ABSENT, missing.status)
     said = ", ".join(f"{name} ({reason})" for name, reason in zip(missing.provider, reasons))
     return f"Not measured: {said}." if said else ""
 
 
-def _hardware(told: pd.DataFrame) -> str:
-    first = told.iloc[0]
+def _hardware(shown: pd.DataFrame) -> str:
+    first = shown.iloc[0]
     dtype = first["dtype"]
     tf32 = " (convolutions in TF32)" if dtype == "float32" and first.float32 == "tf32" else ""
     own = f"driver {first.driver}, cuDNN {first.cudnn}" if first.driver else f"{first.threads} threads"
-    launch = "replays of CUDA graphs, " if (told.launch == GRAPH).any() else ""
+    launch = "replays of CUDA graphs, " if (shown.launch == GRAPH).any() else ""
     versions = f"torch {first.torch}, Triton {first.triton}, {dtype}{tf32}, {launch}commit {first.commit}"
     return f"{first.device}, {own}, {versions}; made by `{first.command}`."
 
@@ -129,15 +129,15 @@ def _hardware(told: pd.DataFrame) -> str:
 def block(path: Path) -> str:
     """The README's block, markers included."""
     rows = report.read(path)
-    told = report.told(report.compared(rows))
-    found = speeds(told)
-    sentences = [_where_not_faster(found), _others(found), _compiling(rows), _missing(told)]
+    shown = report.selected(report.compared(rows))
+    found = speeds(shown)
+    sentences = [_where_not_faster(found), _others(found), _compiling(rows), _missing(shown)]
     plot = "![Time by case, in multiples of the convolutions alone](docs/speed.png)"
     wrapped = [
         textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
-        for paragraph in (EXPLANATION, " ".join(filter(None, sentences)), _hardware(told))
+        for paragraph in (EXPLANATION, " ".join(filter(None, sentences)), _hardware(shown))
     ]
-    return "\n\n".join([BEGIN, plot, _table(told, found), *wrapped, END])
+    return "\n\n".join([BEGIN, plot, _table(shown, found), *wrapped, END])
 
 
 def insert(text: str, block: str) -> str:

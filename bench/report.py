@@ -59,7 +59,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def told(rows: pd.DataFrame) -> pd.DataFrame:
+def selected(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that the README shows: of one dtype, without our own variants."""
     rows = rows[rows.run.isin(RUNS)]
     rows = rows[rows.dtype == rows.dtype.iloc[0]]

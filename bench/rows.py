@@ -41,7 +41,6 @@ class Row:
     compile_seconds: float | None = None  # of the first call
 
 
-
 def _output(*command: str) -> str:
     """What a command prints, or "unknown"."""
     try:

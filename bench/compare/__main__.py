@@ -46,7 +46,7 @@ ON_CUDA = ("latency", "paper", "nowcast")
 PACKAGE = ("tritonlstm", "kernels")
 
 Point = tuple[str, dict]
-"""A name, and what a worker is told."""
+"""A name, and the point as the workers receive it."""
 
 
 def tree_of(ref: str | None, folder: Path) -> Path:

@@ -98,7 +98,7 @@ def test_a_package_from_elsewhere_is_refused(tmp_path: Path):
         command.compare(half, half, [POINT], seconds=0)
 
 
-def test_a_version_that_ended_is_told_whoever_notices(tmp_path: Path):
+def test_a_version_that_ended_is_reported(tmp_path: Path):
     with command.Worker(command.tree_of(None, tmp_path), 0.0) as worker:
         worker._process.terminate()
         worker._process.wait()
