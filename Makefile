@@ -10,7 +10,7 @@ BIN := $(ENV)/bin
 help:
 	@echo "make demo     train a ConvLSTM to continue Moving MNIST, and show it (ARGS='--help' for its options)"
 	@echo "make test     run all tests (ARGS='tests/test_ops.py -k fakes' for some, WORKERS=4 for four at a time)"
-	@echo "make bench    time the layer on this CPU against every contender that is installed, and draw plots (ARGS='--case latency')"
+	@echo "make bench    time the layer on this CPU against every baseline that is installed, and draw plots (ARGS='--case latency --no-compiled')"
 	@echo "make gpu-bench   the same on this machine's GPU, with PYTHON's own torch, in under nine minutes"
 	@echo "make bench-compare BASE=<ref>   time this tree against a commit, and fail where it is slower"
 	@echo "make readme   write the README's figures from bench/results"

@@ -1,30 +1,30 @@
-"""Correctness before speed: a contender against the float64 oracle, on the very tensors that are timed.
+"""Correctness before speed: every provider against the float64 oracle, on the very tensors that are timed.
 
-The budget of an error is PyTorch's own in the same dtype and memory format, by the tuner's table of tolerances, which
-is the tests': the largest over a few random problems, since that of one depends on chance. The format counts: oneDNN's
-5×5 convolutions (AVX2, float32) err about twice as much contiguous as channels last.
+The budget of an error is PyTorch's own in the same dtype and memory format: the largest over a few random problems,
+since that of a single one depends on chance. The memory format counts: with oneDNN's 5×5 convolutions in float32 on an
+AVX2 CPU the errors of contiguous images are about twice those of channels-last ones.
 """
+
+import functools
 
 import torch
 from torch import Tensor
 
 from tritonlstm import reference
-from tritonlstm.tuning.check import FACTOR, FLOOR
-from tritonlstm.tuning.launches import DTYPES
+from tritonlstm.tuning.cases import Case
+from tritonlstm.tuning.tolerances import budget, largest_error
 
 from .cases import Problem, problem, stored
 from .providers.protocol import Built, Results
 
-Named = dict[str, Tensor]
-
-_FLOOR = {dtype: FLOOR[name] for name, dtype in DTYPES.items()}
-
 DRAWS = 3
-"""Problems of one case whose largest error of PyTorch's makes the budget."""
+"""Problems of one case whose largest budget counts."""
+
+Named = dict[str, Tensor]
 
 
 class WrongResult(AssertionError):
-    """A contender computes something else."""
+    """A provider computes something else."""
 
 
 def _named(results: Results, gradients: list[Tensor], problem: Problem) -> Named:
@@ -41,7 +41,7 @@ def _named(results: Results, gradients: list[Tensor], problem: Problem) -> Named
 
 
 def _by_reference(problem: Problem, memory_format: torch.memory_format = torch.channels_last) -> Named:
-    """Everything in the problem's dtype and in that format, by the equations in plain PyTorch."""
+    """All results by the equations in plain PyTorch, in the problem's dtype and that memory format."""
     layers = problem.leaves(memory_format)
     output, states = stored(problem.input, memory_format), []
     for (_, channels), parameters in zip(problem.case.layers, layers):
@@ -53,86 +53,58 @@ def _by_reference(problem: Problem, memory_format: torch.memory_format = torch.c
     return _named(Results(output.detach(), states), gradients, problem)
 
 
-def _oracle(problem: Problem) -> Named:
-    """The float64 results, made image by image: autograd's graph of a whole batch may not fit a GPU."""
-    parts = [_by_reference(problem.image(index).to(torch.float64)) for index in range(problem.case.batch)]
+def _by_oracle(problem: Problem) -> Named:
+    """The float64 results, computed image by image: autograd's graph of a whole batch may not fit a GPU."""
+    parts = [_by_reference(problem.image(index).double()) for index in range(problem.case.batch)]
 
-    def join(name: str, tensors: list[Tensor]) -> Tensor:
-        if name.startswith("grad"):
-            return torch.stack(tensors).sum(0)
-        return torch.cat(tensors, 1 if name == "output" else 0)
+    def join(name: str) -> Tensor:
+        tensors = [part[name] for part in parts]
+        return sum(tensors) if name.startswith("grad") else torch.cat(tensors, 1 if name == "output" else 0)
 
-    return {name: join(name, [part[name] for part in parts]) for name in parts[0]}
-
-
-def _error(got: Tensor, right: Tensor) -> float:
-    return (got.double() - right.to(got.device)).abs().max().item()
+    return {name: join(name) for name in parts[0]}
 
 
 class Oracle:
-    """What is right for one problem, kept on the CPU, and how far from it each result may be."""
+    """The problem of a case, its right results, and how far from them each result may be."""
 
-    def __init__(self, given: Problem):
-        self._draws = [(given, self._expect(given))]
-        self._expected = self._draws[0][1]
-        self._budgets = {}
+    def __init__(self, case: Case, dtype: torch.dtype, device: torch.device, peephole: bool):
+        self._draw = functools.partial(problem, case, dtype, device, peephole=peephole)
+        self.problem = self._draw(seed=0)
+        self._results: dict[int, Named] = {}
+        self._budgets: dict[torch.memory_format, dict[str, float]] = {}
 
-    @staticmethod
-    def _expect(given: Problem) -> Named:
-        # Beside a half type's roundings those of float32 are nothing.
-        kept = torch.float32 if given.input.dtype.itemsize == 2 else torch.float64
-        return {name: right.to("cpu", kept) for name, right in _oracle(given).items()}
-
-    def _budgets_in(self, memory_format: torch.memory_format) -> dict[str, float]:
-        """How far from what is right each result may be, stored in that format."""
-        if memory_format in self._budgets:
-            return self._budgets[memory_format]
-        given = self._draws[0][0]
-        like, has_peephole = given.input, given.layers[0].peephole is not None
-        for seed in range(len(self._draws), DRAWS):
-            drawn = problem(given.case, like.dtype, like.device, peephole=has_peephole, seed=seed)
-            self._draws.append((drawn, self._expect(drawn)))
-        budgets, floor = dict.fromkeys(self._expected, 0.0), _FLOOR[like.dtype]
-        for drawn, expected in self._draws:
-            own = _by_reference(drawn, memory_format)
-            for name, right in expected.items():
-                budget = FACTOR * _error(own[name], right) + floor * right.abs().max().item()
-                budgets[name] = max(budgets[name], budget)
-        self._budgets[memory_format] = budgets
-        return budgets
-
-    def check(self, built: Built, problem: Problem, slack: float = 1.0) -> float:
-        """The largest error as a part of its budget, on that very problem.
-
-        Raises WrongResult where it is above one, or `slack`.
-        """
-        # Copied at once: a contender with CUDA graphs of its own overwrites what it returned.
-        results = built.results(built.infer(built.load_input(problem.input)))
+    def check(self, built: Built, slack: float = 1.0) -> float:
+        """The largest error as a fraction of its budget. Raises WrongResult if it is above `slack`."""
+        input, cotangent = built.load(self.problem.input), built.load(self.problem.cotangent)
+        results = built.results(built.infer(input))
+        # Copied before the next call: a provider with buffers of its own overwrites what it returned.
         results = Results(results.output.clone(), [(h.clone(), c.clone()) for h, c in results.states])
-        arguments = built.load_input(problem.input), built.load_cotangent(problem.cotangent)
-        gradients = built.gradients(built.train(*arguments))
-        got = _named(results, [each.clone() for each in gradients], problem)
-        budgets = [self._budgets_in(memory_format) for memory_format in built.memory_formats]
-        worst = 0.0
-        for name, right in self._expected.items():
+        got = _named(results, built.gradients(built.train(input, cotangent)), self.problem)
+        budgets, worst = self._budgets_in(built.memory_format), 0.0
+        for name, right in self._right(seed=0).items():
             if got[name].shape != right.shape:
                 raise WrongResult(f"{name}: shape {tuple(got[name].shape)}, not {tuple(right.shape)}")
-            budget = max(each[name] for each in budgets)
-            allowed, error = slack * budget, _error(got[name], right)
+            error, allowed = largest_error(got[name], right), slack * budgets[name]
             if not error <= allowed:  # NaN is wrong too
                 raise WrongResult(f"{name}: error {error:.1e}, allowed {allowed:.1e}")
-            worst = max(worst, error / budget)
+            worst = max(worst, error / budgets[name])
         return worst
 
+    def _right(self, seed: int) -> Named:
+        """The oracle's results, kept on the CPU."""
+        if seed not in self._results:
+            # float32's rounding is negligible beside that of a half type.
+            kept = torch.float32 if self.problem.input.dtype.itemsize == 2 else torch.float64
+            found = _by_oracle(self._draw(seed=seed))
+            self._results[seed] = {name: right.to("cpu", kept) for name, right in found.items()}
+        return self._results[seed]
 
-class Oracles:
-    """A run's oracles: contenders, modes and launches come and go, and what is right for a problem stays."""
-
-    def __init__(self):
-        self._made = {}
-
-    def of(self, problem: Problem) -> Oracle:
-        key = problem.case, problem.input.dtype, problem.layers[0].peephole is None
-        if key not in self._made:
-            self._made[key] = Oracle(problem)
-        return self._made[key]
+    def _budgets_in(self, memory_format: torch.memory_format) -> dict[str, float]:
+        if memory_format not in self._budgets:
+            budgets = dict.fromkeys(self._right(seed=0), 0.0)
+            for seed in range(DRAWS):
+                plain = _by_reference(self._draw(seed=seed), memory_format)
+                for name, right in self._right(seed).items():
+                    budgets[name] = max(budgets[name], budget(plain[name], right, self.problem.input.dtype))
+            self._budgets[memory_format] = budgets
+        return self._budgets[memory_format]

@@ -1,96 +1,68 @@
-"""One point: every contender built, checked against the oracle, and then timed in turns.
+"""One point: every provider built, checked against the oracle, and then timed in turns.
 
-Whatever a contender does, it gets a row: absent, wrong, out of memory, dropped for want of time, or failed.
+Whatever a provider does, it gets a row: ok, absent, wrong, out of memory, dropped for lack of time, or failed.
 """
 
 import functools
 import gc
+import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from tritonlstm.tuning.cases import Case
 
 from . import rows
-from .cases import Problem, problem, sequence
-from .check import Oracles, WrongResult
-from .deadline import Deadline, OutOfTime
-from .measure import Drive, Failed, Sampler, Times, drive, interleave
-from .providers import CONV_FLOOR, Built, Provider
-from .rows import Key, Row, Rows
+from .cases import Problem, sequence
+from .check import Oracle, WrongResult
+from .providers.protocol import Built, Provider
+from .rows import Row, Rows
+from .timer import CpuClock, CudaClock, Deadline, Failed, OutOfTime, Sampler, drive, interleave, summary
 
 INPUTS = 3
-"""Inputs that go round: no contender sees the same one twice in a row."""
+"""Inputs in a cycle: no provider sees the same one twice in a row."""
 
 MODES = ("inference", "training")
+Clock = CpuClock | CudaClock
+Status = tuple[str, str]
+"""A row's status and reason."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A case and its contenders, the first of them ours. They are built once and timed in every mode."""
+    """A case and its providers, the first of them ours."""
 
     run: str
     name: str
     case: Case
     dtype: torch.dtype
     providers: Sequence[Provider]
-    modes: Sequence[str] = MODES
     graph: bool = True
-    """Whether those that can are timed as CUDA graphs, where there are any."""
-
-    def key(self, mode: str) -> Key:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return Key(self.run, self.name, str(self.case), self.case.steps, dtype, mode)
+    """Whether those that can are timed as CUDA graphs, on a GPU."""
 
     def rows(self, provider: Provider, status: str, reason: str) -> list[Row]:
-        """A row without a time for every mode."""
-        return [Row(self.key(mode), provider.name, provider.peephole, status, reason) for mode in self.modes]
+        """A row without a time for each mode."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        point = self.run, self.name, str(self.case), self.case.steps, dtype
+        return [Row(*point, mode, provider.name, provider.peephole, status, reason) for mode in MODES]
 
 
 @dataclass
-class Ready:
-    """A contender that computes what is right."""
+class Prepared:
+    """The point's providers that compute the right results, ready to be timed, and the rows of the others."""
 
-    provider: Provider
-    note: str
-    launch: str
-    samplers: dict[str, Sampler] = field(default_factory=dict)
-    peaks: dict[str, int] = field(default_factory=dict)
+    samplers: dict[str, dict[str, Sampler]] = field(default_factory=lambda: {mode: {} for mode in MODES})
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {mode: [] for mode in MODES})
+    """By mode. Those of the providers with samplers have no time yet."""
 
-
-def _arguments(given: Problem, built: Built, mode: str) -> list[tuple]:
-    """INPUTS inputs, in training each with a cotangent, as the contender likes them."""
-    case, dtype = given.case, given.input.dtype
-    generator = torch.Generator(given.input.device).manual_seed(1)
-    inputs = [given.input] + [sequence(case, case.in_channels, dtype, generator) for _ in range(INPUTS - 1)]
-    if mode == "inference":
-        return [(built.load_input(input),) for input in inputs]
-    return [(built.load_input(input), built.load_cotangent(given.cotangent)) for input in inputs]
+    def add(self, found: Sequence[Row]) -> None:
+        for row in found:
+            self.rows[row.mode].append(row)
 
 
-def _prepare(point: Point, provider: Provider, given: Problem, oracles: Oracles, clock: Any) -> Ready:
-    built = provider.build(given)
-    note = ""
-    if built.results is not None:
-        note = f"error {oracles.of(given).check(built, given, provider.slack):.2f} of the budget"
-    graph = point.graph and provider.capturable and clock.graphs
-    ready = Ready(provider, note, rows.GRAPH if graph else rows.CALLS)
-    for mode in point.modes:
-        run = built.infer if mode == "inference" else built.train
-        arguments = _arguments(given, built, mode)
-        if built.peak is not None:
-            ready.peaks[mode] = built.peak(mode)
-        elif provider.capturable and built.results is not None:
-            # What holds its memory in graphs of its own, or from the beginning, shows nothing.
-            ready.peaks[mode] = clock.peak(functools.partial(run, *arguments[0]))
-        ready.samplers[mode] = clock.sampler(run, arguments, graph=graph, wait=built.wait)
-    return ready
-
-
-def failure(error: BaseException) -> tuple[str, str]:
-    """An exception as a row's status and reason."""
+def failure(error: BaseException) -> Status:
     if isinstance(error, OutOfTime):
         return rows.DROPPED, str(error)
     if isinstance(error, WrongResult):
@@ -103,89 +75,144 @@ def failure(error: BaseException) -> tuple[str, str]:
 
 
 def _free() -> None:
-    """Give back what a point or a failed contender held."""
+    """Release what a point or a failed provider held."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def measure(
+def prepare(
     point: Point,
-    clock: Any,
-    collected: Rows,
+    clock: Clock,
     deadline: Deadline,
-    rounds: Callable[[str], int],
-    drive: Drive = drive,
-    oracles: Oracles | None = None,
-) -> None:
-    """Time a point, and add a row for each contender and mode. `rounds` tells how many a mode gets."""
+    oracle: Callable[..., Oracle] = Oracle,
+    compile_limit: float = math.inf,
+) -> Prepared:
+    """Build and check the providers. `oracle` may be a cache; `compile_limit` is for each provider that compiles."""
+    prepared = Prepared()
     try:
         with deadline.limit():
-            torch.compiler.reset()  # or one problem's graphs would count as another's recompilations
+            torch.compiler.reset()  # or the graphs of another problem would count as recompilations
     except (Exception, OutOfTime) as error:
-        status = failure(error)
-        collected.add(row for provider in point.providers for row in point.rows(provider, *status))
-        return
-    ready, others = _build(point, clock, deadline, Oracles() if oracles is None else oracles)
-    for mode in point.modes:
-        times, failed = _time(mode, ready, clock, deadline, rounds(mode), drive)
-        found = [_row(point, mode, each, times[each.provider.name]) for each in ready if each.provider.name in times]
-        lost = [(each.provider, failed[each.provider.name]) for each in ready if each.provider.name in failed]
-        found += [row for provider, status in lost for row in point.rows(provider, *status) if row.key.mode == mode]
-        found += [row for row in others if row.key.mode == mode]
-        collected.add(rows.with_floor(found, CONV_FLOOR.name))
-
-
-def _build(point: Point, clock: Any, deadline: Deadline, oracles: Oracles) -> tuple[list[Ready], list[Row]]:
-    """The contenders that compute what is right, and the rows of the others."""
-    of = functools.cache(lambda peephole: problem(point.case, point.dtype, clock.device, peephole=peephole))
-    ready, others = [], []
+        for provider in point.providers:
+            prepared.add(point.rows(provider, *failure(error)))
+        return prepared
     for provider in point.providers:
         try:
-            with deadline.limit(provider.seconds):
+            with deadline.limit(compile_limit if provider.compiles else math.inf):
                 _free()
                 reason = provider.why_absent(clock.device)
                 if reason is None:
-                    ready.append(_prepare(point, provider, of(provider.peephole), oracles, clock))
+                    own = oracle(point.case, point.dtype, clock.device, provider.peephole)
+                    samplers, found = _prepare(point, provider, own, clock)
                 else:
-                    others += point.rows(provider, rows.ABSENT, reason)
+                    samplers, found = {}, point.rows(provider, rows.ABSENT, reason)
         except (Exception, OutOfTime) as error:
-            others += point.rows(provider, *failure(error))
-    return ready, others
+            samplers, found = {}, point.rows(provider, *failure(error))
+        prepared.add(found)
+        for mode, sampler in samplers.items():
+            prepared.samplers[mode][provider.name] = sampler
+    return prepared
 
 
-def _time(
-    mode: str, ready: list[Ready], clock: Any, deadline: Deadline, rounds: int, drive: Drive
-) -> tuple[dict[str, Times], dict[str, tuple[str, str]]]:
-    """The contenders' times and, of those that failed, status and reason. The others are timed anew without them."""
-    samplers = {each.provider.name: each.samplers[mode] for each in ready}
-    failed = {}
-    while samplers:
+def _prepare(point: Point, provider: Provider, oracle: Oracle, clock: Clock) -> tuple[dict[str, Sampler], list[Row]]:
+    built = provider.build(oracle.problem)
+    arguments = {mode: _arguments(oracle.problem, built, mode) for mode in MODES}
+    runs = dict(zip(MODES, (built.infer, built.train)))
+    compile_seconds = dict.fromkeys(MODES)
+    if provider.compiles:
+        for mode, run in runs.items():
+            start = time.perf_counter()
+            result = run(*arguments[mode][0])
+            if built.wait is not None:
+                built.wait(result)
+            compile_seconds[mode] = time.perf_counter() - start
+    note = "" if built.results is None else f"error {oracle.check(built, provider.slack):.2f} of the budget"
+    graph = point.graph and provider.capturable and clock.graphs
+    launch = rows.GRAPH if graph else rows.CALLS
+    samplers, found = {}, []
+    for row in point.rows(provider, rows.OK, note):
+        mode, peak = row.mode, None
+        if built.peak is not None:
+            peak = built.peak(mode)
+        elif built.results is not None:
+            peak = clock.peak(functools.partial(runs[mode], *arguments[mode][0]))
+        found.append(replace(row, launch=launch, peak_bytes=peak, compile_seconds=compile_seconds[mode]))
+        samplers[mode] = clock.sampler(runs[mode], arguments[mode], graph=graph, wait=built.wait)
+    return samplers, found
+
+
+def _arguments(problem: Problem, built: Built, mode: str) -> list[tuple]:
+    """INPUTS inputs, in training each with the cotangent, as the provider's own arrays."""
+    generator = torch.Generator(problem.input.device).manual_seed(1)
+    dtype, case = problem.input.dtype, problem.case
+    inputs = [problem.input, *(sequence(generator, case, case.in_channels, dtype) for _ in range(INPUTS - 1))]
+    cotangent = () if mode == "inference" else (built.load(problem.cotangent),)
+    return [(built.load(input), *cotangent) for input in inputs]
+
+
+def time_in_turns(
+    samplers: dict[str, Sampler], clock: Clock, deadline: Deadline, rounds: int, drive: Callable[..., None] = drive
+) -> tuple[dict[str, list[float]], dict[str, Status]]:
+    """The seconds of each sampler, and the status of those that failed. The others are timed again without them."""
+    left, failed = dict(samplers), {}
+    while left:
         try:
             with deadline.limit():
                 _free()
                 clock.settle()
-                return interleave(samplers, rounds, drive=drive), failed
+                return interleave(left, rounds, drive=drive), failed
         except Failed as error:
-            failed[error.name] = failure(error.__cause__)
-            del samplers[error.name]
+            name = str(error)
+            failed[name] = failure(error.__cause__)
+            del left[name]
         except (Exception, OutOfTime) as error:
-            return {}, dict.fromkeys(samplers, failure(error)) | failed
+            return {}, dict.fromkeys(left, failure(error)) | failed
     return {}, failed
 
 
-def _row(point: Point, mode: str, each: Ready, times: Times) -> Row:
-    p20, p80 = times.spread
-    return Row(
-        point.key(mode),
-        each.provider.name,
-        each.provider.peephole,
-        rows.OK,
-        each.note,
-        each.launch,
-        1e3 * times.median,
-        1e3 * p20,
-        1e3 * p80,
-        len(times.durations),
-        each.peaks.get(mode),
-    )
+def measure(
+    prepared: Prepared,
+    mode: str,
+    clock: Clock,
+    collected: Rows,
+    deadline: Deadline,
+    rounds: int,
+    drive: Callable[..., None] = drive,
+) -> None:
+    """Time the providers in one mode, and add a row for each."""
+    seconds, failed = time_in_turns(prepared.samplers[mode], clock, deadline, rounds, drive)
+
+    def finished(row: Row) -> Row:
+        if row.provider in seconds:
+            return replace(row, **summary(seconds[row.provider]))
+        if row.provider in failed:
+            status, reason = failed[row.provider]
+            return replace(row, status=status, reason=reason)
+        return row
+
+    collected.add(map(finished, prepared.rows[mode]))
+
+
+def show(collected: Rows) -> None:
+    """Print the rows at the end of a run, and draw plots of them beside the file. The plain lines need no pandas."""
+    try:
+        from . import report
+    except ImportError:
+        for row in collected.all:
+            print(row.run, row.case, row.sizes, row.dtype, row.mode, row.provider, row.launch, row.status, end=": ")
+            print(
+                row.reason if row.median_ms is None else f"{row.median_ms:.3f} ms ({row.p20_ms:.3f}–{row.p80_ms:.3f})"
+            )
+        print("tables and plots need pandas")
+    else:
+        print(report.text(report.frame(collected.records())))
+    if collected.path is None or not collected.all:
+        return
+    try:
+        from . import plots
+    except ImportError:
+        print("plots need pandas and matplotlib")
+    else:
+        print(*plots.draw(collected.path), sep="\n")
+    print(f"written to {collected.path}")

@@ -1,27 +1,25 @@
-"""The parts of a layer alone: what the design takes for granted of cuDNN, and the gate kernels against their bytes.
+"""Parts of a layer alone: what the design assumes of cuDNN's convolutions, and the gate kernels against their bytes.
 
 Each part runs over a whole sequence, or over as many tensors as overflow the L2 cache.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tritonlstm._layout import Layout, from_rows
-from tritonlstm._maps import adjoint_weight
-from tritonlstm._maps.convolution import Map, WeightGrad
 from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.launches import DTYPES, Launch, bind
+from tritonlstm.tuning.random_layers import normal
 
 from . import rows
-from .deadline import Deadline, OutOfTime
-from .flow import failure
-from .measure import interleave
-from .rows import Key, Row, Rows
+from .flow import Clock, failure, time_in_turns
+from .providers.conv_floor import convolution_backward, data_gradient, weight_gradient
+from .rows import Row, Rows
+from .timer import Deadline, OutOfTime, summary
 
 LAUNCH_SECONDS = 7e-6
 BYTES_PER_SECOND = 3.0e12
@@ -30,154 +28,137 @@ SLACK = 1.05
 there, 3.0 TB/s was seen for a large copy. A gate kernel, with the L2 cache cold, may take 5% more."""
 
 COLD_BYTES = 256 * 2**20
-"""What the tensors of a gate kernel's repeated launches hold together: several times the L2 cache of any GPU here."""
+"""Together, the tensors of a gate kernel's repeated launches hold several times the L2 cache of any GPU here."""
 
 _MOST_LAUNCHES = 64
+
+_MOVED = {"gates_forward": (4 + 4 + 2, 2), "gates_backward": (4 + 2 + 4, 3)}
+"""Numbers of the layer's dtype and of float32 that a launch must read and write for each element of c. Forward:
+pre-activations, gates, h twice; c_prev, c. Backward: gates, dH in two parts, dA; c_prev, dC in and out. Bias and
+peepholes, which every tile shares, are left out."""
+
+Functions = dict[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is timed in turns: functions by name. `per_run` units of work are in one call; times are of one unit."""
+    """Functions that are timed in turns. `per_run` units of work are in one call; times are of one unit."""
 
-    key: Key
-    functions: Callable[[torch.device], dict[str, Callable[[], object]]]
+    run: str
+    name: str
+    case: Case
+    dtype: str
+    functions: Callable[[torch.device], Functions]
     per_run: int = 1
     limits: dict[str, float] = field(default_factory=dict)
     """Seconds that a unit of a function may take, where that is known."""
 
-    def measure(self, clock: Any, collected: Rows, deadline: Deadline, rounds: int) -> None:
-        launch = rows.GRAPH if clock.graphs else rows.CALLS
+    def measure(self, clock: Clock, collected: Rows, deadline: Deadline, rounds: int) -> None:
+        point = self.run, self.name, str(self.case), self.case.steps, self.dtype, self.run
         try:
             with deadline.limit():
                 functions = self.functions(clock.device)
                 samplers = {name: clock.sampler(run, [()], graph=clock.graphs) for name, run in functions.items()}
-                clock.settle()
-                times = interleave(samplers, rounds)
         except (Exception, OutOfTime) as error:
-            collected.add([Row(self.key, "all", False, *failure(error))])
+            collected.add([Row(*point, "all", False, *failure(error))])
             return
-        timed = []
-        for name, each in times.items():
-            median, p20, p80 = (1e3 * value / self.per_run for value in (each.median, *each.spread))
-            limit = self.limits.get(name)
-            reason = f"{median / 1e3 / limit:.2f} of the limit, {1e6 * limit:.1f} µs" if limit else ""
-            timed.append(Row(self.key, name, False, rows.OK, reason, launch, median, p20, p80, len(each.durations)))
-        collected.add(timed)
+        seconds, failed = time_in_turns(samplers, clock, deadline, rounds)
+        found = [Row(*point, name, False, *status) for name, status in failed.items()]
+        for name, each in seconds.items():
+            row = Row(*point, name, False, rows.OK, launch=rows.GRAPH if clock.graphs else rows.CALLS)
+            row = replace(row, **summary(each, self.per_run))
+            if name in self.limits:
+                limit = self.limits[name]
+                row = replace(row, reason=f"{row.median_ms / 1e3 / limit:.2f} of the limit, {1e6 * limit:.1f} µs")
+            found.append(row)
+        collected.add(found)
 
 
-def _key(run: str, name: str, case: Case, layer: tuple[int, int], dtype: str) -> Key:
-    return Key(run, name, f"{case.but(in_channels=layer[0], channels=layer[1:])}", case.steps, dtype, run)
-
-
-def _distinct(case: Case) -> list[tuple[int, int]]:
-    """(Cin, C) of the case's layers, each once."""
-    return list(dict.fromkeys(case.layers))
+def _layers(case: Case) -> list[Case]:
+    """The case's distinct layers, each alone."""
+    return [case.but(in_channels=layer[0], channels=layer[1:]) for layer in dict.fromkeys(case.layers)]
 
 
 def convolutions(name: str, case: Case) -> list[Part]:
-    """What the design assumes of the convolutions, for each layer: the alternatives side by side, over all steps."""
-    return [
-        Part(
-            _key("first-measurements", name, case, layer, "bfloat16"),
-            lambda device, layer=layer: _of(case, layer, device),
-        )
-        for layer in _distinct(case)
-    ]
+    """The alternatives side by side, for each layer, over all steps."""
+    return [Part("convolutions", name, layer, "bfloat16", partial(_convolutions, layer)) for layer in _layers(case)]
 
 
-def _of(case: Case, layer: tuple[int, int], device: torch.device) -> dict[str, Callable[[], object]]:
-    in_channels, channels = layer
-    width, image = in_channels + channels, (case.batch, case.height, case.width)
+def _convolutions(case: Case, device: torch.device) -> Functions:
+    ((in_channels, channels),) = case.layers
+    width, padding = in_channels + channels, case.kernel // 2
+    generator = torch.Generator(device).manual_seed(0)
 
-    def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        return torch.randn(shape, device=device).to(dtype)
+    def images(*shape: int) -> Tensor:
+        """Channels last."""
+        return normal(generator, *shape, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+
+    count, size = case.steps * case.batch, (case.height, case.width)
+    rows, grads = images(count, width, *size), images(count, 4 * channels, *size)
+    weight = images(4 * channels, width, case.kernel, case.kernel)
+    row_steps, grad_steps = rows.chunk(case.steps), grads.chunk(case.steps)
+    of_input, of_hidden = (
+        (part.contiguous(memory_format=torch.channels_last), images(len(grads) // steps, part.shape[1], *size))
+        for part, steps in zip(weight.split([in_channels, channels], 1), (1, case.steps))
+    )
 
     def forward(dtype: torch.dtype) -> Callable[[], object]:
-        inputs = normal(case.steps, *image, width, dtype=dtype)
-        convolve = Map(layout, normal(*kernel, width, dtype=dtype))
-        out = inputs.new_empty(*image, 4 * channels)
-        return lambda: [convolve(step, out=out) for step in inputs]
+        steps, own = [each.to(dtype) for each in row_steps], weight.to(dtype)
+        return lambda: [F.conv2d(step, own, padding=padding) for step in steps]
 
-    kernel = (4 * channels, case.kernel, case.kernel)
-    inputs, weight = normal(case.steps, *image, width), normal(*kernel, width)
-    grads = normal(case.steps, *image, 4 * channels)
-    image_weight = from_rows(weight)
-    layout = Layout.of(image_weight, None, case.steps, case.batch, image[1:], triton=True)
-    whole, of_hidden, of_input = (
-        Map(layout, adjoint_weight(layout, weight, part))
-        for part in (slice(None), slice(channels), slice(channels, None))
-    )
-    full, hidden = grads.new_empty(*image, width), grads.new_empty(*image, channels)
-
-    def by_functional() -> None:
-        for step in inputs:
-            F.conv2d(step.movedim(-1, 1), image_weight, padding=case.kernel // 2)
+    def into_buffer() -> Callable[[], object]:
+        ones, cudnn, out = [1, 1], torch.backends.cudnn, torch.empty_like(grad_steps[0])
+        options = ([padding, padding], ones, ones, 1, cudnn.benchmark, cudnn.deterministic, True)
+        return lambda: [torch.cudnn_convolution(step, weight, *options, out=out) for step in row_steps]
 
     def weight_grad(dtype: torch.dtype, *, by_step: bool = False) -> Callable[[], object]:
-        """Of all steps at once, or added up step by step."""
-        rows, of_gates, like = (tensor.to(dtype) for tensor in (inputs, grads, weight))
-        parts = list(zip(rows, of_gates)) if by_step else [(rows.flatten(0, 1), of_gates.flatten(0, 1))]
+        own = weight.to(dtype)
+        parts = [(each_grad.to(dtype), each.to(dtype)) for each_grad, each in zip(grad_steps, row_steps)]
+        parts = parts if by_step else [(grads.to(dtype), rows.to(dtype))]
 
-        def run() -> Tensor | None:
-            total = WeightGrad(layout, like)
-            for part in parts:
-                total.add(*part)
-            return total.result()
+        def run() -> Tensor:
+            total = convolution_backward(*parts[0], own, weight_gradient)
+            for grad, step in parts[1:]:
+                total += convolution_backward(grad, step, own, weight_gradient)
+            return total
 
         return run
 
-    def split_dx() -> None:
-        for grad in grads:
-            of_hidden(grad, out=hidden)
-        of_input(grads.flatten(0, 1))
+    def data_grad(parts: list[Tensor], weight: Tensor, rows: Tensor) -> list[Tensor]:
+        return [convolution_backward(grad, rows, weight, data_gradient) for grad in parts]
 
-    return {
+    functions = {
         "forward, bf16": forward(torch.bfloat16),
         "forward, fp16": forward(torch.float16),
-        "forward, bf16, F.conv2d": by_functional,
         "dW, step by step": weight_grad(torch.bfloat16, by_step=True),
         "dW, all steps at once, bf16": weight_grad(torch.bfloat16),
         "dW, all steps at once, fp16": weight_grad(torch.float16),
-        "dX and dH together": lambda: [whole(grad, out=full) for grad in grads],
-        "dH by step, dX at once": split_dx,
+        "dX and dH together": lambda: data_grad(grad_steps, weight, row_steps[0]),
+        "dH by step, dX at once": lambda: data_grad(grad_steps, *of_hidden) + data_grad([grads], *of_input),
     }
+    return functions | ({"forward, bf16, into a buffer": into_buffer()} if device.type == "cuda" else {})
 
 
-def gates(name: str, case: Case, cold_bytes: int) -> list[Part]:
+def gates(name: str, case: Case, cold_bytes: int = COLD_BYTES) -> list[Part]:
     """The gate kernels of each layer in training, one launch after another.
 
     Cold, each on tensors of its own, which are not in the cache; hot, all on the same, which are if they fit.
     """
     parts = []
-    for layer in _distinct(case):
-        for kernel in ("gates_forward", "gates_backward"):
-            launch = Launch(kernel, "bf16", layer[1], batch=case.batch, height=case.height, width=case.width)
-            moved = _moved_bytes(launch)
+    for layer in _layers(case):
+        for kernel, (halves, floats) in _MOVED.items():
+            launch = Launch(kernel, "bf16", layer.channels[0], batch=case.batch, height=case.height, width=case.width)
+            moved = launch.elements * (halves * launch.itemsize + floats * 4)
             count = min(_MOST_LAUNCHES, max(2, -(-cold_bytes // moved)))
-            limit = SLACK * (LAUNCH_SECONDS + moved / BYTES_PER_SECOND)
-
-            def functions(device: torch.device, launch: Launch = launch, count: int = count) -> dict:
-                runs = [bind(launch, str(device)) for _ in range(count)]
-                return {
-                    f"{launch.kernel}, cold": lambda: [run() for run in runs],
-                    f"{launch.kernel}, hot": lambda: [runs[0]() for _ in runs],
-                }
-
+            limits = {f"{kernel}, cold": SLACK * (LAUNCH_SECONDS + moved / BYTES_PER_SECOND)}
             dtype = str(DTYPES[launch.dtype]).removeprefix("torch.")
-            key = _key("gates", name, case, layer, dtype)
-            parts.append(Part(key, functions, count, {f"{kernel}, cold": limit}))
+            parts.append(Part("gates", name, layer, dtype, partial(_launches, launch, count), count, limits))
     return parts
 
 
-def _moved_bytes(launch: Launch) -> int:
-    """Bytes that a launch must read and write; bias and peepholes, which every tile shares, left out.
-
-    Forward: pre-activations, c_prev, gates, c, and h twice. Backward: gates, c_prev, dH in two parts, dC in and out,
-    dA.
-    """
-    half = launch.itemsize
-    each = {
-        "gates_forward": 4 * half + 4 + 4 * half + 4 + 2 * half,
-        "gates_backward": 4 * half + 4 + 2 * half + 8 + 4 * half,
+def _launches(launch: Launch, count: int, device: torch.device) -> Functions:
+    runs = [bind(launch, str(device)) for _ in range(count)]
+    return {
+        f"{launch.kernel}, cold": lambda: [run() for run in runs],
+        f"{launch.kernel}, hot": lambda: [runs[0]() for _ in runs],
     }
-    return launch.elements * each[launch.kernel]

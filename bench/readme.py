@@ -1,169 +1,149 @@
-"""Write the README's figures of speed from the committed results, and its plot.
+"""Write the README's table and plot of speed from the committed results.
 
-python -m bench.readme            puts the block between the markers in README.md, and draws docs/speed.png
-python -m bench.readme --check    exits with 1 where README.md says something else
+python -m bench.readme            replaces the block between the markers in README.md, and draws docs/speed.png
+python -m bench.readme --check    exits with 1 if README.md is out of date
 
-The results are those of a GPU, where there are any in bench/results, else of a CPU.
+The results are those of a GPU if bench/results has any, else of a CPU.
 """
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
-from .environment import ROOT, Environment
-from .providers import CONV_FLOOR, EAGER, OURS
-from .rows import ABSENT, OK, Row, read
-from .table import EAGER_FORMATS, best_eager, points, speed_up
+import pandas as pd
+
+from . import report
+from .flow import MODES
+from .providers import COMPILED, EAGER, EAGER_CONTIGUOUS, OURS
+from .rows import ABSENT, GRAPH, OK, ROOT
 
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
-BEFORE = "## The equations"
-"""The heading that the block comes before, where the README has no markers yet."""
-
 PLOT = ROOT / "docs/speed.png"
-RUNS = ("contenders", "compiled", "max-autotune", "JAX")
 LEVEL = 0.03
 """Medians that differ by less are called level."""
 
+EXPLANATION = """\
+Speed is a baseline's median time over ours in the same run: above 1× we are faster. Eager is the same layer in plain
+PyTorch, in the faster memory format of each case; torch.compile is eager compiled, with the seconds that compiling
+took, once for each mode and again for another number of steps. Baselines without peepholes are compared with our
+layer without. The plot shows multiples of PyTorch's convolutions alone."""
+
 
 def results(folder: Path = ROOT / "bench/results") -> Path | None:
-    """The file of results that is told: the first GPU's by name, else the CPU's."""
+    """The file of results for the README: the first GPU's by name, else the CPU's."""
     found = sorted(folder.glob("*/speed.csv"), key=lambda path: (path.parent.name == "cpu", path.parent.name))
     return found[0] if found else None
 
 
-def told(rows: list[Row]) -> list[Row]:
-    """The rows that a reader wants: of one dtype, without our own variants."""
-    chosen = [row for row in rows if row.key.run in RUNS]
-    chosen = [row for row in chosen if row.key.dtype == chosen[0].key.dtype]
-    return [row for row in chosen if row.provider == OURS.name or not row.provider.startswith(f"{OURS.name},")]
+def speeds(shown: pd.DataFrame) -> pd.DataFrame:
+    """How many times as fast we are, and the baseline's compile time, by (case, mode, baseline)."""
+    rows = shown[(shown.status == OK) & (shown.provider != OURS.name) & ~shown.provider.isin(report.FLOOR)]
+    rows = rows.assign(baseline=rows.provider.replace(EAGER_CONTIGUOUS.name, EAGER.name), speed=rows["time / ours"])
+    by_point = rows.groupby([*report.POINT, "baseline"], sort=False)[["speed", "compile_seconds"]].min()
+    return by_point.groupby(["case", "mode", "baseline"], sort=False).first().dropna(subset="speed")
 
 
-Speeds = dict[tuple[str, str], dict[str, float]]
-"""By case and mode, how many times as fast we are as each contender."""
+def markdown(rows: list[list[str]]) -> str:
+    """A table whose first row is the header."""
+    header, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([header, "|---" * len(rows[0]) + "|", *others])
 
 
-def _contender(row: Row) -> str:
-    """Whom a row is told as: eager is one contender, whatever its memory format."""
-    return EAGER.name if row.provider in EAGER_FORMATS else row.provider
+def _table(shown: pd.DataFrame, speeds: pd.DataFrame) -> str:
+    columns = [f"{mode}{what}" for mode in MODES for what in (", ms", ": vs eager", ": vs torch.compile (compiling)")]
+    ours = shown[(shown.provider == OURS.name) & (shown.status == OK)].drop_duplicates(["case", "mode"])
+    ours = ours.set_index(["case", "mode"]).median_ms
 
+    def cells(case: str, mode: str) -> list[str]:
+        found = [f"{ours[case, mode]:.3g}" if (case, mode) in ours.index else ""]
+        for baseline in (EAGER, COMPILED):
+            key = case, mode, baseline.name
+            speed, seconds = speeds.loc[key] if key in speeds.index else (None, None)
+            compiling = f" ({seconds:.0f} s)" if baseline is COMPILED and speed else ""
+            found.append(f"{speed:.2f}×{compiling}" if speed else "")
+        return found
 
-def speeds(rows: list[Row]) -> Speeds:
-    found: Speeds = {}
-    chosen = told(rows)
-    # Each contender is compared with our time in the same run, variants without peepholes included.
-    for key, group in points([row for row in rows if row.key in {row.key for row in chosen}]):
-        own = found.setdefault((key.case, key.mode), {})
-        for row in group:
-            if row not in chosen or row.provider in (OURS.name, CONV_FLOOR.name):
-                continue
-            best = best_eager(row.launch, group) if row.provider in EAGER_FORMATS else row
-            ratio = None if best is None else speed_up(best, group)
-            if ratio is not None:
-                own.setdefault(_contender(row), ratio)
-    return found
-
-
-def _table(rows: list[Row], by_case: Speeds) -> list[str]:
-    contenders = list(dict.fromkeys(name for each in by_case.values() for name in each))
-    launches = {_contender(row): row.launch for row in rows if row.status == OK}
-    heads = [
-        "case",
-        "",
-        "launch",
-        f"{OURS.name}, ms (p20–p80)",
-        "× convolutions alone",
-        *(f"against {name} ({launches[name]})" for name in contenders),
+    sizes = shown.drop_duplicates("case").set_index("case").sizes
+    rows = [
+        [f"{case}: {size}", *(cell for mode in MODES for cell in cells(case, mode))] for case, size in sizes.items()
     ]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    seen = set()
-    for row in rows:
-        point = row.key.case, row.key.mode
-        if row.provider != OURS.name or row.status != OK or point in seen:
-            continue
-        seen.add(point)
-        floor = "" if row.x_conv_floor is None else f"{row.x_conv_floor:.2f}"
-        ratios = [f"{by_case[point][name]:.2f}×" if name in by_case[point] else "" for name in contenders]
-        time = f"{row.median_ms:.3g} ({row.p20_ms:.3g}–{row.p80_ms:.3g})"
-        sizes = f"{row.key.case}: {row.key.sizes}"
-        lines.append(f"| {' | '.join([sizes, row.key.mode, row.launch, time, floor, *ratios])} |")
-    return lines
+    return markdown([["case", *columns], *rows])
 
 
-def _points(found: list[tuple[str, str, str, float]]) -> str:
-    """ "eager in paper's training (0.95×)", and so on."""
-    return ", ".join(f"{name} in {case}'s {mode} ({ratio:.2f}×)" for case, mode, name, ratio in found)
+def _list(found: pd.DataFrame) -> str:
+    """ "torch.compile in inference of paper (0.93×) and odd (0.95×)", and so on."""
+    parts = []
+    for (baseline, mode), group in found.groupby(["baseline", "mode"], sort=False):
+        cases = [f"{case} ({speed:.2f}×)" for case, speed in zip(group.case, group.speed)]
+        parts.append(f"{baseline} in {mode} of {', '.join(cases)}")
+    return "; ".join(parts)
 
 
-def _where_not_faster(by_case: Speeds) -> str:
-    every = [(case, mode, name, ratio) for (case, mode), own in by_case.items() for name, ratio in own.items()]
-    slower = [each for each in every if each[-1] < 1 - LEVEL]
-    level = [each for each in every if abs(each[-1] - 1) <= LEVEL]
-    sentences = [f"Slower than {_points(slower)}." if slower else "Slower than none of them in these cases."]
-    if level:
-        sentences.append(f"Level, within {LEVEL:.0%}, with {_points(level)}.")
-    return " ".join(sentences)
+def _where_not_faster(speeds: pd.DataFrame) -> str:
+    every = speeds.reset_index()
+    slower, level = every[every.speed < 1 - LEVEL], every[(every.speed - 1).abs() <= LEVEL]
+    said = f"We are slower than {_list(slower)}." if len(slower) else "We are slower than no baseline in these cases."
+    return f"{said} Level, within {LEVEL:.0%}: {_list(level)}." if len(level) else said
 
 
-def _measured(rows: list[Row]) -> set[str]:
-    return {row.provider for row in rows if row.status == OK}
-
-
-def _missing(rows: list[Row]) -> str:
-    """Who was not measured at all, and why."""
-    told_anyway = _measured(rows) | {OURS.name, CONV_FLOOR.name}
-    reasons = {}
-    for row in rows:
-        if row.provider not in told_anyway:
-            reasons.setdefault(row.provider, row.reason if row.status == ABSENT else row.status)
-    return f"Not measured: {', '.join(f'{name} ({reason})' for name, reason in reasons.items())}." if reasons else ""
-
-
-def _explanation(rows: list[Row]) -> str:
-    """How the table is to be read."""
-    lines = [
-        "Against a contender: its median time over ours in the same run, so above 1 we are faster; those without",
-        "peepholes against our layer without. Launch: replays of a CUDA graph, or calls from Python; each is compared",
-        "with our time in the same launch. Convolutions alone: the same ones, without all that is between.",
+def _others(speeds: pd.DataFrame) -> str:
+    """The range over the cases of the speed over each baseline that has no column."""
+    every = speeds.reset_index()
+    every = every[~every.baseline.isin([EAGER.name, COMPILED.name])]
+    ranges = [
+        f"{baseline} {group.min():.2f}× to {group.max():.2f}× ({mode})"
+        for (baseline, mode), group in every.groupby(["baseline", "mode"], sort=False).speed
     ]
-    if _measured(rows).issuperset(EAGER_FORMATS):
-        lines.append("Eager: with images channels last or contiguous, whichever is faster in that case and mode.")
-    return "\n".join(lines)
+    return f"Our speed over other baselines: {', '.join(ranges)}." if ranges else ""
 
 
-def _hardware(environment: Environment, dtype: str) -> str:
-    parts = [environment.device]
-    parts.append(
-        f"driver {environment.driver}, cuDNN {environment.cudnn}"
-        if environment.driver
-        else f"{environment.threads} threads"
-    )
-    tf32 = " (convolutions in TF32)" if dtype == "float32" and environment.float32 == "tf32" else ""
-    parts.append(f"torch {environment.torch}, Triton {environment.triton}, {dtype}{tf32}, commit {environment.commit}")
-    return f"{', '.join(parts)}; made by `{environment.command}`."
+def _compiling(rows: pd.DataFrame) -> str:
+    """How the compiler's time grows with T."""
+    rows = rows[(rows.run == "steps") & (rows.provider == COMPILED.name) & (rows["mode"] == "training")]
+    said = []
+    for case, group in rows.dropna(subset="compile_seconds").sort_values("steps").groupby("case", sort=False):
+        times = [f"{seconds:.0f} s at T={steps}" for seconds, steps in zip(group.compile_seconds, group.steps)]
+        said.append(f"Compiling a training step of {case} takes {', '.join(times)}.")
+    return " ".join(said)
+
+
+def _missing(shown: pd.DataFrame) -> str:
+    """Which baselines have no time at all, and why."""
+    missing = shown[~shown.provider.isin(shown.provider[shown.status == OK])].drop_duplicates("provider")
+    reasons = missing.reason.where(missing.status == ABSENT, missing.status)
+    said = ", ".join(f"{name} ({reason})" for name, reason in zip(missing.provider, reasons))
+    return f"Not measured: {said}." if said else ""
+
+
+def _hardware(shown: pd.DataFrame) -> str:
+    first = shown.iloc[0]
+    dtype = first["dtype"]
+    tf32 = " (convolutions in TF32)" if dtype == "float32" and first.float32 == "tf32" else ""
+    own = f"driver {first.driver}, cuDNN {first.cudnn}" if first.driver else f"{first.threads} threads"
+    launch = "replays of CUDA graphs, " if (shown.launch == GRAPH).any() else ""
+    versions = f"torch {first.torch}, Triton {first.triton}, {dtype}{tf32}, {launch}commit {first.commit}"
+    return f"{first.device}, {own}, {versions}; made by `{first.command}`."
 
 
 def block(path: Path) -> str:
-    """The README's block from a file of results, markers included."""
-    rows, environment = read(path)
-    chosen = told(rows)
-    by_case = speeds(rows)
-    paragraphs = [
-        "![Time by case, in multiples of the convolutions alone](docs/speed.png)",
-        "\n".join(_table(chosen, by_case)),
-        _explanation(chosen),
-        " ".join(filter(None, [_where_not_faster(by_case), _missing(chosen)])),
-        _hardware(environment, chosen[0].key.dtype),
+    """The README's block, markers included."""
+    rows = report.read(path)
+    shown = report.selected(report.compared(rows))
+    found = speeds(shown)
+    sentences = [_where_not_faster(found), _others(found), _compiling(rows), _missing(shown)]
+    plot = "![Time by case, in multiples of the convolutions alone](docs/speed.png)"
+    wrapped = [
+        textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
+        for paragraph in (EXPLANATION, " ".join(filter(None, sentences)), _hardware(shown))
     ]
-    return "\n\n".join([BEGIN, *paragraphs, END])
+    return "\n\n".join([BEGIN, plot, _table(shown, found), *wrapped, END])
 
 
-def insert(text: str, made: str) -> str:
-    """The README's text with the block in its place; in a section of its own where there was none."""
-    if BEGIN in text:
-        before, rest = text.split(BEGIN, 1)
-        return before + made + rest.split(END, 1)[1]
-    before, rest = text.split(BEFORE, 1)
-    return f"{before}## Speed\n\n{made}\n\n{BEFORE}{rest}"
+def insert(text: str, block: str) -> str:
+    """The README's text with the block in its place."""
+    before, rest = text.split(BEGIN, 1)
+    return before + block + rest.split(END, 1)[1]
 
 
 def main(arguments: list[str]) -> int:
@@ -177,13 +157,13 @@ def main(arguments: list[str]) -> int:
         print("readme: no bench/results/*/speed.csv yet", file=sys.stderr)
         return 1
     text = options.readme.read_text()
-    made = insert(text, block(path))
+    updated = insert(text, block(path))
     if options.check:
-        print(f"{options.readme}: {'as' if made == text else 'not as'} {path.relative_to(ROOT)} has it")
-        return int(made != text)
-    from .plots import save_bars  # only to draw is matplotlib needed
+        print(f"{options.readme}: {'up to date' if updated == text else 'out of date'} with {path}")
+        return int(updated != text)
+    from .plots import save_bars  # only drawing needs matplotlib
 
-    options.readme.write_text(made)
+    options.readme.write_text(updated)
     save_bars(path, options.plot)
     return 0
 

@@ -1,122 +1,109 @@
-"""The one schema of all figures: a row for each contender at each point, in a CSV file."""
+"""The schema of all results: one flat row for each provider and point, in a CSV file. Collecting needs no pandas."""
 
 import csv
 import os
+import platform
+import re
+import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_type_hints
 
-from .environment import Environment
+import torch
+import triton
 
-OK = "ok"
-ABSENT = "absent"
-WRONG = "wrong"
-OUT_OF_MEMORY = "out of memory"
-DROPPED = "dropped"
-FAILED = "failed"
+ROOT = Path(__file__).parents[1]
 
-GRAPH = "graph"
-CALLS = "calls"
-
-
-@dataclass(frozen=True)
-class Key:
-    """A point. Contenders with the same key were timed in turns, and only their times are compared."""
-
-    run: str
-    """Which set of contenders: "contenders", "compiled", "steps", …"""
-    case: str
-    sizes: str
-    steps: int
-    dtype: str
-    mode: str
-    """"inference" or "training", "first-measurements", "gates"."""
+OK, ABSENT, WRONG, OUT_OF_MEMORY, DROPPED, FAILED = "ok", "absent", "wrong", "out of memory", "dropped", "failed"
+GRAPH, CALLS = "graph", "calls"
 
 
 @dataclass(frozen=True)
 class Row:
-    key: Key
+    """Rows that agree from `run` to `mode` are one point: they were timed in turns, and only they are compared."""
+
+    run: str  # which set of providers: "baselines", "compiled", "steps", …
+    case: str
+    sizes: str
+    steps: int
+    dtype: str
+    mode: str  # "inference" or "training"; "gates" or "convolutions" for parts of a layer
     provider: str
     peephole: bool
     status: str
-    reason: str = ""
-    """Of a time: the largest error as a part of its budget. Else why there is none."""
-    launch: str = ""
-    """GRAPH: replays of a CUDA graph. CALLS: from Python, launches included. Only times of one kind are compared."""
+    reason: str = ""  # why there is no time, or the largest error as a fraction of its budget
+    launch: str = ""  # GRAPH: replays of a CUDA graph. CALLS: from Python. Only times of the same kind are compared.
     median_ms: float | None = None
     p20_ms: float | None = None
     p80_ms: float | None = None
     samples: int = 0
-    peak_bytes: int | None = None
-    """Above what was held before. None where it was not seen."""
-    x_conv_floor: float | None = None
-    """The median over that of the convolutions alone."""
+    peak_bytes: int | None = None  # above what was allocated before
+    compile_seconds: float | None = None  # of the first call
 
 
-def with_floor(rows: list[Row], floor: str) -> list[Row]:
-    """The rows of one point, each median also as a multiple of the contender's named `floor`, if launched alike."""
-    medians = {row.launch: row.median_ms for row in rows if row.provider == floor and row.status == OK}
-
-    def measured(row: Row) -> Row:
-        known = row.status == OK and row.launch in medians
-        return replace(row, x_conv_floor=row.median_ms / medians[row.launch]) if known else row
-
-    return [measured(row) for row in rows]
+def _output(*command: str) -> str:
+    """What a command prints, or "unknown"."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip() or "unknown"
 
 
-def _flat(row: Row, environment: Environment) -> dict:
-    values = asdict(row)
-    return values.pop("key") | values | asdict(environment)
+def commit() -> str:
+    """The commit that is timed, with a mark if the tree has changed since."""
+    return _output("git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12")
 
 
-def _columns() -> list[str]:
-    row = [each.name for each in fields(Row) if each.name != "key"]
-    return [each.name for each in fields(Key)] + row + [each.name for each in fields(Environment)]
+def environment(device: torch.device, command: str, own_commit: str | None = None) -> dict[str, str]:
+    """What results depend on: the machine, the versions, the commit, the command."""
+    found = {
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "commit": own_commit or commit(),
+        "command": command,
+    }
+    if device.type == "cuda":
+        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0]
+        versions = {"driver": driver, "cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+        precision = torch.backends.cudnn.conv.fp32_precision
+        return {"device": torch.cuda.get_device_name(device), **found, **versions, "float32": precision}
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = model[1] if model else platform.processor() or platform.machine()
+    name = f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    return {"device": name, **found, "driver": "", "cuda": "", "cudnn": "", "float32": "ieee"}
+
+
+def results_folder(device: torch.device, *, whole: bool = True) -> Path:
+    """bench/results/<device>, and in it "partial" for a run that is not `whole`."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    folder = ROOT / "bench/results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return folder if whole else folder / "partial"
 
 
 class Rows:
-    """Collects rows and, where there is a path, saves all of them after every point."""
+    """Collects rows and, if there is a path, saves all of them after every point."""
 
-    def __init__(self, path: Path | None, environment: Environment):
+    def __init__(self, path: Path | None, environment: dict[str, str]):
         self.path = path
+        self.environment = environment
         self.all: list[Row] = []
-        self._environment = environment
+
+    def records(self) -> list[dict]:
+        return [asdict(row) | self.environment for row in self.all]
 
     def add(self, rows: Iterable[Row]) -> None:
         self.all += rows
-        if self.path is None:
+        if self.path is None or not self.all:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it first: a run that is ended while it writes leaves the rows that were there.
+        # Replaced at once: a run that is interrupted here leaves the earlier file.
         beside = self.path.with_name(f".{self.path.name}.new")
+        records = self.records()
         with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _columns())
+            writer = csv.DictWriter(file, records[0])
             writer.writeheader()
-            writer.writerows(_flat(row, self._environment) for row in self.all)
+            writer.writerows(records)
         os.replace(beside, self.path)
-
-
-def read(path: Path) -> tuple[list[Row], Environment]:
-    """The rows of a file, and where they come from."""
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    if not lines:
-        raise ValueError(f"{path}: no rows")
-
-    def part(line: dict[str, str], kind: type) -> dict:
-        hints = {name: hint for name, hint in get_type_hints(kind).items() if name in line}
-        return {name: _parse(line[name], hint) for name, hint in hints.items()}
-
-    rows = [Row(Key(**part(line, Key)), **part(line, Row)) for line in lines]
-    return rows, Environment(**part(lines[0], Environment))
-
-
-def _parse(text: str, hint: object) -> object:
-    if hint is bool:
-        return text == "True"
-    if hint is str:
-        return text
-    if hint is int:
-        return int(text)
-    return None if text == "" else float(text) if hint == float | None else int(text)

@@ -1,106 +1,86 @@
-"""`make bench`: the cases' small twins on a CPU, against every contender that runs there.
+"""`make bench`: the small variants of the cases on a CPU, against every baseline that runs there.
 
-Correctness first, then time and memory. pytest-benchmark times our layer, the contenders run around it in turns.
+Correctness first, then time and memory. pytest-benchmark times our layer, and the others run around it in turns.
 """
 
-import math
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 
-from tritonlstm.tuning.cases import TWINS
+from tritonlstm.tuning.cases import SMALL
 
-from . import measure
-from .check import Oracles
-from .deadline import Deadline
-from .ending import show
-from .environment import Environment, results_folder
+from . import flow, timer
+from .check import Oracle
+from .conftest import LONG
 from .flow import MODES, Point
-from .flow import measure as measure_point
-from .providers import (
-    COMPILED,
-    CONV_FLOOR,
-    EAGER,
-    EAGER_CONTIGUOUS,
-    FLAX,
-    HOISTED,
-    KERAS,
-    MAX_AUTOTUNE,
-    OURS,
-    OURS_WITHOUT_PEEPHOLE,
-    RECOMPUTE,
-)
-from .rows import OK, Rows
+from .providers import COMPILED, EAGER_FORMATS, FLAX, FLOORS, KERAS, MAX_AUTOTUNE, OURS, OURS_WITHOUT_PEEPHOLE
+from .providers.ours import HOISTED, RECOMPUTE
+from .rows import OK, Rows, environment, results_folder
 
-CPU = torch.device("cpu")
-PROVIDERS = [OURS, CONV_FLOOR, EAGER, EAGER_CONTIGUOUS, RECOMPUTE, HOISTED]
-WITHOUT_PEEPHOLE = [OURS_WITHOUT_PEEPHOLE, FLAX, KERAS]
-COMPILERS = [COMPILED, MAX_AUTOTUNE]
-STEPS = (4, 8, 16, 32)
-"""T of the twin whose time and memory are told against it."""
+CLOCK, DEADLINE = timer.CpuClock(), timer.Deadline()
 
 
 @pytest.fixture(scope="session")
 def rows(request: pytest.FixtureRequest):
-    """The rows of this run: saved after every point, printed and drawn when it ends."""
+    """The rows of this run: saved after every point, printed and drawn at the end."""
     option = request.config.getoption
-    path = Path(option("--csv") or results_folder(CPU, whole=option("--case") is None) / "speed.csv")
-    enabled = not option("--benchmark-disable")
-    arguments = " ".join(request.config.invocation_params.args)
-    collected = Rows(path if enabled else None, Environment.of(CPU, f"pytest {arguments}"))
+    whole = option("--case") is None and not option("--no-compiled")
+    path = Path(option("--csv") or results_folder(CLOCK.device, whole=whole) / "speed.csv")
+    command = " ".join(["pytest", *request.config.invocation_params.args])
+    collected = Rows(None if option("--benchmark-disable") else path, environment(CLOCK.device, command))
     yield collected
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        show(collected)
+        flow.show(collected)
 
 
 @pytest.fixture(scope="session")
-def oracles() -> Oracles:
-    return Oracles()
+def compilers(request: pytest.FixtureRequest) -> list:
+    option = request.config.getoption
+    return [] if option("--no-compiled") else [COMPILED, *([MAX_AUTOTUNE] if option("--max-autotune") else [])]
 
 
-def _drive(benchmark) -> measure.Drive:
-    """pytest-benchmark calls our layer, once for a test; its warm-up is `interleave`'s."""
-    used = False
+@functools.cache
+def oracle(*problem: object) -> Oracle:
+    return Oracle(*problem)
+
+
+@pytest.fixture(scope="module")
+def point(case: str, compilers: list) -> flow.Prepared:
+    """Built and checked once for both modes."""
+    without = [OURS_WITHOUT_PEEPHOLE] if any(each.why_absent(CLOCK.device) is None for each in (FLAX, KERAS)) else []
+    providers = [OURS, *FLOORS, *EAGER_FORMATS, RECOMPUTE, HOISTED, *compilers, *without, FLAX, KERAS]
+    return flow.prepare(Point("baselines", case, SMALL[case], torch.float32, providers), CLOCK, DEADLINE, oracle)
+
+
+@pytest.fixture(scope="module")
+def point_of_steps(steps: int, compilers: list) -> flow.Prepared:
+    providers = [OURS, RECOMPUTE, *EAGER_FORMATS, *compilers]
+    case = SMALL[LONG].but(steps=steps)
+    return flow.prepare(Point("steps", LONG, case, torch.float32, providers), CLOCK, DEADLINE, oracle)
+
+
+def _measure(prepared: flow.Prepared, mode: str, benchmark, rows: Rows, request: pytest.FixtureRequest) -> None:
+    rounds = request.config.getoption("--rounds") if benchmark.enabled else 1
 
     def drive(first, before, after, rounds: int) -> None:
-        nonlocal used
-        if used:
-            measure.drive(first, before, after, rounds)
+        if benchmark.enabled and not benchmark.stats:
+            benchmark.pedantic(first, setup=before, teardown=after, rounds=rounds)
             return
-        used = True
-        if benchmark.enabled:
-            benchmark.pedantic(first, setup=before, teardown=lambda: after(), rounds=rounds)
-            return
-        # Disabled, it calls once, and wants to.
-        measure.drive(first, before, after, rounds - 1)
-        before()
-        benchmark.pedantic(first)
-        after()
+        timer.drive(first, before, after, rounds)
 
-    return drive
-
-
-def _measure(point: Point, benchmark, rows: Rows, oracles: Oracles, request: pytest.FixtureRequest) -> None:
-    count = request.config.getoption("--rounds") if benchmark.enabled else 1
-    before = len(rows.all)
-    measure_point(point, measure.WallClock(), rows, Deadline(math.inf), lambda mode: count, _drive(benchmark), oracles)
-    (ours,) = (row for row in rows.all[before:] if row.provider == OURS.name)
+    flow.measure(prepared, mode, CLOCK, rows, DEADLINE, rounds, drive)
+    if not benchmark.enabled:
+        benchmark(lambda: None)  # a fixture that is not used is a warning
+    (ours,) = (row for row in rows.all[-len(prepared.rows[mode]) :] if row.provider == OURS.name)
     assert ours.status == OK, ours.reason
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_speed_and_memory(benchmark, rows, oracles, request: pytest.FixtureRequest, twin: str, mode: str):
-    providers = PROVIDERS + (COMPILERS if request.config.getoption("--compiled") else [])
-    if any(each.why_absent(CPU) is None for each in (FLAX, KERAS)):
-        providers = providers + WITHOUT_PEEPHOLE
-    point = Point("contenders", twin, TWINS[twin], torch.float32, providers, modes=[mode])
-    _measure(point, benchmark, rows, oracles, request)
+def test_speed_and_memory(point, mode: str, benchmark, rows, request: pytest.FixtureRequest):
+    _measure(point, mode, benchmark, rows, request)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-def test_against_steps(benchmark, rows, oracles, request: pytest.FixtureRequest, long_twin: str, steps: int):
-    case = TWINS[long_twin].but(steps=steps)
-    providers = [OURS, RECOMPUTE, EAGER, EAGER_CONTIGUOUS]
-    point = Point("steps", long_twin, case, torch.float32, providers, modes=["training"])
-    _measure(point, benchmark, rows, oracles, request)
+def test_against_steps(point_of_steps, benchmark, rows, request: pytest.FixtureRequest):
+    _measure(point_of_steps, "training", benchmark, rows, request)

@@ -99,13 +99,13 @@ def layer(
 
     With `shares_output` the output is the one that the backward pass reads, not a copy: nobody may write to it before.
     """
-    weight, input_weight, bias, peephole = arguments[3:]
+    weight, input_weight, peephole = arguments.weight, arguments.input_weight, arguments.peephole
     if spec.schedule == "concat" and input_weight is not None:
         raise ValueError(
             'schedule: "concat" needs one kernel for input and hidden state, got input_weight'
             f' {tuple(input_weight.shape)}; "auto" works here'
         )
-    checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
+    checks.check_parameters(weight, input_weight, arguments.bias, peephole, len(spatial_dims))
     steps, batch, spatial = _sizes(arguments, spatial_dims, steps)
     checks.check_peephole_size(peephole, spatial)
     shape = (batch, arguments.channels, *spatial)

@@ -1,46 +1,68 @@
-"""Time the working tree, or another commit, against a base, and fail where it is slower.
+"""Time the working tree, or another commit, against a base, and fail if it is slower.
 
 python -m bench.compare BASE [HEAD]
 
-Two processes are kept alive, one for each version, and run in turns. A round's ratio is that of the fastest of each
-side's four runs, so that what disturbs some of them is not seen. It fails where a point is slower by more than the
-threshold with 99% confidence. Both run on one core, since a neighbour of one core would slow only that side; on the CPU
-each runs on one thread, and the time is that thread's own, so that a busy machine disturbs little.
+Two processes stay alive, one for each version, and run in turns. A round's ratio is that of the fastest of each side's
+four runs, which filters out disturbances. It fails if a point is slower by more than the threshold with 99% confidence.
+Both run on one core, since a neighbour of one core would slow only that side; on the CPU each runs on one thread, and
+its own CPU time counts.
 """
 
 import argparse
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from bench.environment import commit
-from tritonlstm.tuning.cases import CASES, TWINS, Case
+from bench.rows import ROOT, commit
+from bench.timer import interleave
+from tritonlstm.tuning.cases import CASES, SMALL
 
-from . import trees
-from .interval import Interval, least_rounds, of_ratios
+from .interval import CONFIDENCE, LEAST_ROUNDS, Interval, of_ratios
 
 THRESHOLD = 0.05
-CONFIDENCE = 0.99
 SECONDS = 40
-"""Of running in turns, which gives about 18 rounds on a CPU of 2025; two processes start in about five more."""
+"""Of running in turns, about 18 rounds on a CPU of 2025; starting the two processes takes about five more."""
 
-ORDER = 0, 1, 1, 0, 1, 0, 0, 1
-"""Whose turn it is in a round, base's (0) or head's; in every second round the other's."""
+RUNS = 4
+"""Of each side in a round, in the order 0 1 1 0 1 0 0 1."""
 
-MODES = ("inference", "training")
 ON_CPU = {"latency": 3, "copied-3x3": 2, "odd": 3}
-"""Twins by name, with so many steps: quick ones, one of them a deep stack and one of odd sizes."""
+"""Small variants and their number of steps: quick ones, one of them a deep stack and one of odd sizes."""
 
 ON_CUDA = ("latency", "paper", "nowcast")
+PACKAGE = ("tritonlstm", "kernels")
+
+Point = tuple[str, dict]
+"""A name, and the point as the workers receive it."""
+
+
+def tree_of(ref: str | None, folder: Path) -> Path:
+    """The package at a commit, or in the working tree if `ref` is None, laid out as it is installed."""
+    if ref is None:
+        for name in PACKAGE:
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        command = ["git", "-C", str(ROOT), "archive", "--format=tar", ref, *PACKAGE]
+        archive = subprocess.run(command, capture_output=True, check=False)
+        if archive.returncode:
+            raise ValueError(f"{ref}: {archive.stderr.decode().strip()}")
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+            tar.extractall(folder, filter="data")
+    shutil.move(folder / "kernels", folder / "tritonlstm" / "kernels")
+    return folder
 
 
 class Worker:
@@ -49,9 +71,8 @@ class Worker:
     def __init__(self, tree: Path, slowdown: float):
         command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(tree), str(slowdown)]
         environment = os.environ | {"PYTHONPATH": str(tree)}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=tree
-        )
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=tree)
         if hasattr(os, "sched_setaffinity"):  # on Linux
             os.sched_setaffinity(self._process.pid, {max(os.sched_getaffinity(0))})
 
@@ -80,37 +101,29 @@ class Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(BrokenPipeError):  # what was never read is in it
+        with suppress(BrokenPipeError):  # unread data may be left in it
             self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
 
-def points() -> list[tuple[str, dict]]:
-    """Names, and what a worker is told."""
-
-    def of(name: str, case: Case, device: str) -> list[tuple[str, dict]]:
-        return [
-            (f"{name} ({case}), {device}, {mode}", {"case": asdict(case), "device": device, "mode": mode})
-            for mode in MODES
-        ]
-
-    cpu = [point for name, steps in ON_CPU.items() for point in of(name, TWINS[name].but(steps=steps), "cpu")]
-    cuda = [point for name in ON_CUDA for point in of(name, CASES[name], "cuda")]
-    return cpu + (cuda if torch.cuda.is_available() else [])
+def points() -> list[Point]:
+    cases = [(name, SMALL[name].but(steps=steps), "cpu") for name, steps in ON_CPU.items()]
+    if torch.cuda.is_available():
+        cases += [(name, CASES[name], "cuda") for name in ON_CUDA]
+    return [
+        (f"{name} ({case}), {device}, {mode}", {"case": asdict(case), "device": device, "mode": mode})
+        for name, case, device in cases
+        for mode in ("inference", "training")
+    ]
 
 
 def compare(
-    base: Path,
-    head: Path,
-    chosen: Sequence[tuple[str, dict]],
-    *,
-    seconds: float = SECONDS,
-    slowdown: float = 0.0,
+    base: Path, head: Path, chosen: Sequence[Point], *, seconds: float = SECONDS, slowdown: float = 0.0
 ) -> dict[str, Interval]:
-    """Head's time over base's at each point, after rounds over all points for so many seconds.
+    """Head's time over base's at each point, after rounds over all points for this time.
 
-    `slowdown` is planted in head, a part of its own time.
+    `slowdown` is planted in head, as a fraction of its own time.
     """
     ratios = [[] for _ in chosen]
     with ExitStack() as stack:
@@ -119,32 +132,27 @@ def compare(
             worker.send([point for _, point in chosen])
         for worker in workers:
             worker.receive()
-        end = time.monotonic() + seconds
-        rounds = 0
-        while time.monotonic() < end or rounds < least_rounds(CONFIDENCE):
+        end, rounds = time.monotonic() + seconds, 0
+        while time.monotonic() < end or rounds < LEAST_ROUNDS:
             for index in range(len(chosen)):
-                took = ([], [])
-                for turn in ORDER:
-                    side = turn ^ rounds % 2
-                    took[side].append(workers[side].run(index))
-                ratios[index].append(min(took[1]) / min(took[0]))
+                runs = {name: partial(worker.run, index) for name, worker in zip(("base", "head"), workers)}
+                took = interleave(runs, RUNS, warmup=0)
+                ratios[index].append(min(took["head"]) / min(took["base"]))
             rounds += 1
-    return {name: of_ratios(each, CONFIDENCE) for (name, _), each in zip(chosen, ratios)}
+    return {name: of_ratios(each) for (name, _), each in zip(chosen, ratios)}
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__.splitlines()[0])
     parser.add_argument("base", help="a git ref")
-    parser.add_argument("head", nargs="?", help="a git ref; the working tree if left out")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="slowdown that is no failure (%(default)s)")
+    parser.add_argument("head", nargs="?", help="a git ref; the working tree by default")
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="tolerated slowdown (%(default)s)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of running in turns (%(default)s)")
-    parser.add_argument("--plant", type=float, default=0.0, help="a slowdown of head, to see that it is noticed")
+    parser.add_argument("--plant", type=float, default=0.0, help="a slowdown of head, to test that it is noticed")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        head = Path(folder, "head")
         try:
-            base = trees.of_ref(options.base, Path(folder, "base"))
-            head = trees.of_ref(options.head, head) if options.head else trees.of_working_tree(head)
+            base, head = tree_of(options.base, Path(folder, "base")), tree_of(options.head, Path(folder, "head"))
         except ValueError as error:  # no such commit
             parser.error(str(error))
         found = compare(base, head, points(), seconds=options.seconds, slowdown=options.plant)

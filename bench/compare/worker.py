@@ -1,8 +1,8 @@
-"""One version in a process of its own, which runs what it is told over its pipes: `python worker.py <tree> <slowdown>`.
+"""One version in a process of its own, controlled over its pipes: `python worker.py <tree> <slowdown>`.
 
 In: a JSON line with the points, then one with the number of a point for each run. Out: where the package was imported
-from, then the seconds of each run. `slowdown` is a part of its own time that each run is followed by in a busy loop, to
-see that it is noticed.
+from, then the seconds of each run. `slowdown` is the fraction of its own time that each run is extended by in a busy
+loop, to test that it is noticed.
 """
 
 import json
@@ -25,10 +25,8 @@ def _prepare(point: dict, slowdown: float) -> Callable[[], float]:
     torch.manual_seed(0)
     layer = ConvLSTM2d(case["in_channels"], case["channels"], case["kernel"], device=device, dtype=dtype)
     image = case["steps"], case["batch"], case["height"], case["width"]
-    input, cotangent = (
-        torch.randn(*image, channels).movedim(-1, 2).to(device, dtype)
-        for channels in (case["in_channels"], case["channels"][-1])
-    )
+    channels = case["in_channels"], case["channels"][-1]
+    input, cotangent = (torch.randn(*image, each).movedim(-1, 2).to(device, dtype) for each in channels)
     leaves = list(layer.parameters())
 
     def run() -> None:
@@ -39,7 +37,7 @@ def _prepare(point: dict, slowdown: float) -> Callable[[], float]:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    # On the one thread of the CPU its own time counts: what another process takes of the core does not.
+    # On the CPU the process's own time counts: what another process takes of the core does not.
     clock = time.perf_counter if device == "cuda" else time.process_time
 
     def timed() -> float:
@@ -56,7 +54,7 @@ def _prepare(point: dict, slowdown: float) -> Callable[[], float]:
 
 
 def main(tree: Path, slowdown: float) -> None:
-    # What libraries print must not get between the answers.
+    # Whatever libraries print must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

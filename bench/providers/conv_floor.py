@@ -1,90 +1,80 @@
-"""The convolutions of our layer alone, by PyTorch: what no gate kernel, copy or launch can be faster than beside them.
+"""The convolutions of our layer alone, by PyTorch: the time of a layer whose gates, copies and launches cost nothing.
 
-Forward one convolution a step over a dense row [H | X | 0], backward one a step over dA, of all layers, and one weight
-gradient a layer over all steps at once. Every number is random and no step reads what the one before it wrote: only
-the work is the same. Within `tritonlstm.tuning.timing.best_plans` each is the fastest of cuDNN's plans; on a CPU they
-run in the layout in which PyTorch's are fastest. A schedule with other convolutions, or layers that overlap, may come
-out below it; so may our layer on a CPU, whose first step convolves the input alone, and whose convolutions, where that
-is faster, are minimal filtering.
+Of all layers, forward one convolution a step over a dense row [X | H], backward the data gradient of each step and one
+weight gradient over all steps. All numbers are random and no step reads the result of another: only the work is the
+same. A layer can still be faster: with other convolutions (minimal filtering, hoisted input), or with overlapping
+layers.
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import Problem
-from tritonlstm._layout import Layout
-from tritonlstm._maps import adjoint_weight
-from tritonlstm._maps.convolution import Map, WeightGrad
-from tritonlstm._maps.planes import convolves_faster_in_planes
+from tritonlstm.tuning.random_layers import normal
 
 from .protocol import Built, Provider
 
-
-@dataclass(frozen=True)
-class _Layer:
-    """Everything dense, in the layout in which PyTorch convolves fastest."""
-
-    layout: Layout
-    weight: Tensor  # (4C, k, k, width)
-    map: Map
-    adjoint: Map  # of all columns or, in the first layer, of the hidden ones
-    rows: Tensor  # (T, B, H, W, width)
-    preact: Tensor  # (T, B, H, W, 4C)  where a convolution may write
-    grad_preact: Tensor  # (T, B, H, W, 4C)
-    grad_rows: Tensor  # (B, H, W, width or C)  where a backward convolution may write
+data_gradient, weight_gradient = [True, False, False], [False, True, False]
+"""Masks of `convolution_backward`."""
 
 
-def _layer(problem: Problem, index: int) -> _Layer:
-    case, like, public = problem.case, problem.input, problem.layers[index].weight
-    spatial, planar = (case.height, case.width), convolves_faster_in_planes(public)
-    layout = Layout.of(public, None, case.steps, case.batch, spatial, triton=like.is_cuda, planar=planar)
-
-    def normal(*shape: int) -> Tensor:
-        return layout.dense(torch.randn(shape, device=like.device).to(like.dtype))
-
-    gates = 4 * layout.channels
-    weight = normal(gates, case.kernel, case.kernel, layout.width)
-    # The first layer's input wants no gradient: only the hidden columns are transposed.
-    adjoint = adjoint_weight(layout, weight, slice(None) if index else layout.hidden_slot)
-    return _Layer(
-        layout,
-        weight,
-        Map(layout, weight),
-        Map(layout, adjoint),
-        rows=normal(*layout.sequence_shape(layout.width)),
-        preact=layout.new_sequence(like, gates),
-        grad_preact=normal(*layout.sequence_shape(gates)),
-        grad_rows=layout.new_step(like, len(adjoint)),
+def convolution_backward(grad: Tensor, rows: Tensor, weight: Tensor, mask: list[bool]) -> Tensor:
+    """The gradient that `mask` chooses, of a convolution without a bias that keeps the images' size."""
+    padding = [size // 2 for size in weight.shape[2:]]
+    options = (None, [1, 1], padding, [1, 1], False, [0, 0], 1)
+    return next(
+        each for each in torch.ops.aten.convolution_backward(grad, rows, weight, *options, mask) if each is not None
     )
 
 
-def _forward(layers: list[_Layer]) -> None:
-    for layer in layers:
-        for rows, preact in zip(layer.rows, layer.preact):
-            layer.map(rows, out=preact)
+class _Layer:
+    def __init__(self, problem: Problem, index: int, memory_format: torch.memory_format):
+        case, (in_channels, channels) = problem.case, problem.case.layers[index]
+        generator = torch.Generator(problem.input.device).manual_seed(index)
+
+        def images(*shape: int) -> Tensor:
+            return normal(generator, *shape, dtype=problem.input.dtype).contiguous(memory_format=memory_format)
+
+        count, size, width = case.steps * case.batch, (case.height, case.width), in_channels + channels
+        self.steps, self.first = case.steps, index == 0
+        self.rows, self.grads = images(count, width, *size), images(count, 4 * channels, *size)
+        self.weight = images(4 * channels, width, case.kernel, case.kernel)
+        # The input of the first layer requires no gradient: only the hidden columns have a data gradient.
+        own = slice(in_channels, None) if self.first else slice(None)
+        self.columns, self.column_rows = (
+            each[:, own].contiguous(memory_format=memory_format) for each in (self.weight, self.rows[: case.batch])
+        )
+
+    def forward(self) -> None:
+        for rows in self.rows.chunk(self.steps):
+            F.conv2d(rows, self.weight, padding=self.weight.shape[-1] // 2)
+
+    def backward(self) -> None:
+        # The first step of the first layer has no step before it and no layer below.
+        for grad in self.grads.chunk(self.steps)[1 if self.first else 0 :]:
+            convolution_backward(grad, self.column_rows, self.columns, data_gradient)
+        convolution_backward(self.grads, self.rows, self.weight, weight_gradient)
 
 
-def _backward(layers: list[_Layer]) -> None:
-    for index, layer in reversed(list(enumerate(layers))):
-        # The first layer's first step has nothing below it or before it.
-        for grad in layer.grad_preact[0 if index else 1 :]:
-            layer.adjoint(grad, out=layer.grad_rows)
-        WeightGrad(layer.layout, layer.weight).add(layer.rows.flatten(0, 1), layer.grad_preact.flatten(0, 1))
+def build(memory_format: torch.memory_format, problem: Problem) -> Built:
+    layers = [_Layer(problem, index, memory_format) for index in range(len(problem.layers))]
+
+    @torch.no_grad
+    def infer(*_: Tensor) -> None:
+        for layer in layers:
+            layer.forward()
+
+    @torch.no_grad
+    def train(*_: Tensor) -> None:
+        infer()
+        for layer in reversed(layers):
+            layer.backward()
+
+    return Built(infer, train, results=None, gradients=None)
 
 
-@torch.no_grad
-def _run(layers: list[_Layer], *arguments: Tensor) -> None:
-    _forward(layers)
-    if len(arguments) == 2:  # an input and a cotangent: a training step
-        _backward(layers)
-
-
-def build(problem: Problem) -> Built:
-    run = partial(_run, [_layer(problem, index) for index in range(len(problem.layers))])
-    return Built(run, run, results=None, gradients=None)
-
-
-CONV_FLOOR = Provider("conv floor", build, peephole=False)
+CONV_FLOOR = Provider("convolutions", partial(build, torch.channels_last), peephole=False)
+CONV_FLOOR_CONTIGUOUS = Provider("convolutions, contiguous", partial(build, torch.contiguous_format), peephole=False)

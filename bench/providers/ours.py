@@ -1,25 +1,13 @@
-"""This package's layer, with each of its backends, schedules and memory modes.
+"""This package's layer, with its backends, schedules and memory modes."""
 
-Weights, input and cotangent are stored as their layers compute: channels last, or contiguous where planes are faster.
-"""
-
-from dataclasses import replace
 from functools import partial
 
 import torch
 
-from bench.cases import Parameters, Problem, stored
+from bench.cases import Problem
 from tritonlstm import ConvLSTM2d
-from tritonlstm._maps.planes import is_faster_in_planes
-from tritonlstm.tuning.cases import Case
 
 from .protocol import Built, Provider, of_function
-
-
-def _memory_format(parameters: Parameters, case: Case) -> torch.memory_format:
-    """The one in which a layer computes."""
-    planar = is_faster_in_planes(parameters.weight, pixels=case.batch * case.height * case.width)
-    return torch.contiguous_format if planar else torch.channels_last
 
 
 def build(options: dict[str, str], problem: Problem) -> Built:
@@ -33,17 +21,11 @@ def build(options: dict[str, str], problem: Problem) -> Built:
         dtype=problem.input.dtype,
         **options,
     )
-    formats = [_memory_format(parameters, case) for parameters in problem.layers]
-    for cell, parameters, memory_format in zip(layer.layers, problem.layers, formats, strict=True):
-        for name, tensor in parameters.leaves(memory_format)._asdict().items():
+    for cell, parameters in zip(layer.layers, problem.leaves(torch.channels_last), strict=True):
+        for name, tensor in parameters._asdict().items():
             if tensor is not None:
                 setattr(cell, name, torch.nn.Parameter(tensor.detach()))
-    return replace(
-        of_function(layer, list(layer.parameters())),
-        load_input=partial(stored, memory_format=formats[0]),
-        load_cotangent=partial(stored, memory_format=formats[-1]),
-        memory_formats=set(formats),
-    )
+    return of_function(layer, list(layer.parameters()))
 
 
 def variant(name: str, *, peephole: bool = True, **options: str) -> Provider:
@@ -54,10 +36,7 @@ OURS = variant("tritonlstm")
 OURS_WITHOUT_PEEPHOLE = variant("tritonlstm, no peephole", peephole=False)
 RECOMPUTE = variant("tritonlstm, recompute", memory="recompute")
 HOISTED = variant("tritonlstm, hoisted", schedule="hoisted")
-VARIANTS = [
-    RECOMPUTE,
-    variant("tritonlstm, concat", schedule="concat"),
-    HOISTED,
-    variant("tritonlstm, torch backend", backend="torch"),
-]
-"""backend="triton" is what "auto" takes on a GPU; elsewhere Triton interprets, which is no speed to tell."""
+CONCAT = variant("tritonlstm, concat", schedule="concat")
+TORCH_BACKEND = variant("tritonlstm, torch backend", backend="torch")
+VARIANTS = [RECOMPUTE, CONCAT, HOISTED, TORCH_BACKEND]
+"""backend="triton" is what "auto" chooses on a GPU. Elsewhere Triton's interpreter runs, whose speed means nothing."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import triton
 
-from bench.codegen import points, table
+from bench.codegen import table
 
 pytestmark = pytest.mark.serial  # its fixture compiles everything, in processes of its own
 
@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 _MEASURE = """
 import json
-from bench.codegen import points, table
-chosen = list(points.points())
+from bench.codegen import table
+chosen = list(table.points())
 rows = table.measure(chosen)
 violations = [line for point in chosen for line in table.violations(point, rows[point.key])]
 print(json.dumps({"rows": rows, "violations": violations}))
@@ -49,22 +49,22 @@ def of(arch: str, rows: dict) -> dict:
     return {key: row for key, row in rows.items() if key.endswith(f"/{arch}")}
 
 
-@pytest.mark.parametrize("arch", points.ARCHITECTURES)
+@pytest.mark.parametrize("arch", table.ARCHITECTURES)
 def test_nothing_spills_and_accesses_are_as_wide_as_the_channels_allow(measured: dict, arch: str):
     assert not [line for line in measured["violations"] if f"/{arch}:" in line]
 
 
-@pytest.mark.parametrize("arch", points.ARCHITECTURES)
+@pytest.mark.parametrize("arch", table.ARCHITECTURES)
 def test_nothing_is_worse_than_the_committed_table(measured: dict, committed: dict, arch: str):
     assert not table.regressions(of(arch, measured["rows"]), of(arch, committed))
 
 
-@pytest.mark.parametrize("arch", points.ARCHITECTURES)
+@pytest.mark.parametrize("arch", table.ARCHITECTURES)
 def test_the_committed_table_is_not_stale(measured: dict, committed: dict, arch: str):
     assert not table.differences(of(arch, measured["rows"]), of(arch, committed))
 
 
-POINT = points.Point("gates_forward", "bf16", 64, "channel", "sm_90")
+POINT = table.Point("gates_forward", "bf16", 64, "channel", "sm_90")
 GOOD = {"registers": 64, "spills": 0, "shared": 0, "accesses": {"16": 9}, "instructions": 100, "warps": 32}
 
 
@@ -110,7 +110,7 @@ def test_the_table_has_every_dtype_at_every_channel_class_on_every_architecture(
         for channels in (1, 3, 17, 64, 96, 130)
         for arch in ("sm_80", "sm_90", "sm_100", "gfx942")
     }
-    assert wanted <= {point.key for point in points.points()}
+    assert wanted <= {point.key for point in table.points()}
 
 
 def test_the_printed_table_has_a_line_for_each_row():

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.compare import __main__ as command
-from bench.compare import trees
-from bench.compare.interval import least_rounds, of_ratios
-from tritonlstm.tuning.cases import TWINS
+from bench.compare.interval import LEAST_ROUNDS, of_ratios
+from tritonlstm.tuning.cases import SMALL
 
-CASE = TWINS["odd"].but(steps=1, height=24, width=24)
+CASE = SMALL["odd"].but(steps=1, height=24, width=24)
 POINT = ("odd", {"case": asdict(CASE), "device": "cpu", "mode": "training"})
 
 
@@ -51,14 +50,14 @@ def test_known_bounds():
 
 
 def test_too_few_rounds_give_no_interval():
-    assert least_rounds(0.99) == 7
+    assert LEAST_ROUNDS == 7
     with pytest.raises(ValueError, match="at least 7"):
         of_ratios([1.0] * 6)
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    return trees.of_working_tree(tmp_path_factory.mktemp("tree"))
+    return command.tree_of(None, tmp_path_factory.mktemp("tree"))
 
 
 def test_a_tree_is_laid_out_as_installed(tree: Path):
@@ -84,7 +83,7 @@ def test_the_command_fails_where_head_is_slower(ratio: float, monkeypatch, capsy
 
 def test_an_unknown_commit(tmp_path: Path, capsys):
     with pytest.raises(ValueError, match="no-such-ref"):
-        trees.of_ref("no-such-ref", tmp_path)
+        command.tree_of("no-such-ref", tmp_path)
     with pytest.raises(SystemExit) as stopped:
         command.main(["no-such-ref"])
     assert stopped.value.code == 2
@@ -93,14 +92,14 @@ def test_an_unknown_commit(tmp_path: Path, capsys):
 
 def test_a_package_from_elsewhere_is_refused(tmp_path: Path):
     """Without the kernels in its tree, a version would be timed with those of another."""
-    half = trees.of_working_tree(tmp_path)
+    half = command.tree_of(None, tmp_path)
     (half / "tritonlstm/kernels").rename(half / "elsewhere")
     with pytest.raises(RuntimeError, match="the process of a version ended with 1"):
         command.compare(half, half, [POINT], seconds=0)
 
 
-def test_a_version_that_ended_is_told_whoever_notices(tmp_path: Path):
-    with command.Worker(trees.of_working_tree(tmp_path), 0.0) as worker:
+def test_a_version_that_ended_is_reported(tmp_path: Path):
+    with command.Worker(command.tree_of(None, tmp_path), 0.0) as worker:
         worker._process.terminate()
         worker._process.wait()
         with pytest.raises(RuntimeError, match="the process of a version ended with -15"):

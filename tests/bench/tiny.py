@@ -1,5 +1,5 @@
 """A case that takes no time: as deep and odd as the real ones, with few numbers."""
 
-from tritonlstm.tuning.cases import TWINS
+from tritonlstm.tuning.cases import SMALL
 
-TINY = TWINS["paper"].but(batch=2, steps=3, in_channels=2, channels=(4, 3), height=5, width=6)
+TINY = SMALL["paper"].but(batch=2, steps=3, in_channels=2, channels=(4, 3), height=5, width=6)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from tests.support.tolerances import budget
 from tritonlstm import Spec, ops, reference
 from tritonlstm.core.arguments import Arguments, Results
 from tritonlstm.core.dtypes import cell_dtype
+from tritonlstm.tuning.random_layers import normal, random_layer
 
 ARGUMENTS, RESULTS = Arguments._fields, Results._fields
 
@@ -33,7 +35,7 @@ class Shape:
     state: bool = True
     bias: bool = True
     peephole: str = "channel"
-    spec: Spec = Spec()
+    spec: Spec = field(default_factory=Spec)
     """The options of the equations; how a problem is solved is said by who solves it."""
 
     def but(self, **changes: object) -> "Shape":
@@ -112,35 +114,23 @@ class Problem:
     @classmethod
     def random(cls, shape: Shape, dtype: torch.dtype, seed: int = 0) -> "Problem":
         generator = torch.Generator().manual_seed(seed)
-
-        def normal(*size: int, dtype: torch.dtype = dtype, scale: float = 1.0) -> Tensor:
-            return (torch.randn(*size, generator=generator, dtype=torch.float64) * scale).to(dtype)
-
-        steps, batch, channels = shape.steps, shape.batch, shape.channels
-        apart = shape.input_kernel is not None
-        pixels, input_pixels = (
-            math.prod(kernel or ()) for kernel in (shape.kernel, shape.input_kernel or shape.kernel)
-        )
-        scale = (shape.in_channels * input_pixels + channels * pixels) ** -0.5
-        columns = channels if apart else shape.in_channels + channels
-        peephole_size = {"none": None, "channel": (1,) * len(shape.spatial), "full": shape.spatial}[shape.peephole]
+        draw = partial(normal, generator, dtype=dtype)
+        steps, batch, channels, cell = shape.steps, shape.batch, shape.channels, cell_dtype(dtype)
         state = (batch, channels, *shape.spatial)
-        cell = cell_dtype(dtype)
-        problem = cls(
-            shape,
-            input=normal(steps, batch, shape.in_channels, *shape.spatial) if shape.in_channels else None,
-            h0=normal(*state, scale=0.5) if shape.state else None,
-            c0=normal(*state, dtype=cell) if shape.state else None,
-            weight=normal(4 * channels, columns, *shape.kernel, scale=scale),
-            input_weight=normal(4 * channels, shape.in_channels, *shape.input_kernel, scale=scale) if apart else None,
-            bias=normal(4 * channels, scale=0.5) if shape.bias else None,
-            peephole=None if peephole_size is None else normal(3, channels, *peephole_size, scale=0.5),
-            cotangents={
-                "output": normal(steps, *state),
-                "h_n": normal(*state),
-                "c_n": normal(*state, dtype=cell),
-            },
+        input = draw(steps, batch, shape.in_channels, *shape.spatial) if shape.in_channels else None
+        h0, c0 = (draw(*state, scale=0.5), draw(*state, dtype=cell)) if shape.state else (None, None)
+        parameters = random_layer(
+            generator,
+            dtype,
+            shape.in_channels,
+            channels,
+            shape.kernel,
+            input_kernel=shape.input_kernel,
+            bias=shape.bias,
+            peephole={"none": None, "channel": (1,) * len(shape.spatial), "full": shape.spatial}[shape.peephole],
         )
+        cotangents = {"output": draw(steps, *state), "h_n": draw(*state), "c_n": draw(*state, dtype=cell)}
+        problem = cls(shape, input, h0, c0, **parameters._asdict(), cotangents=cotangents)
         problem._keep_away_from_kinks()
         return problem
 

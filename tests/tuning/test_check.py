@@ -3,7 +3,6 @@
 import pytest
 from torch import Tensor
 
-from tests.support import tolerances
 from tritonlstm import _launch
 from tritonlstm.launch import Config, config
 from tritonlstm.tuning import check
@@ -76,11 +75,6 @@ def test_the_problem_has_more_tiles_than_one_and_the_last_is_not_full():
         *_, h_n, _ = check._problem(DTYPES["fp32"], channels, 2, 3, seed=0)
         assert h_n.numel() >= 4 * 4096
         assert h_n.numel() % 4096
-
-
-def test_the_tolerances_are_those_of_the_tests():
-    assert check.FACTOR == tolerances.FACTOR
-    assert {dtype: tolerances.FLOOR[DTYPES[dtype]] for dtype in DTYPES} == check.FLOOR
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

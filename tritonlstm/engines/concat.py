@@ -103,7 +103,8 @@ class Backward:
         if first == 0:
             hidden[0] = 0 if h0 is None else to_rows(h0)
         after = max(first, 1)  # the steps whose hidden state is in the output
-        hidden[after - first :] = self._output[after - 1 : last - 1]
+        if after < last:
+            hidden[after - first :] = self._output[after - 1 : last - 1]
         if self._frames is not None:
             rows[..., layout.input_slot] = self._frames[first:last]
         _fill_padding(rows, layout)

@@ -30,7 +30,7 @@ class Sequence:
 
     def forward(self, *, save: bool) -> tuple[Results, Saved | None]:
         """The results, each a tensor of its own and no view, and with `save` what the backward pass needs."""
-        layout, cell, (input, h0, c0, weight, *_) = self._layout, self._cell, self._arguments
+        layout, cell, weight, c0 = self._layout, self._cell, self._arguments.weight, self._arguments.c0
         results = layout.new_results(weight)
         output, h_n, c_n = to_rows(results.output, channel_dim=2), to_rows(results.h_n), to_rows(results.c_n)
         source = self._preactivations.Forward(self._arguments, cell.bias, output, layout, self._spec)

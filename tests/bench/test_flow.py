@@ -1,0 +1,283 @@
+"""The whole flow of `make gpu-bench` and `make bench`, on a CPU with tiny cases and a clock of its own."""
+
+import builtins
+import itertools
+import math
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from bench import flow, gpu, report, rows
+from bench.check import Oracle
+from bench.flow import MODES, Point
+from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, OURS
+from bench.providers.eager import stack
+from bench.providers.protocol import Provider, of_stack
+from bench.rows import ROOT, Row, Rows, environment, results_folder
+from bench.timer import CpuClock, Deadline, OutOfTime
+from tests.bench.tiny import TINY
+from tritonlstm.tuning.cases import CASES
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def collected(tmp_path):
+    return Rows(tmp_path / "cpu" / "speed.csv", environment(CPU, "a test"))
+
+
+class Quick(CpuClock):
+    """Without torch's profiler, which takes a second to start."""
+
+    def peak(self, run) -> int:
+        run()
+        return 1000
+
+
+def raising(error: BaseException) -> Provider:
+    def build(given):
+        raise error
+
+    return Provider(type(error).__name__, build)
+
+
+def off_by_a_little(input, layers):
+    output, states = stack(input, layers)
+    return 1.01 * output, states
+
+
+def measure(
+    collected: Rows, *providers: Provider, modes=MODES, clock=None, deadline=None, rounds=1, limit=math.inf
+) -> dict[str, Row]:
+    """The rows of the last mode, by provider."""
+    clock, deadline = clock or Quick(), deadline or Deadline()
+    prepared = flow.prepare(Point("baselines", "paper", TINY, torch.float32, providers), clock, deadline, Oracle, limit)
+    for mode in modes:
+        flow.measure(prepared, mode, clock, collected, deadline, rounds)
+    return {row.provider: row for row in collected.all}
+
+
+def test_each_provider_gets_a_row_whatever_it_does(collected):
+    wrong = Provider("wrong", partial(of_stack, off_by_a_little))
+    absent = replace(EAGER, name="absent", why_absent=lambda device: "not installed")
+    compiling = replace(EAGER, name="compiling", compiles=True)
+    errors = [torch.OutOfMemoryError("CUDA out of memory. Tried"), ValueError("no such plan"), OutOfTime()]
+    providers = OURS, CONV_FLOOR, EAGER, wrong, absent, compiling, *map(raising, errors)
+    got = measure(collected, *providers, modes=["training"], clock=CpuClock(), rounds=3)
+    assert {name: row.status for name, row in got.items()} == {
+        "tritonlstm": rows.OK,
+        "convolutions": rows.OK,
+        "eager": rows.OK,
+        "wrong": rows.WRONG,
+        "absent": rows.ABSENT,
+        "compiling": rows.OK,
+        "OutOfMemoryError": rows.OUT_OF_MEMORY,
+        "ValueError": rows.FAILED,
+        "OutOfTime": rows.DROPPED,
+    }
+    assert got["wrong"].median_ms is None and "output: error" in got["wrong"].reason
+    assert got["absent"].reason == "not installed"
+    assert got["ValueError"].reason == "ValueError: no such plan"
+    ours = got["tritonlstm"]
+    assert 0 < ours.p20_ms <= ours.median_ms <= ours.p80_ms and ours.samples == 3
+    assert ours.peak_bytes > TINY.steps * 4 * TINY.batch * TINY.height * TINY.width * 4 * 7  # the gates that it keeps
+    assert got["convolutions"].peak_bytes is None
+    assert got["compiling"].compile_seconds > 0 and got["eager"].compile_seconds is None
+
+
+def test_an_error_while_timing_is_its_providers_alone(collected):
+    def build(given):
+        """Right when it is checked and prepared."""
+        built, calls = EAGER.build(given), itertools.count()
+
+        def infer(input):
+            if next(calls) > 2:  # checked, and twice for its memory
+                raise RuntimeError("late")
+            return built.infer(input)
+
+        return replace(built, infer=infer)
+
+    providers = OURS, Provider("late", build), CONV_FLOOR, EAGER
+    got = measure(collected, *providers, modes=["inference"], rounds=3)
+    failed = {"late": rows.FAILED}
+    assert {name: row.status for name, row in got.items()} == dict.fromkeys(got, rows.OK) | failed
+    assert list(got) == ["tritonlstm", "late", "convolutions", "eager"]
+    assert got["late"].reason == "RuntimeError: late" and got["eager"].samples == 3
+
+
+@pytest.mark.parametrize("failing", ["why_absent", "reset", "free"])
+def test_no_error_ends_the_run(failing: str, collected, monkeypatch):
+    def fail(*arguments) -> None:
+        raise RuntimeError("an earlier launch failed")
+
+    if failing == "reset":
+        monkeypatch.setattr(torch.compiler, "reset", fail)
+    if failing == "free":
+        monkeypatch.setattr(flow, "_free", fail)
+    absent = fail if failing == "why_absent" else OURS.why_absent
+    measure(collected, replace(OURS, why_absent=absent), CONV_FLOOR)
+    got = [row for row in collected.all if row.provider == "tritonlstm"]
+    assert [row.reason for row in got] == ["RuntimeError: an earlier launch failed"] * 2
+
+
+def test_after_the_deadline_nothing_is_done(collected, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "reset", lambda: pytest.fail("there is no time for it"))
+    monkeypatch.setattr(flow, "_free", torch.compiler.reset)
+    measure(collected, OURS, EAGER, deadline=Deadline(-1))
+    assert [row.status for row in collected.all] == [rows.DROPPED] * 4
+
+
+def test_a_compiler_takes_no_more_than_its_time(collected):
+    slow = Provider("slow", lambda given: time.sleep(60), compiles=True)
+    got = measure(collected, slow, OURS, modes=["inference"], limit=0.2)
+    assert (got["slow"].status, got["slow"].reason) == (rows.DROPPED, "it took more than 0.2 s")
+    assert got["tritonlstm"].status == rows.OK
+
+
+def test_rows_are_replaced_at_once(collected, monkeypatch):
+    measure(collected, CONV_FLOOR)
+    before = collected.path.read_text()
+
+    def fail(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rows.csv.DictWriter, "writerows", fail)
+    with pytest.raises(KeyboardInterrupt):
+        collected.add([])
+    assert collected.path.read_text() == before
+
+
+def test_a_partial_run_leaves_the_whole_ones_results():
+    whole, part = results_folder(CPU), results_folder(CPU, whole=False)
+    assert part != whole
+    assert part / "speed.csv" not in whole.parent.glob("*/speed.csv")
+
+
+def test_what_is_saved_is_what_is_read(collected):
+    collected.environment["commit"] = "123456789012"
+    measure(collected, OURS, CONV_FLOOR, raising(ValueError('a, "b"')))
+    read = report.read(collected.path)
+    assert read.equals(report.frame(collected.records()))
+    assert set(read.command) == {"a test"} and set(read.torch) == {torch.__version__}
+    assert read.device[0].endswith(f", {torch.backends.cpu.get_cpu_capability()}")
+
+
+def test_a_point_is_saved_when_it_is_done(collected):
+    seen = []
+
+    class Spy(Quick):
+        def settle(self):
+            seen.append(len(report.read(collected.path)) if collected.path.exists() else 0)
+
+    measure(collected, OURS, CONV_FLOOR, clock=Spy())
+    assert seen == [0, 2]
+
+
+def test_without_pandas_the_rows_are_printed(collected, monkeypatch, capsys):
+    measure(collected, OURS, raising(ValueError("no")))
+    real = builtins.__import__
+
+    def without(name, globals=None, locals=None, fromlist=(), level=0):
+        if {"report", "plots"} & set(fromlist or ()):
+            raise ImportError("No module named 'pandas'")
+        return real(name, globals, locals, fromlist, level)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    flow.show(collected)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(collected.all) + 3
+    assert lines[0].startswith(f"baselines paper {TINY} float32 inference tritonlstm calls ok: ")
+    assert lines[1].endswith("ValueError  failed: ValueError: no")
+    assert lines[4] == "tables and plots need pandas" and lines[-1] == f"written to {collected.path}"
+
+
+def test_the_order_of_the_gpu_run():
+    """What may be dropped comes last: compilers on the large cases after "steps" and JAX."""
+    work = [item for item in gpu.plan(CASES) if isinstance(item, Point)]
+    runs = [(item.run, item.name) for item in work]
+    assert runs.index(("max-autotune", "latency")) < runs.index(("steps", "nowcast")) < runs.index(("JAX", "paper"))
+    assert runs.index(("JAX", "openstl")) < runs.index(("compiled", "paper"))
+    assert not any(item.graph for item in work if item.run == "JAX")
+
+
+def test_the_plan_of_the_gpu_run(collected):
+    """Everything that `make gpu-bench` measures, in its order, without the compilers, which are slow here."""
+    work = gpu.plan({"nowcast": TINY.but(channels=(4,)), "odd": TINY.but(channels=(3,))}, cold_bytes=1)
+    work = [
+        replace(item, providers=[each for each in item.providers if each not in COMPILERS])
+        if isinstance(item, Point)
+        else item
+        for item in work
+    ]
+    said = []
+    gpu.run(work, Quick(), collected, Deadline(), 2, said.append)
+    assert len(said) == len(work)
+    done = {row.run for row in collected.all if row.status == rows.OK}
+    assert done == {"baselines", "gates", "convolutions", "compiled", "steps", "JAX", "calls", "max-autotune"}
+    bad = [row for row in collected.all if row.status not in (rows.OK, rows.ABSENT)]
+    assert not bad, [(row.provider, row.reason) for row in bad]
+    measured = {row.provider for row in collected.all if row.run == "convolutions"}
+    assert measured == {
+        "forward, bf16",
+        "forward, fp16",
+        "dW, step by step",
+        "dW, all steps at once, bf16",
+        "dW, all steps at once, fp16",
+        "dX and dH together",
+        "dH by step, dX at once",
+    }
+    gates = {row.provider: row.reason for row in collected.all if row.run == "gates"}
+    assert "of the limit" in gates["gates_forward, cold"] and gates["gates_forward, hot"] == ""
+    assert "tritonlstm, recompute" in {row.provider for row in collected.all if row.dtype == "float32"}
+    assert gpu.finish(collected) == 0
+    names = {path.name for path in collected.path.parent.iterdir()}
+    assert names == {"speed.csv", "bars.png", "time.png", "memory.png"}
+
+
+# On a busy machine the first interruption may fall into a weakref callback, where Python ignores it; it is repeated.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_there_is_no_time_for_is_dropped_and_reported(collected, capsys):
+    def point(*providers: Provider) -> Point:
+        return Point("baselines", "paper", TINY, torch.float32, providers)
+
+    slow = Provider("slow", lambda given: time.sleep(60))
+    work = [point(slow), point(OURS, CONV_FLOOR), *gpu.parts.gates("paper", TINY, cold_bytes=1)]
+    gpu.run(work, Quick(), collected, Deadline(0.5), 2)
+    assert {row.status for row in collected.all} == {rows.DROPPED}
+    assert len(collected.all) == 2 + 4 + 4
+    gpu.finish(collected)
+    assert "dropped for lack of time" in capsys.readouterr().out
+
+
+def test_a_wrong_result_of_ours_fails_the_run(collected, capsys):
+    measure(collected, replace(OURS, build=partial(of_stack, off_by_a_little)))
+    assert gpu.finish(collected) == 1
+    assert "tritonlstm, paper, training: wrong" in capsys.readouterr().err
+
+
+def test_without_cuda_it_says_so_and_fails(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 1
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.serial
+def test_benchmarks_that_are_disabled_pass():
+    """`pytest bench --benchmark-disable`, of a point against T, in a process of its own."""
+    chosen = ["--benchmark-disable", "--no-compiled", "-k", "against_steps and 4"]
+    command = [sys.executable, "-m", "pytest", "-q", "bench", *chosen]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert "1 passed" in result.stdout and "tritonlstm, recompute" in result.stdout
+
+
+def test_all_providers_of_a_point_are_in_its_table(collected):
+    measure(collected, *(each for each in ALL if each not in COMPILERS))
+    table = report.text(report.frame(collected.records()))
+    assert all(row.provider in table for row in collected.all)
+    assert "not installed" in table or "Flax" in {row.provider for row in collected.all if row.status == rows.OK}

@@ -1,0 +1,167 @@
+"""Rows are compared with the right ones of their point, and the README says what the committed results do."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from bench import plots, readme, report
+from bench.rows import ABSENT, CALLS, FAILED, OK, ROOT, Row, Rows, environment
+
+ENVIRONMENT = environment(torch.device("cpu"), "python -m bench.gpu") | {
+    "device": "A GPU",
+    "driver": "9",
+    "cudnn": "91",
+}
+
+
+def row(provider: str, ms: float, mode: str = "training", run: str = "baselines", peephole: bool = True) -> Row:
+    point = run, "paper", "B16 T20", 20, "bfloat16", mode
+    return Row(*point, provider, peephole, OK, "", "graph", ms, 0.9 * ms, 1.1 * ms, 30, 1000)
+
+
+def failed(row: Row, status: str, reason: str = "") -> Row:
+    return replace(row, status=status, reason=reason, median_ms=None, p20_ms=None, p80_ms=None, peak_bytes=None)
+
+
+ROWS = [
+    row("tritonlstm", 10.0),
+    row("convolutions", 8.0, peephole=False),
+    row("eager", 20.0),
+    row("tritonlstm, no peephole", 8.0, peephole=False),
+    row("eager, fused cell", 7.0, peephole=False),
+    row("tritonlstm, recompute", 11.0),
+    row("tritonlstm", 5.0, "inference"),
+    row("eager", 5.1, "inference"),
+    row("tritonlstm", 12.0, run="compiled"),
+    replace(row("torch.compile", 18.0, run="compiled"), compile_seconds=61.0),
+    replace(row("torch.compile", 18.0, run="steps"), compile_seconds=40.0),
+    failed(row("Keras", 1.0, run="JAX"), ABSENT, "keras not installed"),
+    row("tritonlstm", 99.0, run="calls"),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return save(tmp_path / "a-gpu" / "speed.csv", ROWS)
+
+
+def save(path: Path, rows: list[Row], **changes: str) -> Path:
+    Rows(path, ENVIRONMENT | changes).add(rows)
+    return path
+
+
+def compared(*rows: Row) -> pd.DataFrame:
+    """By provider and launch."""
+    frame = report.compared(report.frame(Rows(None, ENVIRONMENT).records() + [vars(each) for each in rows]))
+    return frame.set_index(["provider", "launch"])
+
+
+def test_a_row_is_compared_with_our_row_that_is_like_it():
+    got = compared(*ROWS[:6], row("tritonlstm, no peephole", 99.0, "inference"), replace(ROWS[2], launch=CALLS))
+    ours = got["time / ours"]
+    assert ours["eager", "graph"] == 2.0 and ours["eager, fused cell", "graph"] == 7 / 8
+    assert ours["convolutions", "graph"] == 0.8
+    assert pd.isna(ours["eager", "calls"]), "calls are not compared with replays"
+    floors = compared(*ROWS[:3], row("convolutions, contiguous", 4.0))["time / convolutions"]
+    assert floors["tritonlstm", "graph"] == 2.5
+
+
+def test_the_baseline_is_the_better_eager_format():
+    def one(provider: str, ms: float, nbytes: int) -> Row:
+        return replace(row(provider, ms), peak_bytes=nbytes)
+
+    rows = one("tritonlstm", 2.0, 150), one("eager", 4.0, 300), one("eager, contiguous", 3.0, 400)
+    got = compared(*rows).loc["tritonlstm"].iloc[0]
+    assert got["time / eager"] == pytest.approx(2 / 3) and got["memory / eager"] == 0.5
+    got = compared(*rows[:2], failed(rows[2], FAILED)).loc["tritonlstm"].iloc[0]
+    assert got["time / eager"] == 0.5
+    assert pd.isna(compared(rows[0], failed(rows[1], FAILED)).loc["tritonlstm"].iloc[0]["time / eager"])
+
+
+def test_the_table_has_a_line_for_each_row(path: Path):
+    text = report.text(report.read(path))
+    points = {(each.run, each.mode) for each in ROWS}
+    assert len(text.splitlines()) == len(ROWS) + 3 * len(points)
+    assert "absent: keras not installed" in text and "paper: B16 T20, bfloat16, training (baselines)" in text
+
+
+def test_the_readme_table_has_a_row_for_each_case(path: Path):
+    block = readme.block(path)
+    table = [line for line in block.splitlines() if line.startswith("|")]
+    assert len(table) == 3 and "vs torch.compile (compiling)" in table[0]
+    cells = [cell.strip() for cell in table[2].strip("|").split("|")]
+    assert cells == ["paper: B16 T20", "5", "1.02×", "", "10", "2.00×", "1.50× (61 s)"]
+    assert "recompute" not in block
+    assert "Our speed over other baselines: eager, fused cell 0.88× to 0.88× (training)." in block.replace("\n", " ")
+    assert "Compiling a training step of paper takes 40 s at T=20." in block.replace("\n", " ")
+
+
+def test_where_we_are_slower_is_said(path: Path):
+    block = readme.block(path).replace("\n", " ")
+    assert "We are slower than eager, fused cell in training of paper (0.88×)." in block
+    assert "Level, within 3%: eager in inference of paper (1.02×)." in block
+    assert "Not measured: Keras (keras not installed)." in block
+    for part in ("A GPU", "driver 9", "cuDNN 91", torch.__version__, "`python -m bench.gpu`", ENVIRONMENT["commit"]):
+        assert part in block
+    save(path, [each for each in ROWS if each.peephole and each.mode == "training"])
+    assert "We are slower than no baseline in these cases." in readme.block(path)
+
+
+def test_the_faster_eager_format_is_shown(path: Path):
+    rows = [*ROWS, row("eager, contiguous", 25.0), row("eager, contiguous", 4.0, "inference")]
+    block = readme.block(save(path, rows))
+    assert "| 5 | 0.80× |  | 10 | 2.00× |" in block
+    assert "eager in inference of paper (0.80×)" in block.replace("\n", " ")
+    block = readme.block(save(path, [*ROWS, failed(rows[-1], FAILED, "ValueError")]))
+    assert "Keras (keras not installed), eager, contiguous (failed)" in block.replace("\n", " ")
+
+
+def test_tf32_is_reported(path: Path):
+    single = [replace(each, dtype="float32") for each in ROWS]
+    assert "TF32" in readme.block(save(path, single, float32="tf32"))
+    assert "TF32" not in readme.block(save(path, single, float32="ieee"))
+    assert "TF32" not in readme.block(save(path, ROWS, float32="tf32"))
+
+
+def test_bars_need_the_convolutions(path: Path, tmp_path: Path):
+    save(path, [each for each in ROWS if each.provider != "convolutions" and each.run != "steps"])
+    with pytest.raises(ValueError, match="no bars"):
+        plots.save_bars(path, tmp_path / "bars.png")
+    assert plots.draw(path) == []
+
+
+def test_a_gpu_comes_before_the_cpu(path: Path):
+    folder = path.parents[1]
+    assert readme.results(folder / "nothing") is None
+    for name in ("cpu", "b-gpu"):
+        (folder / name).mkdir()
+        (folder / name / "speed.csv").write_text(path.read_text())
+    assert readme.results(folder) == path
+    path.unlink()
+    assert readme.results(folder).parent.name == "b-gpu"
+
+
+def test_the_command_writes_and_checks(path: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(readme, "results", lambda: path)
+    file, plot = tmp_path / "README.md", tmp_path / "speed.png"
+    file.write_text(f"# title\n\n{readme.BEGIN}\nold\n{readme.END}\n\n## end\n")
+    arguments = ["--readme", str(file), "--plot", str(plot)]
+    assert readme.main([*arguments, "--check"]) == 1
+    assert readme.main(arguments) == 0
+    assert file.read_text() == f"# title\n\n{readme.block(path)}\n\n## end\n"
+    assert plot.stat().st_size > 1000
+    assert readme.main([*arguments, "--check"]) == 0
+
+
+def test_the_readme_says_what_the_committed_results_do():
+    path = readme.results()
+    if path is None:
+        pytest.skip("there are no results")
+    text = (ROOT / "README.md").read_text()
+    assert readme.insert(text, readme.block(path)) == text
+    assert readme.PLOT.is_file()
+    assert all(re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", commit) for commit in report.read(path).commit)
