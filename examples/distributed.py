@@ -1,9 +1,9 @@
-"""Training on several processes, on PyTorch's own engine.
+"""Training on several processes with DDP or FSDP2.
 
     torchrun --nproc-per-node 2 examples/distributed.py --strategy fsdp --bf16
 
-"ddp" gives every process a copy of the model, "fsdp" (FSDP2) a part of each layer's parameters. On GPUs the processes
-speak NCCL, elsewhere gloo. Every process trains on its part of one batch, so the losses are those of one process.
+"ddp" replicates the model on every process; "fsdp" (FSDP2) shards the parameters of each layer. The backend is NCCL on
+GPUs, and gloo elsewhere. Each process trains on its share of one batch, so the losses equal those of a single process.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Options:
 
 
 def frames() -> Tensor:
-    """A batch (T, B, 1, H, W) of bars that drift to the right: the same on every process."""
+    """A batch (T, B, 1, H, W) of bars that move to the right, identical on every process."""
     bars = torch.rand(BATCH, 1, 1, SIZE, generator=torch.Generator().manual_seed(0)).round()
     image = bars.expand(-1, -1, SIZE, -1)
     return torch.stack([image.roll(t, dims=-1) for t in range(FRAMES_IN + FRAMES_OUT)])
@@ -47,7 +47,7 @@ def distribute(model: nn.Module, options: Options, device: torch.device) -> nn.M
         model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     elif options.strategy == "fsdp":
         half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if options.bf16 else {}
-        # A cell's own call casts nothing: the model's has cast the frames, and c must stay in float32.
+        # The policy of the model already casts the frames. A cell must not cast its inputs: c stays in float32.
         for module in model.modules():
             if isinstance(module, ConvLSTM2dCell):
                 fully_shard(module, mp_policy=MixedPrecisionPolicy(**half, cast_forward_inputs=False))
@@ -58,7 +58,7 @@ def distribute(model: nn.Module, options: Options, device: torch.device) -> nn.M
 
 
 def train(options: Options, device: torch.device) -> list[float]:
-    """The mean loss over all processes at every iteration."""
+    """The loss of each iteration, averaged over all processes."""
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(0)
     memory = "recompute" if options.recompute else "save"
@@ -90,9 +90,9 @@ def main() -> None:
     parser.add_argument("--strategy", choices=["none", "ddp", "fsdp"], default=Options.strategy)
     parser.add_argument("--compile", action="store_true", help="torch.compile the distributed model")
     parser.add_argument("--bf16", action="store_true", help="bfloat16, with parameters in float32")
-    parser.add_argument("--checkpoint", action="store_true", help="compute activations again instead of keeping them")
-    parser.add_argument("--recompute", action="store_true", help="the layers make their gates again, for less memory")
-    parser.add_argument("--input-kernel", type=int, default=Options.input_kernel, help="size; odd (%(default)s)")
+    parser.add_argument("--checkpoint", action="store_true", help="recompute activations (torch.utils.checkpoint)")
+    parser.add_argument("--recompute", action="store_true", help='memory="recompute" in the layers')
+    parser.add_argument("--input-kernel", type=int, default=Options.input_kernel, help="odd size (%(default)s)")
     parser.add_argument("--iterations", type=int, default=Options.iterations)
     options = Options(**vars(parser.parse_args()))
 

@@ -1,4 +1,4 @@
-"""One image seen for many steps, some of the outputs kept: the expanded input is read where it lies."""
+"""One image as the input of many steps, with a loss on some of the outputs. The expanded input is not copied."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A batch of sequences through a stack of layers, then more of the same sequences with the state carried on."""
+"""A batch of sequences through a stack of layers, then the same sequences in two parts that carry the state."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Frame by frame, with the state in the caller's hands, and relu for tanh."""
+"""Streaming: one frame at a time, with the state passed from call to call. The activation is relu instead of tanh."""
 
 import torch
 

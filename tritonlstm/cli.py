@@ -1,4 +1,4 @@
-"""The command `tritonlstm`: `tune` searches launch configurations, `info` says which are used and why."""
+"""The command `tritonlstm`: `tune` searches for launch configurations, `info` shows which ones are in use."""
 
 import argparse
 import platform
@@ -36,33 +36,37 @@ def _parser() -> argparse.ArgumentParser:
 
     tune = commands.add_parser(
         "tune",
-        help="search the launch configurations of some layers",
-        description="Search the launch configurations of some layers. Candidates are compiled ahead of time; on a CUDA"
-        " device the sound ones are checked against the oracle and timed, and the fastest are written to your cache."
-        " Without one they are ranked statically, and nothing is written unless --out says where.",
+        help="search for the launch configurations of some layers",
+        description="Search for the launch configurations of some layers. Candidates are compiled ahead of time. On a"
+        " CUDA device the best of them are checked against the reference and timed, and the fastest are written to your"
+        " cache. Without a device they are ranked statically, and nothing is written except to a file given by --out.",
     )
     tune.add_argument(
         "cases", nargs="*", metavar="case", help=f"named layers: {', '.join(CASES)}; all, if none is given"
     )
-    tune.add_argument("--channels", type=_count, nargs="+", metavar="C", help="hidden channels of a stack of your own")
-    tune.add_argument("--in-channels", type=_count, metavar="N", help="its input channels (as its first layer's)")
-    tune.add_argument("--size", type=_size, metavar="HxW", help="its images (64x64)")
-    tune.add_argument("--kernel-size", type=_odd, metavar="K", help="its odd convolution kernel (3)")
-    tune.add_argument("--batch", type=_count, metavar="B", help="its batch (8)")
-    tune.add_argument("--steps", type=_count, metavar="T", help="its steps (10)")
-    tune.add_argument("--dtype", choices=DTYPES, default="bf16", help="the layers' dtype (%(default)s)")
     tune.add_argument(
-        "--kernels", nargs="+", choices=KERNELS, default=KERNELS, help="only these, and no schedules (all)"
+        "--channels", type=_count, nargs="+", metavar="C", help="hidden channels of a custom stack of layers"
     )
-    tune.add_argument("--arch", choices=ARCHITECTURES, help="the architecture to rank for without a device (sm_90)")
-    tune.add_argument("--jobs", type=_count, metavar="N", help="processes that compile (one for each core, at most 8)")
-    tune.add_argument("--out", type=Path, metavar="FILE", help="write the table here, not to your cache")
-    tune.add_argument("--report", type=Path, metavar="FILE", help="write every candidate to this CSV file")
-    tune.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    tune.add_argument(
+        "--in-channels", type=_count, metavar="N", help="its input channels (hidden channels of its first layer)"
+    )
+    tune.add_argument("--size", type=_size, metavar="HxW", help="its image size (64x64)")
+    tune.add_argument("--kernel-size", type=_odd, metavar="K", help="its odd kernel size (3)")
+    tune.add_argument("--batch", type=_count, metavar="B", help="its batch size (8)")
+    tune.add_argument("--steps", type=_count, metavar="T", help="its number of time steps (10)")
+    tune.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of the layers (%(default)s)")
+    tune.add_argument(
+        "--kernels", nargs="+", choices=KERNELS, default=KERNELS, help="tune only these kernels, and no schedules (all)"
+    )
+    tune.add_argument("--arch", choices=ARCHITECTURES, help="target architecture without a device (sm_90)")
+    tune.add_argument("--jobs", type=_count, metavar="N", help="compile in N processes (one per core, at most 8)")
+    tune.add_argument("--out", type=Path, metavar="FILE", help="write the table to this file instead of your cache")
+    tune.add_argument("--report", type=Path, metavar="FILE", help="write all candidates to this CSV file")
+    tune.add_argument("--dry-run", action="store_true", help="print what would be done, and exit")
     tune.set_defaults(run=partial(_tune, tune))
 
-    info = commands.add_parser("info", help="print versions, device, backend and where each configuration comes from")
-    info.add_argument("--arch", help="the configurations of this architecture (the device's; without one, sm_90)")
+    info = commands.add_parser("info", help="print versions, device, backend and the source of each configuration")
+    info.add_argument("--arch", help="architecture of the configurations (that of the device, or sm_90)")
     info.set_defaults(run=_info)
     return parser
 
@@ -115,7 +119,7 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _save(option: str, path: Path, write: Callable[[], str | None]) -> bool:
-    """Whether `write` could write `path`; prints what came of it."""
+    """Write `path` by calling `write`, and print the outcome. Returns whether it succeeded."""
     try:
         note = write()
     except OSError as error:
@@ -148,7 +152,7 @@ def _info(options: argparse.Namespace) -> int:
     print("\n".join(f"{name:12}{line}" for name, line in lines.items()))
     print(f"\nconfigurations on {arch}, BLOCK/num_warps:")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", cache.TuningCacheWarning)  # the line on the cache has said it
+        warnings.simplefilter("ignore", cache.TuningCacheWarning)  # already reported in the line on the cache
         print("\n".join(_configurations(arch)))
     return 0
 
@@ -170,7 +174,7 @@ def _cache_sentence(arch: str) -> str:
 
 
 def _configurations(arch: str) -> Iterator[str]:
-    """A line for each row that a layer may get, and the file it comes from."""
+    """A line for each row that a layer may use, with the file it comes from."""
     configs, schedules = config.known(arch)
     sources = {}
     for kernel, itemsize, channels in configs:
@@ -188,7 +192,7 @@ def _configurations(arch: str) -> Iterator[str]:
 
 
 def _cases(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Case]:
-    """The layers that the arguments name or describe."""
+    """The layers that are named or described by the arguments."""
     own = {name: getattr(options, name) for name in ("in_channels", "size", "kernel_size", "batch", "steps")}
     if options.channels is None:
         for name, value in own.items():

@@ -1,4 +1,4 @@
-"""One layer over a sequence, as functions of their parameters."""
+"""Functional forms of the layers: one layer over a sequence, as a function of its parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 State = tuple[Tensor, Tensor]
-"""(h, c): the hidden state, with the input's dtype, and the cell state, float32 where that is a half type."""
+"""(h, c): the hidden state in the input's dtype, and the cell state, in float32 if that is a half-precision dtype."""
 
 
 def conv_lstm(
@@ -40,24 +40,24 @@ def conv_lstm(
     """A ConvLSTM layer over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
 
     Args:
-        input: (T, B, Cin, H, W) with any strides; None where Cin = 0, with `steps`.
+        input: (T, B, Cin, H, W) with any strides; None if Cin = 0, with `steps`.
         state: (h, c), each (B, C, H, W); zeros if None.
-        weight: (4C, Cin + C, kh, kw), kh and kw odd; columns: input channels, then hidden; rows: gates i, f, g, o.
+        weight: (4C, Cin + C, kh, kw), kh and kw odd. Gates in the order i, f, g, o; input channels first, then hidden.
         bias: (4C).
-        peephole: (3, C, 1, 1) or (3, C, H, W), in the order i, f, o: the weights of c in those gates.
-        input_weight: (4C, Cin, kh', kw'), for an input kernel of another size; `weight` is then (4C, C, kh, kw), of the
-            hidden state alone.
-        steps: T, where input is None.
+        peephole: (3, C, 1, 1) or (3, C, H, W), the weights of c in the gates i, f, o.
+        input_weight: (4C, Cin, kh', kw'), for an input kernel of a different size; `weight` is then (4C, C, kh, kw) and
+            applies to the hidden state alone.
+        steps: T, if input is None.
         options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
             `tritonlstm.Spec`.
 
     Returns:
         output (T, B, C, H, W) and the last state (h, c), stored channels last. Under autocast, h has autocast's dtype.
-        They may be written to before the backward pass; the input and the state that came in are kept as they are, not
-        copied, and writing to them raises PyTorch's own error.
+        They may be modified in place before the backward pass. The input and the state passed in are saved without a
+        copy: if they are modified, the backward pass raises PyTorch's usual error.
 
     Raises:
-        TypeError, ValueError: with the argument's name, before anything is computed.
+        TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
     arguments = _arguments(input, state, weight, input_weight, bias, peephole)
     return layer(arguments, steps, Spec(**options), ("H", "W"))
@@ -75,7 +75,7 @@ def peephole_lstm(
 ) -> tuple[Tensor, State]:
     """A peephole LSTM layer over a sequence of vectors (the FC-LSTM of Shi et al. 2015, equation 2).
 
-    As `conv_lstm` without H, W and kernel: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C).
+    As `conv_lstm` without spatial dimensions: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C).
     """
     return layer(_arguments(input, state, weight, None, bias, peephole), steps, Spec(**options), ())
 
@@ -95,9 +95,10 @@ def layer(
     *,
     shares_output: bool = False,
 ) -> tuple[Tensor, State]:
-    """A layer over images of any dimensions: `conv_lstm`, `peephole_lstm`, and what the modules run.
+    """A layer with any number of spatial dimensions: the basis of `conv_lstm`, `peephole_lstm` and the modules.
 
-    With `shares_output` the output is the one that the backward pass reads, not a copy: nobody may write to it before.
+    With `shares_output`, the returned output is the tensor that the backward pass reads rather than a copy of it: it
+    must not be modified before.
     """
     weight, input_weight, peephole = arguments.weight, arguments.input_weight, arguments.peephole
     if spec.schedule == "concat" and input_weight is not None:
@@ -112,7 +113,7 @@ def layer(
     if arguments.h0 is not None:
         checks.check_state("state", (arguments.h0, arguments.c0), shape, ("B", "C", *spatial_dims), like=weight)
 
-    # What autocast would do for a convolution, but for c, which stays in float32.
+    # As autocast casts a convolution's arguments. c is not cast: it stays in float32.
     dtype = compute_dtype(weight)
     cast = {name: getattr(arguments, name) for name in ("input", "h0", "weight", "input_weight")}
     cast = {name: None if tensor is None else tensor.to(dtype) for name, tensor in cast.items()}
@@ -138,7 +139,7 @@ def _by_reference(arguments: Arguments, steps: int, spec: Spec, shape: tuple[int
 
 
 def _schedule(schedule: str, arguments: Arguments) -> str:
-    """ "concat" or "hoisted" for a call."""
+    """The schedule of a call, "concat" or "hoisted"."""
     if arguments.in_channels == 0:
         return "concat"
     if arguments.input_weight is not None:
@@ -146,11 +147,11 @@ def _schedule(schedule: str, arguments: Arguments) -> str:
     if schedule != "auto":
         return schedule
     weight = arguments.weight
-    rows, columns, *kernel = map(operator.index, weight.shape)  # to a compiler, a weight's sizes are constants here
+    rows, columns, *kernel = map(operator.index, weight.shape)  # makes the sizes constants under torch.compile
     return _tuned_schedule(weight.device, weight.element_size(), columns - rows // 4, rows // 4, tuple(kernel))
 
 
-@torch.compiler.assume_constant_result  # a compiler has nothing to trace where tables are read
+@torch.compiler.assume_constant_result  # torch.compile cannot trace the reading of tables
 def _tuned_schedule(
     device: torch.device, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]
 ) -> str:
@@ -158,7 +159,7 @@ def _tuned_schedule(
 
 
 def _sizes(arguments: Arguments, spatial_dims: Sequence[str], steps: int | None) -> tuple[int, int, tuple[int, ...]]:
-    """T, B and the image's size, from the input or, without one, from `steps` and the state."""
+    """T, B and the spatial size, from the input or, without one, from `steps` and the state."""
     input, weight, in_channels = arguments.input, arguments.weight, arguments.in_channels
     if input is not None:
         checks.check_input("input", input, ("T", "B", "Cin", *spatial_dims), in_channels)

@@ -1,5 +1,5 @@
 """The demo: a stacked ConvLSTM learns to continue moving handwritten digits.
 
-`task` makes the data, `models` the contenders, `training` trains them side by side, `scores` judges and `pictures`
-shows their forecasts. `python -m examples.moving_mnist` runs all of it.
+`task` generates the data, `models` defines the two models, `training` trains them in parallel, `scores` evaluates their
+forecasts, and `pictures` draws them. Run it with `python -m examples.moving_mnist`.
 """

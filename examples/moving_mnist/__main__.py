@@ -1,7 +1,7 @@
-"""Train a stacked ConvLSTM and a peephole FC-LSTM to continue Moving MNIST, and show what they learned.
+"""Train a stacked ConvLSTM and a peephole FC-LSTM to continue Moving MNIST, and compare their forecasts.
 
-Ten frames of two moving MNIST digits go in, the next ten are to be forecast. Ctrl-C ends the training early and shows
-what there is.
+Both models read ten frames with two moving MNIST digits and forecast the next ten. Ctrl-C stops the training early; the
+models are then evaluated as they are.
 """
 
 import argparse
@@ -12,11 +12,11 @@ import torch
 
 from . import models, pictures, scores
 from .task import load_digits, make_sequences
-from .training import Contender, train
+from .training import Candidate, train
 
 ITERATIONS_A_SECOND = 8.0
-"""What two CPU cores manage, less a margin (Zen 5 with bfloat16): it turns --seconds into a number of iterations, so
-that a run depends on its options alone, however fast the machine is."""
+"""Throughput of two CPU cores (Zen 5 with bfloat16), less a margin. It converts --seconds into a number of iterations,
+so that a run depends on its options alone, not on the speed of the machine."""
 
 
 def main() -> int:
@@ -29,14 +29,14 @@ def main() -> int:
     iterations = max(1, round(options.seconds * ITERATIONS_A_SECOND))
     built = models.build(device, options.seed)
     parameters = {name: models.count_parameters(model) for name, model in built.items()}
-    contenders = {
-        name: Contender.of(model, iterations, compiled=device.type == "cuda") for name, model in built.items()
+    candidates = {
+        name: Candidate.of(model, iterations, compiled=device.type == "cuda") for name, model in built.items()
     }
-    print(f"training {' and '.join(contenders)} on {_describe(device)}, at most {options.seconds:g} s")
-    ended = train(contenders, digits.training, iterations, options.seconds, options.seed + 2, device)
+    print(f"training {' and '.join(candidates)} on {_describe(device)}, at most {options.seconds:g} s")
+    ended = train(candidates, digits.training, iterations, options.seconds, options.seed + 2, device)
     print(f"{ended}; judging {options.sequences} sequences of held-out digits")
 
-    forecasts = {name: each.forecast(input.to(device)) for name, each in contenders.items()}
+    forecasts = {name: each.forecast(input.to(device)) for name, each in candidates.items()}
     results = {name: scores.score(forecast, truth) for name, forecast in forecasts.items()}
     results["last frame"] = scores.score_last_frame(input, truth)
     print(scores.table(results, parameters))
@@ -54,11 +54,11 @@ def _parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--seconds", type=_positive(float), default=285.0, help="bound on the training time")
-    parser.add_argument("--seed", type=int, default=0, help="of the digits, the sequences and the models")
-    parser.add_argument("--device", help="cpu or cuda; the GPU if there is one")
-    parser.add_argument("--sequences", type=_positive(int), default=500, help="held-out sequences to judge")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures")
+    parser.add_argument("--seconds", type=_positive(float), default=285.0, help="upper bound on the training time")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the digits, the sequences and the models")
+    parser.add_argument("--device", help="cpu or cuda; a GPU if one is available")
+    parser.add_argument("--sequences", type=_positive(int), default=500, help="held-out sequences for the evaluation")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="output folder for the pictures")
     return parser.parse_args()
 
 

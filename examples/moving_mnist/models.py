@@ -1,4 +1,4 @@
-"""The contenders: two forecasters from frames to frames of logits."""
+"""The two models, a ConvLSTM and its baseline, a peephole FC-LSTM: from frames to logits of the frames that follow."""
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +10,14 @@ from tritonlstm.models import EncoderForecaster
 from .task import SIZE
 
 MEAN, SCALE = 0.05, 0.2
-"""About the mean and the deviation of a pixel, which the models' input is rid of."""
+"""Approximate mean and standard deviation of a pixel. The models normalise their input with them."""
 
 DARK = -3.0
-"""The logit that the models start from: most pixels are black."""
+"""Initial bias of the output logits: most pixels are black."""
 
 
 class ConvLSTMForecaster(nn.Module):
-    """The encoder–forecaster of Shi et al. 2015 over patches of pixels: each becomes one pixel with patch² channels."""
+    """The encoder–forecaster of Shi et al. 2015. Each patch of pixels becomes one pixel with patch² channels."""
 
     def __init__(self, patch: int = 2, hidden_channels: tuple[int, ...] = (32, 32), kernel_size: int = 3):
         super().__init__()
@@ -33,7 +33,7 @@ class ConvLSTMForecaster(nn.Module):
 
 
 class FCLSTMForecaster(nn.Module):
-    """The same with peephole LSTMs over whole frames as vectors: the FC-LSTM of Shi et al. 2015."""
+    """The baseline: the same with peephole LSTMs, each frame a vector; the FC-LSTM of Shi et al. 2015."""
 
     def __init__(self, hidden_size: int = 128):
         super().__init__()
@@ -58,7 +58,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def build(device: torch.device, seed: int) -> dict[str, nn.Module]:
-    """Both contenders by name, the first with no more parameters than the second."""
+    """Both models by name. The first has no more parameters than the second."""
     torch.manual_seed(seed)
     models = {"ConvLSTM": ConvLSTMForecaster(), "FC-LSTM": FCLSTMForecaster()}
     return {name: model.to(device) for name, model in models.items()}

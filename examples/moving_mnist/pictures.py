@@ -1,4 +1,4 @@
-"""The forecasts as a filmstrip and as a moving picture."""
+"""The forecasts as a filmstrip (PNG) and as an animation (GIF)."""
 
 from pathlib import Path
 
@@ -11,8 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-ZOOM = 4
 SEQUENCES = 3
+ZOOM = 4
+"""Pixels of the animation for each pixel of a frame."""
+
+TILE, GAP, TITLE, LABELS = 0.76, 0.04, 0.26, 0.9
+"""Inches of the filmstrip: the side of a frame, the space between frames, the space for the title of a sequence, and
+the width of the row labels."""
 
 
 def filmstrip(path: Path, input: Tensor, truth: Tensor, forecasts: dict[str, Tensor]) -> None:
@@ -21,24 +26,31 @@ def filmstrip(path: Path, input: Tensor, truth: Tensor, forecasts: dict[str, Ten
     All are (T, B, 1, H, W) in [0, 1].
     """
     rows = {"input": input, "truth": truth, **forecasts}
-    figure = plt.figure(figsize=(0.9 * len(truth), 0.95 * len(rows) * SEQUENCES))
-    for i_sequence, part in enumerate(figure.subfigures(SEQUENCES, 1)):
-        axes = part.subplots(
-            len(rows),
-            len(truth),
-            gridspec_kw={"wspace": 0.05, "hspace": 0.05, "left": 0.12, "right": 0.99, "top": 0.98, "bottom": 0.04},
-        )
-        for row_axes, (name, movie) in zip(axes, rows.items(), strict=True):
-            for t, axis in enumerate(row_axes):
+    steps, sequences = len(truth), min(SEQUENCES, truth.shape[1])
+    pitch = TILE + GAP
+    width, height = LABELS + steps * pitch, sequences * (TITLE + len(rows) * pitch)
+    figure = plt.figure(figsize=(width, height))
+    for i_sequence in range(sequences):
+        top = height - i_sequence * (TITLE + len(rows) * pitch)
+        figure.text(LABELS / width, (top - 0.7 * TITLE) / height, f"sequence {i_sequence + 1}", fontsize=9)
+        for i_row, (name, movie) in enumerate(rows.items()):
+            bottom = top - TITLE - (i_row + 1) * pitch + GAP
+            middle = bottom + TILE / 2
+            figure.text((LABELS - 0.1) / width, middle / height, name, fontsize=9, ha="right", va="center")
+            for t in range(steps):
+                axis = figure.add_axes(
+                    ((LABELS + t * pitch) / width, bottom / height, TILE / width, TILE / height), xticks=[], yticks=[]
+                )
                 axis.imshow(movie[t, i_sequence, 0], cmap="gray", vmin=0, vmax=1)
-                axis.set(xticks=[], yticks=[])
-            row_axes[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
 def animation(path: Path, input: Tensor, truth: Tensor, forecasts: dict[str, Tensor]) -> None:
-    """Write a GIF: columns truth and forecasts, rows a few sequences; while the input runs, all columns show it."""
+    """Write a GIF: a column for the truth and for each forecast, a row for each of a few sequences.
+
+    The frames of the input come first, in every column.
+    """
     columns = [torch.cat([input, movie])[:, :SEQUENCES, 0] for movie in (truth, *forecasts.values())]
     frames = []
     for t in range(len(columns[0])):

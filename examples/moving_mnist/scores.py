@@ -1,4 +1,4 @@
-"""How good a forecast is: MSE, cross-entropy and SSIM."""
+"""Scores of a forecast: MSE, cross-entropy and SSIM."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scores:
-    """mse: squared error summed over the pixels of a frame, mean over frames and sequences; last_mse: that of the last
-    frame; cross_entropy: in nats, summed over pixels and frames, mean over sequences, as in Shi et al. 2015; ssim: mean
-    structural similarity of the frames."""
+    """The scores of one model.
+
+    mse: squared error, summed over the pixels of a frame, averaged over frames and sequences; last_mse: the same for
+    the last frame; cross_entropy: in nats, summed over pixels and frames, averaged over sequences, as in Shi et al.
+    2015; ssim: mean structural similarity of the frames.
+    """
 
     mse: float
     last_mse: float
@@ -35,10 +38,10 @@ def score(forecast: Tensor, truth: Tensor) -> Scores:
 
 
 def score_last_frame(input: Tensor, truth: Tensor) -> Scores:
-    """The forecast that nothing moves.
+    """The trivial forecast, which repeats the last input frame.
 
-    Its pixels are black and white, which cross-entropy punishes without end where they are wrong; so for that score
-    they are clipped to [ε, 1 - ε], with the ε that suits the forecast best.
+    Its pixels are black or white, so a wrong one has an unbounded cross-entropy. For that score they are clipped to
+    [ε, 1 - ε], with the ε that gives the best score.
     """
     forecast = input[-1:].expand_as(truth)
     plain = score(forecast, truth)

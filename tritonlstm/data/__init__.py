@@ -1,4 +1,4 @@
-"""Data that the demo and the examples make on the spot."""
+"""Synthetic data for the demo."""
 
 from .moving_mnist import moving_mnist
 

@@ -1,11 +1,11 @@
-"""Moving MNIST (Srivastava et al. 2015, arXiv 1502.04681): digits that fly through a box and bounce off its walls."""
+"""Moving MNIST (Srivastava et al. 2015, arXiv 1502.04681): digits that move in a box and bounce off its walls."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from .. import _checks
+from ..core import checks
 
 
 def moving_mnist(
@@ -18,31 +18,31 @@ def moving_mnist(
     speed: float = 3.6,
     generator: torch.Generator,
 ) -> Tensor:
-    """Make sequences of moving digits.
+    """Generate sequences of moving digits.
 
     Args:
-        digits: (N, h, w), images in [0, 1] to choose from.
-        count: how many sequences, B.
-        frames: frames of each, T.
-        size: height and width of a frame, in pixels; more than h and w.
-        digits_per_sequence: how many fly in each; where they overlap, the brighter pixel is seen.
-        speed: pixels a frame, the same for all; the direction is random. The original is a tenth of the free way:
-            3.6 for digits of 28 pixels in frames of 64.
-        generator: where the random numbers come from, on the CPU; the same state makes the same sequences.
+        digits: (N, h, w), images in [0, 1], from which digits are drawn.
+        count: number of sequences, B.
+        frames: frames per sequence, T.
+        size: height and width of a frame in pixels, larger than h and w.
+        digits_per_sequence: digits in each sequence. Where they overlap, a pixel is their maximum.
+        speed: pixels per frame, the same for all digits; the direction is random. In the original data set it is a
+            tenth of size - h: 3.6 for digits of 28 pixels in frames of 64.
+        generator: random number generator on the CPU. The same state gives the same sequences.
 
     Returns:
         (T, B, 1, size, size), in [0, 1], with the dtype of `digits`.
     """
-    _checks.check_tensor("digits", digits)
-    _checks.check_integer("size", size, minimum=2)
+    checks.check_tensor("digits", digits)
+    checks.check_integer("size", size, minimum=2)
     if digits.dim() != 3 or not digits.numel() or max(digits.shape[1:]) >= size:
         raise ValueError(
             f"digits: expected shape (N, h, w), none of them 0, with h, w < size = {size}, got {tuple(digits.shape)}"
         )
-    _checks.check_integer("count", count, minimum=0)
-    _checks.check_integer("frames", frames, minimum=1)
-    _checks.check_integer("digits_per_sequence", digits_per_sequence, minimum=1)
-    _checks.check_number("speed", speed)
+    checks.check_integer("count", count, minimum=0)
+    checks.check_integer("frames", frames, minimum=1)
+    checks.check_integer("digits_per_sequence", digits_per_sequence, minimum=1)
+    checks.check_number("speed", speed)
     height, width = digits.shape[1:]
     room = torch.tensor([size - height, size - width], dtype=torch.float64)
     t = torch.arange(frames, dtype=torch.float64)[:, None, None]
@@ -54,7 +54,7 @@ def moving_mnist(
         start = torch.rand(count, 2, dtype=torch.float64, generator=generator) * room
         angle = torch.rand(count, dtype=torch.float64, generator=generator) * 2 * math.pi
         velocity = speed * torch.stack([angle.sin(), angle.cos()], 1)
-        # A straight flight folded at the walls is a bouncing one.
+        # Reflection at the walls folds a straight path back into the box.
         corner = room - ((start + velocity * t).remainder(2 * room) - room).abs()
         corner = corner.round().long()  # (T, B, 2)
         rows = corner[..., 0, None, None] + torch.arange(height)[:, None]

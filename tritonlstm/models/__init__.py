@@ -1,4 +1,4 @@
-"""Models built of the layers."""
+"""Models built from the layers."""
 
 from .encoder_forecaster import EncoderForecaster
 

@@ -15,20 +15,21 @@ _FIXED = {
 class EncoderForecaster(nn.Module):
     """Reads a sequence of images with one ConvLSTM stack and continues it with another.
 
-    The forecaster mirrors the encoder: its first layer, which has no input, starts from the state of the encoder's last
-    layer, its last layer from that of the first. A 1×1 convolution over the hidden states of all its layers makes the
-    forecast. With 16 channels in and out its parameter counts are those of the paper's table 1.
+    The forecaster mirrors the encoder. Its first layer has no input and starts from the final state of the encoder's
+    last layer; its last layer starts from that of the encoder's first. A 1×1 convolution over the hidden states of all
+    its layers gives the forecast. With 16 channels in and out, the parameter counts are those of table 1 in the paper.
 
     Args:
         in_channels: channels of the input frames.
-        hidden_channels: one for each encoder layer.
-        kernel_size: odd; of all layers.
-        out_channels: channels of the forecast frames; `in_channels` if None.
-        **options: for the `ConvLSTM2d` layers: peephole, input_kernel_size, memory, …; not batch_first, not num_layers.
+        hidden_channels: a list with one value per encoder layer.
+        kernel_size: an odd size or a pair of odd sizes, the same for all layers.
+        out_channels: channels of the forecast frames; if None, `in_channels`.
+        **options: keyword arguments of `ConvLSTM2d` (peephole, input_kernel_size, memory, …), except batch_first and
+            num_layers.
 
     Call:
-        model(input, steps) → (steps, B, out_channels, H, W), from input (T, B, in_channels, H, W). The values are those
-        of the 1×1 convolution: logits, where the frames are probabilities.
+        model(input, steps) → (steps, B, out_channels, H, W), from input (T, B, in_channels, H, W). The model applies no
+        activation to its output: for frames in [0, 1] it is logits.
     """
 
     def __init__(

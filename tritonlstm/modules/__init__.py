@@ -1,4 +1,4 @@
-"""The layers: parameters, checks and docstrings; what they compute is in `functional`."""
+"""The layers: parameters, checks and docstrings. The computation is in `functional`."""
 
 from .conv_lstm import ConvLSTM2d, ConvLSTM2dCell
 from .peephole_lstm import PeepholeLSTM, PeepholeLSTMCell

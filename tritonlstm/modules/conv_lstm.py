@@ -25,35 +25,38 @@ class ConvLSTM2dCell(RecurrentCell):
     with σ the recurrent activation and φ the activation.
 
     Args:
-        in_channels: Cin; may be 0, for a cell that runs on its state alone.
+        in_channels: Cin; 0 for a cell without an input, which is driven by its state alone.
         hidden_channels: C.
-        kernel_size: an odd size, or a pair (kh, kw) of them; padding always keeps H and W.
-        bias: whether there is a bias.
-        peephole: "channel" as in the paper, one weight for each gate and channel; "full", one for each gate, channel
-            and pixel; or "none".
-        spatial_size: (H, W), for peephole="full" and only then.
-        input_kernel_size: the same for the convolution of the input, where its kernel has another size.
-        forget_bias: where the forget gate's bias starts; without a bias it has no effect.
-        device, dtype: of the parameters.
+        kernel_size: an odd size, or a pair (kh, kw) of odd sizes. The padding preserves H and W.
+        bias: whether to add a bias.
+        peephole: "channel", one weight per gate and channel, as in the paper; "full", one per gate, channel and pixel;
+            or "none".
+        spatial_size: (H, W); required for peephole="full", and None otherwise.
+        input_kernel_size: the kernel size of the input's convolution, if it differs from kernel_size.
+        forget_bias: initial value of the forget gate's bias. It has no effect without a bias.
+        device, dtype: device and dtype of the parameters.
         options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
             `tritonlstm.Spec`.
 
     Call:
-        cell(input, state=None) → (h, c). input (B, Cin, H, W), or None where Cin = 0; state (h, c), each (B, C, H, W),
-        zeros if None; h has the input's dtype, c is float32 where that is a half type. All may come without B.
-        cell(input, state, steps) → (output, (h, c)) takes all T = steps of them: input (T, B, Cin, H, W), output
-        (T, B, C, H, W). So the stack calls it.
+        cell(input, state=None) → (h, c) runs one step. input: (B, Cin, H, W), or None if Cin = 0; state: (h, c), each
+        (B, C, H, W), zeros if None. h has the input's dtype; c is float32 if that is a half-precision dtype. The batch
+        dimension B may be omitted from all of them.
+
+        cell(input, state, steps) → (output, (h, c)) runs T = steps steps: input (T, B, Cin, H, W), output
+        (T, B, C, H, W). `ConvLSTM2d` calls its cells this way.
 
     Parameters:
-        weight (4C, Cin + C, kh, kw): input channels first; gates in the order i, f, g, o. Starts as U(±√(3/fan_in)):
-            with a variance of 1/fan_in, the gates' pre-activations vary as much as what they see.
-        input_weight (4C, Cin, kh', kw'), only with another input_kernel_size: starts alike; weight is then
-            (4C, C, kh, kw), of the hidden state alone, and fan_in counts both.
-        bias (4C): starts at zero, its forget part at `forget_bias`.
-        peephole (3, C, 1, 1) or (3, C, H, W): in the order i, f, o. Starts at zero.
+        weight (4C, Cin + C, kh, kw): input channels first, then hidden channels; gates in the order i, f, g, o.
+            Initialised from U(-√(3/fan_in), √(3/fan_in)), whose variance is 1/fan_in, so that the pre-activations have
+            about the variance of the inputs.
+        input_weight (4C, Cin, kh', kw'): only with an input_kernel_size of its own; initialised like weight, which is
+            then (4C, C, kh, kw) and applies to the hidden state alone. fan_in counts both.
+        bias (4C): initialised to zero, except for the forget gate: `forget_bias`.
+        peephole (3, C, 1, 1) or (3, C, H, W): in the order i, f, o. Initialised to zero.
 
     Raises:
-        TypeError, ValueError: that name the argument, before anything is computed.
+        TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
 
     spatial_dims = ("H", "W")
@@ -114,32 +117,33 @@ class ConvLSTM2d(RecurrentStack):
     """A stack of ConvLSTM layers over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
 
     Args:
-        in_channels: channels of the input; may be 0, for a stack that runs on its state alone (the paper's forecaster).
-        hidden_channels: C, one value or a list with one for each layer.
-        kernel_size: an odd size or a pair (kh, kw) of them, or a list with one of these for each layer.
-        num_layers: how many layers; if None, as many as the lists have, else one.
-        input_kernel_size: as kernel_size, for the convolutions of the layers' inputs; if None, the same.
-        batch_first: whether input and output are (B, T, …) instead of (T, B, …).
+        in_channels: channels of the input; 0 for a stack without an input, such as the paper's forecaster.
+        hidden_channels: C, one value, or a list with one value per layer.
+        kernel_size: an odd size or a pair (kh, kw) of odd sizes, or a list with one of these per layer.
+        num_layers: number of layers. If None, it is the length of the lists, or 1 if there is none.
+        input_kernel_size: kernel sizes of the input's convolutions; if None, kernel_size.
+        batch_first: if True, input and output are (B, T, …) instead of (T, B, …).
         bias, peephole, spatial_size, forget_bias, device, dtype, options: as in `ConvLSTM2dCell`.
 
     Call:
         layer(input, state=None, *, steps=None) → (output, state)
 
-        input: (T, B, Cin, H, W), or (B, T, Cin, H, W) with `batch_first`, or either without B. Any strides: an image
-            expanded along T is read where it lies. None where Cin = 0, with `steps` = T and a state.
-        state: one pair (h, c) for each layer, each (B, C, H, W); zeros if None. h has the input's dtype, c is float32
-            where that is a half type. What one call returns, the next accepts.
-        output: the last layer's h at every step, (T, B, C, H, W). It and the state are stored channels last. They may
-            be written to before the backward pass; input and state that came in may not, and PyTorch says so.
+        input: (T, B, Cin, H, W), or (B, T, Cin, H, W) with `batch_first`; B may be omitted. Any strides are accepted;
+            an image expanded along T is not copied. None if Cin = 0: pass `steps` = T and a state instead.
+        state: one pair (h, c) per layer, each (B, C, H, W); zeros if None. h has the input's dtype; c is float32 if
+            that is a half-precision dtype. The returned state can be passed to the next call.
+        output: the last layer's h at every step, (T, B, C, H, W). Output and state are stored channels last. They may
+            be modified in place before the backward pass. The input and the state passed in may not: PyTorch raises
+            its usual error.
 
-        layer.step(frame, state=None) → (output, state) takes one step: frame (B, Cin, H, W), output (B, C, H, W).
+        layer.step(frame, state=None) → (output, state) runs one step: frame (B, Cin, H, W), output (B, C, H, W).
 
     Parameters:
-        `layers[l]` is the `ConvLSTM2dCell` of layer l, with weight, bias, peephole and, where its input's kernel has
-        another size, input_weight.
+        `layers[l]` is the `ConvLSTM2dCell` of layer l, with weight, bias, peephole and, with an input_kernel_size of
+        its own, input_weight.
 
     Raises:
-        TypeError, ValueError: that name the argument, before anything is computed.
+        TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
 
     def __init__(
@@ -188,7 +192,7 @@ class ConvLSTM2d(RecurrentStack):
 
 
 def _pair(name: str, value: object) -> tuple[int, int]:
-    """A size, or a pair of sizes, as a pair."""
+    """Expand a size to a pair of sizes; a pair is returned unchanged."""
     if isinstance(value, int):
         value = (value, value)
     if not isinstance(value, tuple) or len(value) != 2:

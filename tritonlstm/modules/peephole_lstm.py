@@ -17,33 +17,35 @@ if TYPE_CHECKING:
 class PeepholeLSTMCell(RecurrentCell):
     """One LSTM layer with diagonal peepholes, one time step at a time (the FC-LSTM of Shi et al. 2015, equation 2).
 
-    The equations are those of `ConvLSTM2dCell` with the product W [x ; h] in the convolution's place. With
-    peephole=False it computes what `torch.nn.LSTMCell` does with one bias.
+    The equations are those of `ConvLSTM2dCell`, with the matrix product W [x ; h] instead of the convolution. With
+    peephole=False it is equivalent to a `torch.nn.LSTMCell` with a single bias.
 
     Args:
-        input_size: Cin; may be 0, for a cell that runs on its state alone.
+        input_size: Cin; 0 for a cell without an input, which is driven by its state alone.
         hidden_size: C.
-        bias: whether there is a bias.
-        peephole: whether the gates see the cell state.
-        forget_bias: where the forget gate's bias starts; without a bias it has no effect.
-        device, dtype: of the parameters.
+        bias: whether to add a bias.
+        peephole: whether the gates have peephole connections to the cell state.
+        forget_bias: initial value of the forget gate's bias. It has no effect without a bias.
+        device, dtype: device and dtype of the parameters.
         options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
             `tritonlstm.Spec`.
 
     Call:
-        cell(input, state=None) → (h, c). input (B, Cin), or None where Cin = 0; state (h, c), each (B, C), zeros if
-        None; h has the input's dtype, c is float32 where that is a half type. All may come without B.
-        cell(input, state, steps) → (output, (h, c)) takes all T = steps of them: input (T, B, Cin), output (T, B, C).
-        So the stack calls it.
+        cell(input, state=None) → (h, c) runs one step. input: (B, Cin), or None if Cin = 0; state: (h, c), each (B, C),
+        zeros if None. h has the input's dtype; c is float32 if that is a half-precision dtype. The batch dimension B
+        may be omitted from all of them.
+
+        cell(input, state, steps) → (output, (h, c)) runs T = steps steps: input (T, B, Cin), output (T, B, C).
+        `PeepholeLSTM` calls its cells this way.
 
     Parameters:
-        weight (4C, Cin + C): input columns first; gates in the order i, f, g, o. Starts as U(±√(3/(Cin + C))),
-            of variance 1/(Cin + C).
-        bias (4C): starts at zero, its forget part at `forget_bias`.
-        peephole (3, C): in the order i, f, o. Starts at zero.
+        weight (4C, Cin + C): input columns first; gates in the order i, f, g, o. Initialised from U(-b, b) with
+            b = √(3/(Cin + C)), whose variance is 1/(Cin + C).
+        bias (4C): initialised to zero, except for the forget gate: `forget_bias`.
+        peephole (3, C): in the order i, f, o. Initialised to zero.
 
     Raises:
-        TypeError, ValueError: that name the argument, before anything is computed.
+        TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
 
     def __init__(
@@ -86,21 +88,21 @@ class PeepholeLSTM(RecurrentStack):
     """A stack of peephole LSTM layers over a sequence of vectors (the FC-LSTM of Shi et al. 2015, equation 2).
 
     Args:
-        input_size: size of the input vectors; may be 0, for a stack that runs on its state alone.
-        hidden_size: C, one value or a list with one for each layer.
-        num_layers: how many layers; if None, as many as the list has, else one.
-        batch_first: whether input and output are (B, T, …) instead of (T, B, …).
+        input_size: size of the input vectors; 0 for a stack without an input, which is driven by its state alone.
+        hidden_size: C, one value, or a list with one value per layer.
+        num_layers: number of layers. If None, it is the length of the list, or 1 if there is none.
+        batch_first: if True, input and output are (B, T, …) instead of (T, B, …).
         bias, peephole, forget_bias, device, dtype, options: as in `PeepholeLSTMCell`.
 
     Call:
         layer(input, state=None, *, steps=None) → (output, state), and layer.step(frame, state=None), as in
-        `ConvLSTM2d` without H and W: input (T, B, Cin), output (T, B, C), state one (h, c) of (B, C) for each layer.
+        `ConvLSTM2d` without H and W: input (T, B, Cin), output (T, B, C), state one pair (h, c) per layer, each (B, C).
 
     Parameters:
         `layers[l]` is the `PeepholeLSTMCell` of layer l, with weight, bias and peephole.
 
     Raises:
-        TypeError, ValueError: that name the argument, before anything is computed.
+        TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What all recurrent layers share: the parameters of a cell, and the stack of cells with its state."""
+"""Base classes of the recurrent layers: a cell with its parameters, and a stack of cells with its state."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from ..functional import State
 
 
 class RecurrentCell(nn.Module):
-    """One layer's parameters and one of its steps.
+    """The parameters of one layer, and its forward pass over one step or a sequence.
 
-    Subclasses set `spatial_dims`, the names of an image's dimensions.
+    Subclasses set `spatial_dims`, the names of the spatial dimensions.
     """
 
     spatial_dims: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class RecurrentCell(nn.Module):
         def parameter(shape: tuple[int, ...] | None) -> nn.Parameter | None:
             return None if shape is None else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        # Two kernels of one size are one weight, and so are they where there is no input.
+        # Input and hidden state share one weight if their kernels have the same size, or if there is no input.
         if input_kernel_size == kernel_size or in_channels == 0:
             input_kernel_size = None
         if input_kernel_size is None:
@@ -72,13 +72,13 @@ class RecurrentCell(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights ~ U(±√(3/fan_in)), of variance 1/fan_in; bias zero, its forget part `forget_bias`; peephole zero."""
+        """Weights from U(-√(3/fan_in), √(3/fan_in)), the forget gate's bias `forget_bias`, everything else zero."""
         weights = [weight for weight in (self.weight, self.input_weight) if weight is not None]
         bound = math.sqrt(3 / sum(math.prod(weight.shape[1:]) for weight in weights))
         for weight in weights:
             nn.init.uniform_(weight, -bound, bound)
         if self.bias is not None:
-            with torch.no_grad():  # not by a view of a part, which is a copy where the bias is sharded
+            with torch.no_grad():  # not through a view: slicing a sharded bias copies it
                 i, f, g, o = torch.zeros_like(self.bias).chunk(4)
                 self.bias.copy_(torch.cat([i, f + self.forget_bias, g, o]))
         if self.peephole is not None:
@@ -94,9 +94,9 @@ class RecurrentCell(nn.Module):
     ) -> State | tuple[Tensor, State]:
         """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
 
-        With `steps`, that many: input (T, B, Cin, *spatial) → (output, (h, c)). So the stack calls its cells, and hooks
-        on a cell, its parametrizations and its sharding see every call. With `shares_output` the output is the one that
-        the backward pass reads, not a copy, for a caller that shows it to nobody.
+        With `steps`, a sequence: input (T, B, Cin, *spatial) → (output, (h, c)). The stack calls its cells this way, so
+        that hooks, parametrizations and sharding of a cell apply. With `shares_output`, the returned output is the
+        tensor that the backward pass reads rather than a copy of it: the caller must not expose it.
         """
         if steps is not None:
             return self._run(input, state, steps, shares_output)
@@ -129,7 +129,7 @@ class RecurrentCell(nn.Module):
 
 
 class RecurrentStack(nn.Module):
-    """A stack of cells, each of which reads the sequence of the one below."""
+    """A stack of cells. Each one reads the output sequence of the one below."""
 
     def __init__(self, cells: Sequence[RecurrentCell], batch_first: bool):
         super().__init__()
@@ -142,7 +142,7 @@ class RecurrentStack(nn.Module):
         return len(self.layers)
 
     def reset_parameters(self) -> None:
-        """Each cell's `reset_parameters`."""
+        """Call `reset_parameters` of each cell."""
         for cell in self.layers:
             cell.reset_parameters()
 
@@ -165,7 +165,7 @@ class RecurrentStack(nn.Module):
         return output, states
 
     def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[State, ...]]:
-        """One time step, for streaming: frame (B, Cin, *spatial) or without B → (output without T, state)."""
+        """One time step, for streaming: frame (B, Cin, *spatial), or without B → (output (B, C, *spatial), state)."""
         batched = self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
         if not batched:
             frame, state = _with_batch(frame, 0), state and [_state_with_batch(pair) for pair in state]
@@ -180,10 +180,10 @@ class RecurrentStack(nn.Module):
         return self.layers[0].spatial_dims
 
     def _check(self, name: str, input: Tensor | None, dims: tuple[str, ...], state: Sequence[State] | None) -> bool:
-        """Check input and every layer's state, before the first layer runs; whether they have a batch dimension.
+        """Check the input and every state before the first layer runs. Returns whether they have a batch dimension.
 
-        No weight is read: it may be a parametrization's, or not yet gathered where it is sharded. Each cell holds its
-        input against its own.
+        This reads no weight: it may be parametrized, or sharded and not gathered at this point. Each cell checks its
+        input against its own weight.
         """
         if state is not None and (not isinstance(state, (tuple, list)) or len(state) != len(self.layers)):
             raise TypeError(
@@ -213,7 +213,7 @@ class RecurrentStack(nn.Module):
         steps = checks.count_steps(steps, input)
         output, states = input, []
         for index, cell in enumerate(self.layers):
-            # Between two layers nobody writes to it: one tensor is this layer's output and the next one's input.
+            # The output of an inner layer is not exposed, so it need not be copied.
             is_between = index + 1 < len(self.layers)
             output, pair = cell(output, state and state[index], steps, shares_output=is_between)
             states.append(pair)
@@ -221,7 +221,7 @@ class RecurrentStack(nn.Module):
 
 
 def _is_batched(name: str, input: Tensor | None, dims: tuple[str, ...], state_name: str, state: State | None) -> bool:
-    """Whether the input has all of `dims` or lacks "B"; without an input, the state tells."""
+    """Whether the input, or without one the state, has all of `dims` rather than all but "B"."""
     if input is None:
         if state is None:
             return True
@@ -252,7 +252,7 @@ def _state_without_batch(state: State) -> State:
 
 
 def per_layer(name: str, value: object, num_layers: int | None) -> list:
-    """One value, or a list with one for each layer, as a list of length `num_layers`."""
+    """Expand one value to a list of length `num_layers`; check the length of a list."""
     if not isinstance(value, list):
         return [value] * (1 if num_layers is None else num_layers)
     if num_layers is not None and len(value) != num_layers:
@@ -261,7 +261,7 @@ def per_layer(name: str, value: object, num_layers: int | None) -> list:
 
 
 def count_layers(num_layers: int | None, **options: object) -> int:
-    """`num_layers`, or the length of the lists among the options, which must agree."""
+    """`num_layers` or, if it is None, the common length of the lists among the options."""
     if num_layers is not None:
         checks.check_integer("num_layers", num_layers, minimum=1)
         return num_layers
