@@ -48,8 +48,7 @@ def conv_lstm(
         input_weight: (4C, Cin, kh', kw'), for an input kernel of a different size; `weight` is then (4C, C, kh, kw) and
             applies to the hidden state alone.
         steps: T, if input is None.
-        options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
-            `tritonlstm.Spec`.
+        options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
 
     Returns:
         output (T, B, C, H, W) and the last state (h, c), stored channels last. Under autocast, h has autocast's dtype.

@@ -35,8 +35,7 @@ class ConvLSTM2dCell(RecurrentCell):
         input_kernel_size: the kernel size of the input's convolution, if it differs from kernel_size.
         forget_bias: initial value of the forget gate's bias. It has no effect without a bias.
         device, dtype: device and dtype of the parameters.
-        options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
-            `tritonlstm.Spec`.
+        options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
 
     Call:
         cell(input, state=None) → (h, c) runs one step. input: (B, Cin, H, W), or None if Cin = 0; state: (h, c), each

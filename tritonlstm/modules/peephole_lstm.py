@@ -27,8 +27,7 @@ class PeepholeLSTMCell(RecurrentCell):
         peephole: whether the gates have peephole connections to the cell state.
         forget_bias: initial value of the forget gate's bias. It has no effect without a bias.
         device, dtype: device and dtype of the parameters.
-        options: activation="tanh", recurrent_activation="sigmoid", backend="auto", memory="save", schedule="auto"; see
-            `tritonlstm.Spec`.
+        options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
 
     Call:
         cell(input, state=None) → (h, c) runs one step. input: (B, Cin), or None if Cin = 0; state: (h, c), each (B, C),
