@@ -45,7 +45,7 @@ CASES = {
 one sequence alone. copied: the examples in the README of automan000/Convolutional_LSTM_PyTorch, which people start
 from. odd: nothing a multiple of anything."""
 
-TWINS = {
+SMALL = {
     "paper": CASES["paper"].but(batch=8, steps=10, channels=(64, 32, 32)),
     "openstl": CASES["openstl"].but(batch=8, steps=10, channels=(32, 32, 32, 32)),
     "nowcast": CASES["nowcast"].but(batch=2, in_channels=32, channels=(32,), height=64, width=64),
@@ -54,4 +54,4 @@ TWINS = {
     "copied-5x5": CASES["copied-5x5"].but(in_channels=128, channels=(32, 16, 16)),
     "odd": CASES["odd"].but(batch=1),
 }
-"""The same layers, small enough for two CPU cores: fewer channels, images and steps, the same depth and kernels."""
+"""Small variants for two CPU cores: fewer channels, images and steps, the same depth and kernels."""

@@ -1,8 +1,4 @@
-"""Whether the kernels compute the right numbers: against the float64 oracle, with PyTorch's own error as the budget.
-
-A result may be at most FACTOR times as far from the oracle as plain PyTorch in that dtype, plus a floor of a few
-roundings of the largest value.
-"""
+"""Whether the kernels compute the right numbers: against the float64 oracle, within the table of tolerances."""
 
 import functools
 from collections.abc import Iterator
@@ -15,16 +11,14 @@ from .. import reference
 from ..core.dtypes import cell_dtype
 from ..functional import conv_lstm
 from .launches import DTYPES
-
-FACTOR = 2.0
-FLOOR = {"fp32": 2.0**-20, "fp16": 2.0**-11, "bf16": 2.0**-8}
-"""Relative to the largest value of the oracle: one rounding of a half type, 16 of float32."""
+from .random_layers import normal, random_layer
+from .tolerances import budget, largest_error
 
 _ELEMENTS = 16384
 """Elements of a step at least: four of the largest tiles that are searched, the last of them not full."""
 
 _DRAWS = 3
-"""Problems whose largest error of PyTorch's makes the budget, which would else depend on chance."""
+"""The budget is the largest of this many random problems: that of a single one depends on chance."""
 
 _NAMES = ("output", "h_n", "c_n", *(f"grad of {name}" for name in ("input", "h0", "c0", "weight", "bias", "peephole")))
 
@@ -40,7 +34,7 @@ def disagreement(
         oracle, budgets, problem = _expected(dtype, channels, in_channels, kernel, device)
         results = _solve(problem, device, lambda *leaves: _layer(*leaves, schedule=schedule))
     for name, got in zip(_NAMES, results, strict=True):
-        error = (got.double().cpu() - oracle[name]).abs().max().item()
+        error = largest_error(got, oracle[name])
         if not error <= budgets[name]:  # so that NaN fails
             return f"{name}: error {error:.1e}, at most {budgets[name]:.1e}"
     return ""
@@ -62,34 +56,25 @@ def _expected(
         oracle = _solve([tensor.double() for tensor in problem], "cpu", reference.sequence)
         plain = _solve(problem, device, reference.sequence)
         for name, wanted, got in zip(_NAMES, oracle, plain, strict=True):
-            error = FACTOR * (got.double().cpu() - wanted).abs().max() + FLOOR[dtype] * wanted.abs().max()
-            budgets[name] = max(budgets[name], error.item())
+            budgets[name] = max(budgets[name], budget(got, wanted, DTYPES[dtype]))
     return dict(zip(_NAMES, oracle, strict=True)), budgets, problem
 
 
 def _problem(dtype: torch.dtype, channels: int, in_channels: int, kernel: int, seed: int) -> list[Tensor]:
     """input, h0, c0, weight, bias and peephole, then cotangents of output, h_n and c_n."""
     generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int, dtype: torch.dtype = dtype, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
-
+    draw = functools.partial(normal, generator, dtype=dtype)
     steps, batch, side = 2, 2, 3
     while batch * side * (side + 2) * channels < _ELEMENTS:
         side += 2
     state, cell = (batch, channels, side, side + 2), cell_dtype(dtype)
-    columns = in_channels + channels
-    return [
-        normal(steps, batch, in_channels, *state[2:]),
-        normal(*state, scale=0.5),
-        normal(*state, dtype=cell),
-        normal(4 * channels, columns, kernel, kernel, scale=(columns * kernel**2) ** -0.5),
-        normal(4 * channels, scale=0.5),
-        normal(3, channels, 1, 1, scale=0.5),
-        normal(steps, *state),
-        normal(*state),
-        normal(*state, dtype=cell),
+    arguments = [
+        draw(steps, batch, in_channels, *state[2:]),
+        draw(*state, scale=0.5),
+        draw(*state, dtype=cell),
     ]
+    weight, _, bias, peephole = random_layer(generator, dtype, in_channels, channels, (kernel, kernel))
+    return [*arguments, weight, bias, peephole, draw(steps, *state), draw(*state), draw(*state, dtype=cell)]
 
 
 def _solve(problem: list[Tensor], device: str, run) -> list[Tensor]:
