@@ -1,6 +1,7 @@
 """What the search asks of a device, on interpreted kernels: the choice is in use when a workload is bound and run."""
 
 import pytest
+import torch
 
 from tritonlstm.launch import Config, config
 from tritonlstm.tuning import tune
@@ -42,6 +43,11 @@ def test_results_are_checked_with_the_choice(monkeypatch: pytest.MonkeyPatch):
     assert asked == [("bf16", 64, "cpu", {}, OWN), ("fp32", 3, "cpu", options, default)]
 
 
-def test_a_layer_is_bound_in_its_schedule():
-    grads = tune._bind("cpu", LAYER, "hoisted")()
-    assert all(grad.isfinite().all() for grad in grads)
+def test_every_run_of_a_layer_takes_cudnns_fastest_plans(monkeypatch: pytest.MonkeyPatch):
+    def bind_layer(*arguments: object):
+        return lambda: (arguments, torch.backends.cudnn.benchmark)
+
+    monkeypatch.setattr(tune, "bind_layer", bind_layer)
+    run = tune._bind("cpu", LAYER, "hoisted")
+    assert run() == run() == ((LAYER, "hoisted", "cpu"), True)
+    assert not torch.backends.cudnn.benchmark

@@ -5,7 +5,6 @@ Imports no Triton.
 
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,10 +64,10 @@ def dump(table: Table, header: dict[str, object]) -> str:
         key._asdict() | {"schedule": value, "measured": measured}
         for key, (value, measured) in sorted(table.schedules.items(), key=str)
     ]
-    lines = [f"  {json.dumps(name)}: {_json(value)}" for name, value in header.items()]
+    lines = [f"  {_json(name)}: {_json(value)}" for name, value in header.items()]
     for name, rows in (("configs", configs), ("schedules", schedules)):
-        body = "".join(f"\n    {_json(row)}," for row in rows).removesuffix(",")
-        lines.append(f'  "{name}": [{body}\n  ]' if rows else f'  "{name}": []')
+        body = ",".join(f"\n    {_json(row)}" for row in rows)
+        lines.append(f"  {_json(name)}: [{body}\n  ]" if rows else f"  {_json(name)}: []")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -77,14 +76,13 @@ def _json(value: object) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # the lock's holder alone writes it
     try:
-        with open(handle, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives it to its owner alone
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
