@@ -5,33 +5,32 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.cache import cache_folder
 from tritonlstm import cli
 from tritonlstm.launch import Config, cache, config
+from tritonlstm.launch.tables import ConfigKey, ScheduleKey, Table
 from tritonlstm.tuning import search, tune
 from tritonlstm.tuning.inspect import Figures
+from tritonlstm.tuning.launches import Layer
 from tritonlstm.tuning.report import FIELDS
-from tritonlstm.tuning.schedules import LayerBench
 from tritonlstm.tuning.search import Bench
-from tritonlstm.launch.tables import ScheduleKey
+from tritonlstm.tuning.store import Header, update
+
+__all__ = ["cache_folder"]
 
 GOOD = Figures(registers=64, spills=0, shared=0, accesses={"16": 21}, instructions=1000, warps=32)
 OWN = ("tune", "--channels", "64", "--size", "16x16")
 
 
 @pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("TRITONLSTM_CACHE_DIR", str(folder))
+def _without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    config.forget()
-    yield folder
-    config.forget()
 
 
 @pytest.fixture
@@ -49,21 +48,13 @@ def without_compiling(monkeypatch: pytest.MonkeyPatch):
 def device(without_compiling, monkeypatch: pytest.MonkeyPatch) -> None:
     """An H100 that takes half the time with tiles of 512 elements, and for "hoisted"."""
 
-    def kernel_seconds(launch) -> float:
-        return 1.0 if config.pick_config(launch.kernel, "sm_90", launch.itemsize, launch.channels).block == 512 else 2.0
+    def bind(workload, choice):
+        fast = choice == "hoisted" if isinstance(workload, Layer) else choice.block == 512
+        return lambda: 1.0 if fast else 2.0
 
-    def timer(runs):
-        return [[run()] * 3 for run in runs]
-
-    def bind(launch):
-        return lambda: kernel_seconds(launch)
-
-    def bind_layer(layer, mode, schedule):
-        return lambda: {"concat": 2.0, "hoisted": 1.0}[schedule]
-
+    bench = Bench(bind, lambda *_: "", lambda runs: [[run()] * 3 for run in runs])
     monkeypatch.setattr(tune, "cuda_device", lambda: tune.Device("sm_90", "NVIDIA H100", timed=True))
-    monkeypatch.setattr(tune, "cuda_bench", lambda: Bench(bind, lambda *_: "", timer))
-    monkeypatch.setattr(tune, "cuda_layer_bench", lambda: LayerBench(bind_layer, lambda *_: "", timer))
+    monkeypatch.setattr(tune, "cuda_bench", lambda: bench)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -99,7 +90,7 @@ def test_end_to_end_without_a_device(tmp_path: Path, cache_folder: Path):
         records = list(csv.DictReader(file))
     assert tuple(records[0]) == FIELDS
     assert records[0]["verdict"].startswith("default")
-    assert len(records) == len(search.candidates("sm_90", search.Point("gates_forward", "bf16", 64, ())))
+    assert len(records) == len(search.candidates("sm_90", ConfigKey("gates_forward", 2, 64)))
     (chosen,) = [record for record in records if "chosen" in record["verdict"]]
     assert table.config("gates_forward", 2, 64).value == Config(int(chosen["BLOCK"]), int(chosen["num_warps"]))
     assert all(int(record["registers"]) > 0 and record["median_us"] == "" for record in records)
@@ -162,15 +153,15 @@ def test_what_cannot_be_timed_is_said_and_the_rest_is_kept(
     whole = tune.cuda_bench()
 
     def timer(runs):
-        if runs and runs[0]() == 1.0:  # of the default
+        if "no memory" in [run() for run in runs]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole.time(runs)
 
-    def bind(launch):
-        run = whole.bind(launch)
-        return (lambda: 1.0) if launch.kernel == "gates_backward" else run
+    def bind(workload, choice):
+        fails = not isinstance(workload, Layer) and workload.kernel == "gates_backward"
+        return (lambda: "no memory") if fails else whole.bind(workload, choice)
 
-    monkeypatch.setattr(tune, "cuda_bench", lambda: Bench(bind, whole.check, timer))
+    monkeypatch.setattr(tune, "cuda_bench", lambda: replace(whole, bind=bind, time=timer))
     assert cli.main(["tune", "latency", "--report", str(tmp_path / "report.csv")]) == 0
     printed = capsys.readouterr().out
     assert "not timed" in next(line for line in printed.splitlines() if line.startswith("gates_backward"))
@@ -213,7 +204,7 @@ def test_a_report_that_cannot_be_written_loses_no_table(capsys: pytest.CaptureFi
 
 @pytest.mark.usefixtures("device")
 def test_rows_of_another_triton_are_replaced_and_that_is_said(capsys: pytest.CaptureFixture, cache_folder: Path):
-    cache.update(cache_folder / "sm_90.json", cache.Header("3.0.0", "sm_90", "NVIDIA H100"), cache.Table())
+    update(cache_folder / "sm_90.json", Header("3.0.0", "sm_90", "NVIDIA H100"), Table())
     assert cli.main(["tune", "latency"]) == 0
     assert "its former rows were for triton '3.0.0'" in capsys.readouterr().out
 
@@ -268,23 +259,7 @@ def test_another_architecture_than_the_devices_is_refused(capsys: pytest.Capture
     assert "argument --arch: this machine has NVIDIA H100, which is sm_90" in capsys.readouterr().err
 
 
-@contextmanager
-def _terminal(monkeypatch: pytest.MonkeyPatch, watched: bool):
+@pytest.mark.usefixtures("without_compiling")
+def test_a_bar_needs_tqdm_and_the_search_does_not(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)  # importing it raises
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
-    from tritonlstm.tuning.progress import progress
-
-    with progress(2, "compiling") as done:
-        done()
-        yield
-        done()
-
-
-@pytest.mark.parametrize("watched", [True, False])
-def test_without_tqdm_progress_is_one_line_and_only_for_a_terminal(
-    watched: bool, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    with _terminal(monkeypatch, watched):
-        pass
-    printed = capsys.readouterr().err
-    assert printed == ("\rcompiling: 1/2\rcompiling: 2/2\r\033[K" if watched else "")
+    assert cli.main([*OWN]) == 0

@@ -43,15 +43,16 @@ def test_holds_the_package_and_nothing_else(wheel: Path):
 
 _USE = """
 import importlib.util, sys, torch, tritonlstm
-from tritonlstm import kernels, tuning
+from tritonlstm import kernels, launch
 assert tritonlstm.__file__.startswith(sys.argv[1]), tritonlstm.__file__
 assert kernels.__file__.startswith(sys.argv[1]), kernels.__file__
-assert tuning.pick_config("gates_forward", "sm_90", 2, 64).block > 0
+assert launch.pick_config("gates_forward", "sm_90", 2, 64).block > 0
 layer = tritonlstm.ConvLSTM2d(1, 2, 3, backend=sys.argv[2])
 output, _ = layer(torch.ones(2, 1, 1, 3, 3))
 output.sum().backward()
 assert layer.layers[0].peephole.grad.abs().sum() > 0
 assert importlib.util.find_spec("kernels") is None
+assert "tritonlstm.tuning" not in sys.modules
 """
 
 

@@ -17,6 +17,7 @@ from .core import backend
 from .core.devices import architecture
 from .launch import cache, config
 from .launch.tables import KERNELS
+from .tuning import store
 from .tuning.cases import CASES, Case
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -78,7 +79,6 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if not has_triton():
         return _fail("the package triton is not installed: there is nothing to tune")
     from .tuning import aot, report, search, tune  # these need Triton
-    from .tuning.progress import progress
 
     device = tune.cuda_device()
     if device is None:
@@ -90,9 +90,9 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     where = f"{device.name} ({device.arch})" if device.timed else f"{device.arch}, without a device"
     print("\n  ".join([f"tuning {options.dtype} for {where}:", *map(str, cases)]))
     if options.dry_run:
-        for point in plan.points:
-            number = len(search.candidates(device.arch, point))
-            print(f"{number} candidates for {point.kernel} at {point.channels} channels")
+        for key in plan.launches:
+            number = len(search.candidates(device.arch, key))
+            print(f"{number} candidates for {key.kernel} at {key.channels} channels")
         if plan.layers:
             print(f"two schedules for each of {len(plan.layers)} layers")
         goal = f"the results would go to {target}" if target else "without --out nothing would be written"
@@ -101,18 +101,17 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if aot.interprets():
         return _fail("TRITON_INTERPRET is set: Triton interprets the kernels, and compiles none; unset it")
 
-    benches = (tune.cuda_bench(), tune.cuda_layer_bench()) if device.timed else (None, None)
-    found = tune.run(plan, progress, options.jobs, *benches)
-    print(report.table(found))
+    outcomes = tune.run(plan, options.jobs, tune.cuda_bench() if device.timed else None)
+    print(report.table(plan, outcomes))
     if not device.timed:
         print("no CUDA device: nothing was timed, the candidates are ranked statically")
     saved = True
     if options.report:
-        saved &= _save("--report", options.report, lambda: report.write_csv(found, options.report))
+        saved &= _save("--report", options.report, lambda: report.write_csv(plan, outcomes, options.report))
     if target:
         measured = f"{device.name}, {date.today()}, tritonlstm {__version__}" if device.timed else tune.NOT_TIMED
-        table = tune.rows(found, measured)
-        saved &= _save("--out", target, lambda: cache.update(target, plan.header, table, measured))
+        table = tune.rows(outcomes, measured)
+        saved &= _save("--out", target, lambda: store.update(target, device.header, table, measured))
     else:
         print("nothing was written to your cache: --out FILE keeps the ranking")
     return 0 if saved else 1
@@ -175,14 +174,16 @@ def _cache_sentence(arch: str) -> str:
 
 def _configurations(arch: str) -> Iterator[str]:
     """A line for each row that a layer may use, with the file it comes from."""
-    configs, schedules = config.known(arch)
+    tables = [table for _, table in config.tables(arch, True)]
+    configs = {key for table in tables for key in table.configs}
+    schedules = {key for table in tables for key in table.schedules}
     sources = {}
-    for kernel, itemsize, channels in configs:
+    for kernel, itemsize, channels in sorted(configs, key=lambda key: (key.kernel, key.itemsize, key.channels or 0)):
         entry, origin = config.find_config(kernel, arch, itemsize, channels)
         which = "any C" if channels is None else f"C {channels}"
         sources.setdefault(origin, {})[entry.measured] = None
         yield f"  {kernel:16}{itemsize} bytes {which:>8}{entry.value!s:>9}  {origin}"
-    for key in schedules:
+    for key in sorted(schedules):
         entry, origin = config.find_schedule(arch, *key)
         layer = f"{key.in_channels}→{key.channels} {'×'.join(map(str, key.kernel))}"
         sources.setdefault(origin, {})[entry.measured] = None

@@ -18,7 +18,6 @@ from onnxscript.onnx_types import TensorType
 from .core.backend import as_operator_in_onnx
 from .core.spec import Spec
 
-
 ACTIVATIONS = ["tanh", "relu", "identity"]
 SCALES = {"sigmoid": 0.0, "hard_sigmoid": 1 / 6, "hard_sigmoid_keras2": 0.2}
 """Of ONNX's HardSigmoid; 0 for the logistic function."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import triton
 
+from tritonlstm.launch.config import find_config
+from tritonlstm.launch.tables import KERNELS
 from tritonlstm.tuning import aot
-from tritonlstm.tuning.config import find_config
 from tritonlstm.tuning.inspect import Figures, faults
 from tritonlstm.tuning.launches import DTYPES, VARIANTS, Launch
 from tritonlstm.tuning.occupancy import limits
-from tritonlstm.tuning.tables import KERNELS
 
 PATH = Path(__file__).with_name("table.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")

@@ -7,7 +7,10 @@ from tests.gpu.conftest import ON_CUDA
 from tests.support.layouts import OF_IMAGES, OF_VECTORS
 from tests.support.problems import MODES, SHAPES, VECTORS, Problem, Shape, budgets, by_operator, by_reference, modes_of
 from tests.support.tolerances import assert_within
-from tritonlstm import ConvLSTM2d, _gates_aten
+from tritonlstm import ConvLSTM2d, Spec
+from tritonlstm.cells import BackwardStep, ForwardStep
+from tritonlstm.cells.aten import AtenCell
+from tritonlstm.cells.triton import TritonCell
 from tritonlstm.core.layout import Layout
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,10 +23,11 @@ LARGER = {
 CASES = SHAPES | LARGER if ON_CUDA else {"base": SHAPES["base"], "vectors": SHAPES["vectors"]}
 
 
-def check(draw, dtype: torch.dtype, device: str, record_property, **mode: bool) -> None:
+def check(draw, dtype: torch.dtype, device: str, record_property, **mode: str) -> None:
     """Every result and every gradient; records the largest error, as a part of what is allowed."""
     problem = draw(0)
-    got = problem.on(device).solve(by_operator(triton=dtype != torch.float64, **mode))
+    backend = "aten" if dtype == torch.float64 else "triton"
+    got = problem.on(device).solve(by_operator(backend=backend, **mode))
     oracle = problem.to(torch.float64).solve(by_reference)
     budget = budgets(draw, dtype, device=device)
     parts = {}
@@ -91,16 +95,16 @@ def test_tf32_errs_no_more_than_pytorch_with_tf32(shape: str, device: str, recor
 def test_20_runs_give_the_same_bits(dtype: torch.dtype, peephole: str, device: str):
     size = {"batch": 4, "channels": 64, "spatial": (24, 24)} if ON_CUDA else {}
     problem = Problem.random(Shape(peephole=peephole, **size), dtype).on(device)
-    first = problem.solve(by_operator(triton=True))
+    first = problem.solve(by_operator(backend="triton"))
     for _ in range(20 if ON_CUDA else 2):
-        for name, tensor in problem.solve(by_operator(triton=True)).items():
+        for name, tensor in problem.solve(by_operator(backend="triton")).items():
             assert torch.equal(tensor, first[name]), name
 
 
 def test_without_cudnns_determinism_all_but_the_weight_gradient_repeat(device: str):
     problem = Problem.random(Shape(peephole="full"), torch.bfloat16).on(device)
-    first = problem.solve(by_operator(triton=True))
-    again = problem.solve(by_operator(triton=True))
+    first = problem.solve(by_operator(backend="triton"))
+    again = problem.solve(by_operator(backend="triton"))
     for name in first:
         assert name == "grad of weight" or torch.equal(again[name], first[name]), name
 
@@ -110,11 +114,7 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
 
     Interpreted, a few rows.
     """
-    from tritonlstm import _launch
-
     channels, rows, few = 132, 2**22 if ON_CUDA else 2**6, 4096 if ON_CUDA else 2**4
-    layout = Layout(1, rows, (1,), 0, channels, multiple=1)
-    part = Layout(1, few, (1,), 0, channels, multiple=1)
 
     def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         return torch.empty(shape, device=device, dtype=dtype)
@@ -126,65 +126,49 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
     preact = empty(rows, 1, 4 * channels).normal_(generator=generator)
     assert preact.numel() > 2**31 or not ON_CUDA
     c = empty(rows, 1, channels, dtype=torch.float32).normal_(generator=generator)
-    peephole = torch.randn(3, 1, channels, device=device, generator=generator)
+    peephole = torch.randn(3, channels, 1, device=device, generator=generator)
     preacts, cells = ends(preact), ends(c)
+    triton_cell = TritonCell(Layout(1, rows, (1,), 0, channels, multiple=1), Spec(), preact, None, peephole)
+    part = Layout(1, few, (1,), 0, channels, multiple=1)
+    aten_cell = AtenCell(part, Spec(), preact, None, peephole)
 
     c_next, h, h_next = torch.empty_like(c), empty(rows, 1, channels), empty(rows, 1, channels)
-    _launch.gates_forward(
-        layout, preact, None, None, peephole, c, activation="tanh", gates=preact, c=c_next, h=h, h_next=h_next
-    )
+    triton_cell.forward(ForwardStep(preact, addend=None, c_prev=c, gates=preact, c=c_next, h=h, h_next=h_next))
     expected = []
     for place, (a, c_prev) in enumerate(zip(preacts, cells)):
-        c_part = torch.empty_like(c_prev)
-        gates = _gates_aten.new_gates(part, a, 1)[0]
+        gates, c_part = AtenCell.new_gates(part, a, 1)[0], torch.empty_like(c_prev)
         h_part, h_next_part = torch.empty_like(a[..., :channels]), torch.empty_like(a[..., :channels])
-        _gates_aten.gates_forward(
-            part,
-            a,
-            None,
-            None,
-            peephole,
-            c_prev,
-            activation="tanh",
-            gates=gates,
-            c=c_part,
-            h=h_part,
-            h_next=h_next_part,
-        )
+        aten_cell.forward(ForwardStep(a, None, c_prev, gates=gates, c=c_part, h=h_part, h_next=h_next_part))
         expected.append((gates, c_part))
         in_rows = torch.cat(gates.unbind(), -1)
         for got, wanted in ((preact, in_rows), (c_next, c_part), (h, h_part), (h_next, h_next_part)):
             torch.testing.assert_close(ends(got)[place], wanted, rtol=1e-2, atol=1e-2)
 
-    grad_c, grad_h, grad_preact = torch.empty_like(c).normal_(generator=generator), h_next, empty(*preact.shape)
-    grad_cs, grad_hs = ends(grad_c), ends(grad_h)
-    _launch.gates_backward(
-        layout, preact, None, peephole, c, c_next, activated=True, activation="tanh", grad_output=h, grad_h=grad_h,
-        grad_c=grad_c, grad_preact=grad_preact,
-    )  # fmt: skip
+    def step(grad_output: torch.Tensor, grad_c: torch.Tensor, grad_preact: torch.Tensor) -> BackwardStep:
+        return BackwardStep(preact, c, c_next, grad_output, grad_h=h_next, grad_c=grad_c, grad_preact=grad_preact)
+
+    grad_c, grad_preact = torch.empty_like(c).normal_(generator=generator), empty(*preact.shape)
+    grad_cs = ends(grad_c)
+    triton_cell.backward(step(h, grad_c, grad_preact))
     for place, (gates, c_part) in enumerate(expected):
         wanted = torch.empty_like(preacts[place])
-        _gates_aten.gates_backward(
-            part, gates, None, peephole, cells[place], c_part, activated=True, activation="tanh",
-            grad_output=ends(h)[place], grad_h=grad_hs[place], grad_c=grad_cs[place], grad_preact=wanted,
-        )  # fmt: skip
+        aten_cell.backward(
+            BackwardStep(gates, cells[place], c_part, ends(h)[place], ends(h_next)[place], grad_cs[place], wanted)
+        )
         torch.testing.assert_close(ends(grad_preact)[place], wanted, rtol=2e-2, atol=2e-2)
         torch.testing.assert_close(ends(grad_c)[place], grad_cs[place], rtol=2e-2, atol=2e-2)
 
     # A gradient whose channels lie further apart than 32 bits count.
     apart = empty(channels, 2**24 if ON_CUDA else 2**7).normal_(generator=generator)[:, :rows].t().unsqueeze(1)
-    again = []
+    results = []
     for gradient in (apart, apart.contiguous()):
-        again.append((c.clone(), torch.empty_like(grad_preact)))
-        _launch.gates_backward(
-            layout, preact, None, peephole, c, c_next, activated=True, activation="tanh", grad_output=gradient,
-            grad_h=grad_h, grad_c=again[-1][0], grad_preact=again[-1][1],
-        )  # fmt: skip
-    for one, other in zip(*again):
+        results.append((c.clone(), torch.empty_like(grad_preact)))
+        triton_cell.backward(step(gradient, *results[-1]))
+    for one, other in zip(*results):
         assert torch.equal(one, other)
-    del apart, again
+    del apart, results
 
-    sums = _launch.ParameterGrads(layout, like=c, bias=True, peephole_pixels=1, itemsize=2)
+    sums = triton_cell.parameter_grads(c, bias=True, peephole=True)
     sums.add(grad_preact[None], c_prev=c[None], c=c_next[None])
     bias, _ = sums.result()
     expected = sum(piece.sum((0, 1), dtype=torch.float64) for piece in grad_preact.split(2**18))

@@ -59,12 +59,12 @@ class TestGraphs:
     @each_dtype
     def test_make_graphed_callables_trains_with_the_bits_of_eager(self, dtype: torch.dtype, memory: str):
         layer = larger(dtype=dtype, memory=memory)
-        twin = copy.deepcopy(layer)
+        eager = copy.deepcopy(layer)
         graphed = torch.cuda.make_graphed_callables(layer, (frames(6).to("cuda", dtype),))
-        optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (layer, twin)]
+        optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (layer, eager)]
         for _ in range(4):
             input, results = frames(6).to("cuda", dtype), []
-            for run, optimizer in zip((graphed, twin), optimizers, strict=True):
+            for run, optimizer in zip((graphed, eager), optimizers, strict=True):
                 optimizer.zero_grad(set_to_none=True)
                 output, state = run(input)
                 (output.float().square().mean() + state[0][1].float().mean()).backward()

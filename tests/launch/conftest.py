@@ -1,16 +1,3 @@
-"""A cache folder of its own for each test, and no table left over from another."""
+from tests.support.cache import cache_folder
 
-from pathlib import Path
-
-import pytest
-
-from tritonlstm.launch import config
-
-
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("TRITONLSTM_CACHE_DIR", str(folder))
-    config.forget()
-    yield folder
-    config.forget()
+__all__ = ["cache_folder"]

@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.layers import in_threads
 from tritonlstm.launch import Config, cache, config, pick_config, pick_schedule
-from tritonlstm.launch.cache import Header
 from tritonlstm.launch.tables import KERNELS, ConfigKey, Entry, ScheduleKey, Table
+from tritonlstm.tuning.store import Header, update
 
 HEADER = Header(cache.triton_version(), "sm_90", "a device")
 
@@ -18,7 +18,7 @@ def keep(configs: dict, schedules: dict | None = None) -> None:
         {ConfigKey(*key): Entry(value, "here") for key, value in configs.items()},
         {ScheduleKey(*key): Entry(value, "here") for key, value in (schedules or {}).items()},
     )
-    cache.update(cache.path_of("sm_90"), HEADER, table)
+    update(cache.path_of("sm_90"), HEADER, table)
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "sm_123", "gfx942", "gfx1201", "cpu", "meta"])

@@ -2,9 +2,9 @@
 
 import copy
 import inspect
-from dataclasses import asdict
 import math
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tritonlstm import _launch
+from tritonlstm.cells import triton as cell
 from tritonlstm.launch import Config, config
 from tritonlstm.tuning import aot
 from tritonlstm.tuning.launches import Launch
@@ -15,10 +15,10 @@ def test_this_process_interprets():
 
 
 def test_a_compilation_that_fails_is_told_and_leaves_nothing_behind():
-    kernel = _launch.gates_forward_kernel
+    kernel = cell.gates_forward_kernel
     told = aot._measure((Launch("gates_forward", "bf16", 64), "sm_90", Config(128, 1)))
     assert "Error: " in told
-    assert _launch.gates_forward_kernel is kernel
+    assert cell.gates_forward_kernel is kernel
     assert config.pick_config("gates_forward", "sm_90", 2, 64) != Config(128, 1)
 
 

@@ -3,11 +3,11 @@
 import pytest
 from torch import Tensor
 
-from tritonlstm import _launch
+from tritonlstm.cells import BackwardStep, ForwardStep
+from tritonlstm.cells.triton import TritonCell, TritonParameterGrads
 from tritonlstm.launch import Config, config
 from tritonlstm.tuning import check
-from tritonlstm.tuning.launches import DTYPES, VARIANTS, Launch, bind
-from tritonlstm.launch.tables import KERNELS
+from tritonlstm.tuning.launches import DTYPES
 
 CONFIGS = {"gates_forward": Config(256, 1), "gates_backward": Config(1024, 8), "parameter_grads": Config(512, 2)}
 
@@ -32,33 +32,33 @@ def test_right_kernels_pass_in_any_configuration(dtype: str, channels: int, sche
 
 
 def _spoil_forward(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = _launch.gates_forward
+    right = TritonCell.forward
 
-    def wrong(*arguments: object, h: Tensor, **options: object) -> None:
-        right(*arguments, h=h, **options)
-        h.view(-1)[-1] += 0.1  # one element of the last tile
+    def wrong(self: TritonCell, step: ForwardStep) -> None:
+        right(self, step)
+        step.h.view(-1)[-1] += 0.1  # one element of the last tile
 
-    monkeypatch.setattr(_launch, "gates_forward", wrong)
+    monkeypatch.setattr(TritonCell, "forward", wrong)
 
 
 def _spoil_backward(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = _launch.gates_backward
+    right = TritonCell.backward
 
-    def wrong(*arguments: object, grad_c: Tensor, **options: object) -> None:
-        right(*arguments, grad_c=grad_c, **options)
-        grad_c.mul_(1.01)
+    def wrong(self: TritonCell, step: BackwardStep) -> None:
+        right(self, step)
+        step.grad_c.mul_(1.01)
 
-    monkeypatch.setattr(_launch, "gates_backward", wrong)
+    monkeypatch.setattr(TritonCell, "backward", wrong)
 
 
 def _spoil_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = _launch.ParameterGrads.result
+    right = TritonParameterGrads.result
 
-    def wrong(self: _launch.ParameterGrads) -> tuple[Tensor | None, Tensor | None]:
+    def wrong(self: TritonParameterGrads) -> tuple[Tensor | None, Tensor | None]:
         bias, peephole = right(self)
         return bias, peephole.clone().fill_(float("nan"))
 
-    monkeypatch.setattr(_launch.ParameterGrads, "result", wrong)
+    monkeypatch.setattr(TritonParameterGrads, "result", wrong)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,3 @@ def test_the_problem_has_more_tiles_than_one_and_the_last_is_not_full():
         *_, h_n, _ = check._problem(DTYPES["fp32"], channels, 2, 3, seed=0)
         assert h_n.numel() >= 4 * 4096
         assert h_n.numel() % 4096
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_every_launch_that_is_timed_runs(kernel: str):
-    for variant in VARIANTS[kernel]:
-        run = bind(Launch(kernel, "bf16", 5, variant, batch=1, height=3, width=4), "cpu")
-        run()
-        run()

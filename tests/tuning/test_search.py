@@ -1,21 +1,24 @@
 """The search: what is tried, what is dropped, what is ranked first, and what wins, with times that are made up."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
+import torch
 
 from tritonlstm.launch import Config, config
+from tritonlstm.launch.tables import ConfigKey, ScheduleKey
 from tritonlstm.tuning import search
 from tritonlstm.tuning.cases import CASES, Case
 from tritonlstm.tuning.inspect import Figures
-from tritonlstm.tuning.launches import Launch
-from tritonlstm.tuning.search import Bench, Point, Size
+from tritonlstm.tuning.launches import Launch, Layer
+from tritonlstm.tuning.search import Bench
 
-SIZES = (Size(8, 64, 64), Size(1, 16, 16))
-POINT = Point("gates_forward", "bf16", 64, SIZES)
+LAUNCHES = [Launch("gates_forward", "bf16", 64, "channel", *size) for size in ((8, 64, 64), (1, 16, 16))]
+KEY = ConfigKey("gates_forward", 2, 64)
 DEFAULT = Config(1024, 4)
 GOOD = Figures(registers=64, spills=0, shared=0, accesses={"16": 21}, instructions=1000, warps=32)
-CANDIDATES = search.candidates("sm_90", POINT)
+CANDIDATES = search.candidates("sm_90", KEY)
 COMPILED = [(candidate, GOOD) for candidate in CANDIDATES]
 PLANTED = Config(512, 2)
 
@@ -27,56 +30,68 @@ def figures(**changes: object) -> Figures:
 def bench(seconds: Callable[[Config], float], wrong: Sequence[Config] = (), ran: list | None = None) -> Bench:
     """A device on which a launch with a configuration takes `seconds`, and computes rubbish with those in `wrong`."""
 
-    def current() -> Config:
-        return config.pick_config("gates_forward", "sm_90", 2, 64)
-
-    def bind(launch: Launch) -> Callable[[], float]:
-        bound = current()
-
+    def bind(launch: Launch, choice: Config) -> Callable[[], float]:
         def run() -> float:
-            assert current() == bound, "the configuration at the launch is not the one that was bound"
             if ran is not None:
-                ran.append((bound, launch))
-            return seconds(bound)
+                ran.append((choice, launch))
+            return seconds(choice)
 
         return run
 
     return Bench(
         bind=bind,
-        check=lambda dtype, channels: f"output: {dtype} at {channels}" if current() in wrong else "",
+        check=lambda launch, choice: f"output: {launch.dtype} at {launch.channels}" if choice in wrong else "",
         time=lambda runs: [[run(), 1e3 * run(), run()] for run in runs],  # one run in three is disturbed
     )
 
 
+def find(compiled: Sequence[tuple[Config, Figures | str]], device: Bench | None) -> search.Outcome:
+    return search.search("sm_90", KEY, LAUNCHES, compiled, device)
+
+
 def trial(outcome: search.Outcome, candidate: Config) -> search.Trial:
-    (found,) = [each for each in outcome.trials if each.config == candidate]
+    (found,) = [each for each in outcome.trials if each.choice == candidate]
     return found
 
 
-def test_points_are_kernels_and_channels_with_all_their_sizes():
-    cases = [CASES["paper"], CASES["nowcast"]]
-    points = search.points(cases, "bf16", ("gates_forward", "parameter_grads"))
-    assert [(point.kernel, point.channels) for point in points] == [
+def test_launches_are_of_kernels_and_channels_with_all_their_sizes():
+    found = search.launches([CASES["paper"], CASES["nowcast"]], "bf16", ("gates_forward", "parameter_grads"))
+    assert [(key.kernel, key.channels) for key in found] == [
         ("gates_forward", 128),
         ("gates_forward", 64),
         ("parameter_grads", 128),
         ("parameter_grads", 64),
     ]
-    assert points[1].sizes == (Size(16, 16, 16), Size(8, 128, 128))
-    assert points[0].sizes == (Size(16, 16, 16),)
+    sizes = {key.channels: [(launch.batch, launch.height, launch.width) for launch in found[key]] for key in found}
+    assert sizes == {128: [(16, 16, 16)], 64: [(16, 16, 16), (8, 128, 128)]}
+    assert all(launch.kernel == key.kernel and launch.dtype == "bf16" for key in found for launch in found[key])
+
+
+def test_layers_with_one_key_are_chosen_for_together():
+    found = search.layers([CASES["paper"], CASES["openstl"]], "bf16")
+    assert list(found) == [
+        ScheduleKey(2, 16, 128, (5, 5)),
+        ScheduleKey(2, 128, 64, (5, 5)),
+        ScheduleKey(2, 64, 64, (5, 5)),
+        ScheduleKey(2, 128, 128, (5, 5)),
+    ]
+    first = found[ScheduleKey(2, 16, 128, (5, 5))]
+    assert [layer.mode for layer in first] == ["inference", "training"], "the same layer in both cases"
+    larger = search.layers([CASES["paper"], CASES["paper"].but(height=32)], "bf16")
+    assert [layer.case.height for layer in larger[ScheduleKey(2, 64, 64, (5, 5))]] == [16, 32, 16, 32]
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "gfx942"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("kernel", ["gates_forward", "gates_backward", "parameter_grads"])
-def test_candidates(arch: str, dtype: str, kernel: str):
-    point = Point(kernel, dtype, 64, SIZES)
-    found = search.candidates(arch, point)
-    assert found[0] == config.find_config(kernel, arch, point.itemsize, 64, user=False)[0].value
+def test_candidates(arch: str, itemsize: int, kernel: str):
+    key = ConfigKey(kernel, itemsize, 64)
+    found = search.candidates(arch, key)
+    assert found[0] == config.find_config(kernel, arch, itemsize, 64, user=False)[0].value
     assert len(found) == len(set(found)) > 5
     lanes = 64 if arch == "gfx942" else 32
-    assert all(16 <= each.block * point.itemsize / (each.num_warps * lanes) <= 64 for each in found)
-    assert found == search.candidates(arch, point)
+    assert all(16 <= each.block * itemsize / (each.num_warps * lanes) <= 64 for each in found)
+    assert found == search.candidates(arch, key)
 
 
 @pytest.mark.parametrize(
@@ -90,21 +105,20 @@ def test_candidates(arch: str, dtype: str, kernel: str):
 def test_a_candidate_with_faults_is_dropped_and_never_runs(compiled: Figures | str, words: str):
     ran = []
     tried = [(each, compiled if each == PLANTED else GOOD) for each in CANDIDATES]
-    outcome = search.search("sm_90", POINT, tried, bench(lambda each: 1.0 if each == PLANTED else 2.0, ran=ran))
+    outcome = find(tried, bench(lambda each: 1.0 if each == PLANTED else 2.0, ran=ran))
     assert outcome.chosen == DEFAULT
     assert trial(outcome, PLANTED).rejected == words
     assert ran and PLANTED not in [each for each, _ in ran]
-    assert search.search("sm_90", POINT, tried, None).chosen != PLANTED
+    assert find(tried, None).chosen != PLANTED
 
 
 def test_narrow_accesses_are_no_fault_where_the_channels_allow_no_wider():
-    odd = Point("gates_forward", "bf16", 33, SIZES)
-    assert search.judge("sm_90", odd, PLANTED, figures(accesses={"2": 136})).rejected == ""
-    assert search.judge("sm_90", POINT, PLANTED, figures(accesses={"2": 136})).rejected
+    narrow, odd = figures(accesses={"2": 136}), [replace(launch, channels=33) for launch in LAUNCHES]
+    assert search.judge("sm_90", odd, PLANTED, narrow).rejected == ""
+    assert search.judge("sm_90", LAUNCHES, PLANTED, narrow).rejected
 
 
-def cost(candidate: Config = DEFAULT, size: Size = SIZES[0], **changes: object) -> float:
-    launch = Launch("gates_forward", "bf16", 64, "channel", *size)
+def cost(candidate: Config = DEFAULT, launch: Launch = LAUNCHES[0], **changes: object) -> float:
     return search.static_cost("sm_90", launch, candidate, figures(**changes))
 
 
@@ -112,37 +126,37 @@ def test_static_cost_grows_with_accesses_idle_warps_and_an_empty_tail():
     assert cost(accesses={"16": 22}) > cost()
     assert cost(registers=200) > cost(registers=128) > cost(registers=64)
     assert cost(registers=32) == pytest.approx(cost(registers=64), rel=0.2), "more warps than enough win little"
-    small = Size(1, 16, 16)
+    small = LAUNCHES[1]
     assert cost(Config(4096, 4), small, accesses={"16": 84}) > cost(Config(512, 4), small, accesses={"16": 10.5})
     assert cost(Config(4096, 8), shared=10**6) == float("inf")
 
 
 def test_without_a_device_the_lowest_cost_is_chosen_and_no_speed_is_claimed():
     tried = [(each, figures(accesses={"16": 15}) if each == DEFAULT else GOOD) for each in CANDIDATES]
-    outcome = search.search("sm_90", POINT, tried, None)
+    outcome = find(tried, None)
     sound = [each for each in outcome.trials if not each.rejected]
-    assert outcome.chosen == min(sound, key=lambda each: each.cost).config
+    assert outcome.chosen == min(sound, key=lambda each: each.cost).choice
     assert outcome.speedup is None
     assert [each.cost for each in outcome.trials[1:]] == sorted(each.cost for each in outcome.trials[1:])
-    assert {each.config for each in outcome.trials} == set(CANDIDATES)
-    assert outcome == search.search("sm_90", POINT, tried, None)
+    assert {each.choice for each in outcome.trials} == set(CANDIDATES)
+    assert outcome == find(tried, None)
 
 
 def test_the_fastest_wins_by_its_medians():
-    outcome = search.search("sm_90", POINT, _cheap_first(PLANTED), bench(lambda each: 1.0 if each == PLANTED else 2.0))
+    outcome = find(_cheap_first(PLANTED), bench(lambda each: 1.0 if each == PLANTED else 2.0))
     assert outcome.chosen == PLANTED
     assert outcome.default == DEFAULT
     assert outcome.speedup == pytest.approx(2.0)
-    assert trial(outcome, PLANTED).medians == (1.0, 1.0)
+    assert trial(outcome, PLANTED).times == dict.fromkeys(LAUNCHES, (1.0, 1e3, 1.0))
 
 
 def test_the_default_stands_where_none_is_faster_by_the_margin():
     within = 1 / (1 + 0.5 * search.MARGIN)
-    outcome = search.search("sm_90", POINT, COMPILED, bench(lambda each: 1.0 if each == DEFAULT else within))
+    outcome = find(COMPILED, bench(lambda each: 1.0 if each == DEFAULT else within))
     assert outcome.chosen == DEFAULT
     assert outcome.speedup == 1.0
     beyond = 1 / (1 + 2 * search.MARGIN)
-    outcome = search.search("sm_90", POINT, COMPILED, bench(lambda each: 1.0 if each == DEFAULT else beyond))
+    outcome = find(COMPILED, bench(lambda each: 1.0 if each == DEFAULT else beyond))
     assert outcome.chosen != DEFAULT
 
 
@@ -150,22 +164,20 @@ def test_a_fast_candidate_with_wrong_results_is_rejected_and_not_timed():
     ran = []
     seconds = {PLANTED: 0.01, DEFAULT: 2.0}
     device = bench(lambda each: seconds.get(each, 1.9), wrong=[PLANTED], ran=ran)
-    outcome = search.search("sm_90", POINT, _cheap_first(PLANTED), device)
+    outcome = find(_cheap_first(PLANTED), device)
     assert trial(outcome, PLANTED).rejected == "wrong results: output: bf16 at 64"
-    assert trial(outcome, PLANTED).times == ()
+    assert trial(outcome, PLANTED).times == {}
     assert PLANTED not in [each for each, _ in ran]
     assert outcome.chosen not in (PLANTED, DEFAULT)
 
 
-def test_a_candidate_that_does_not_run_is_rejected():
-    def check(dtype: str, channels: int) -> str:
-        if config.pick_config("gates_forward", "sm_90", 2, 64) == PLANTED:
+def test_a_candidate_whose_check_does_not_run_is_rejected():
+    def check(launch: Launch, choice: Config) -> str:
+        if choice == PLANTED:
             raise RuntimeError("out of resources")
         return ""
 
-    device = bench(lambda each: 1.0)
-    device = Bench(device.bind, check, device.time)
-    outcome = search.search("sm_90", POINT, _cheap_first(PLANTED), device)
+    outcome = find(_cheap_first(PLANTED), replace(bench(lambda each: 1.0), check=check))
     assert trial(outcome, PLANTED).rejected == "does not run: out of resources"
 
 
@@ -173,35 +185,33 @@ def test_a_candidate_that_does_not_run_is_rejected():
 def test_a_candidate_that_fails_at_a_full_size_is_dropped_alone(when: str):
     device = bench(lambda each: 2.0 if each == DEFAULT else 1.0)
 
-    def bind(launch: Launch) -> Callable[[], float]:
-        run = device.bind(launch)
-        guilty = config.pick_config("gates_forward", "sm_90", 2, 64) == PLANTED and launch.height == 16
-
+    def bind(launch: Launch, choice: Config) -> Callable[[], float]:
         def fail() -> float:
             raise RuntimeError("out of memory")
 
-        return (fail() if when == "bound" else fail) if guilty else run
+        if choice == PLANTED and launch.height == 16:
+            return fail() if when == "bound" else fail
+        return device.bind(launch, choice)
 
-    outcome = search.search("sm_90", POINT, _cheap_first(PLANTED), Bench(bind, device.check, device.time))
+    outcome = find(_cheap_first(PLANTED), replace(device, bind=bind))
     assert trial(outcome, PLANTED).rejected == "does not run: out of memory"
     assert outcome.chosen not in (DEFAULT, PLANTED)
     assert outcome.speedup == pytest.approx(2.0)
-    assert len({each.config for each in outcome.trials}) == len(outcome.trials) == len(CANDIDATES)
+    assert len({each.choice for each in outcome.trials}) == len(outcome.trials) == len(CANDIDATES)
 
 
 def test_where_nothing_can_be_timed_the_default_stands():
     def timer(runs: Sequence[Callable[[], object]]) -> list[list[float]]:
         raise RuntimeError("out of memory")
 
-    device = bench(lambda each: 1.0)
-    outcome = search.search("sm_90", POINT, COMPILED, Bench(device.bind, device.check, timer))
+    outcome = find(COMPILED, replace(bench(lambda each: 1.0), time=timer))
     assert (outcome.chosen, outcome.speedup) == (DEFAULT, None)
     assert outcome.trials[0].rejected == "not timed: out of memory"
 
 
 def test_only_the_best_by_static_cost_are_timed_beside_the_default():
     ran = []
-    outcome = search.search("sm_90", POINT, COMPILED, bench(lambda each: 1.0, ran=ran))
+    outcome = find(COMPILED, bench(lambda each: 1.0, ran=ran))
     timed = {each for each, _ in ran}
     costs = sorted(each.cost for each in outcome.trials[1:])
     assert len(timed) == search.TIMED + 1
@@ -211,23 +221,18 @@ def test_only_the_best_by_static_cost_are_timed_beside_the_default():
 
 
 def test_a_winner_must_be_fast_at_all_sizes_together():
-    def timer(runs: Sequence[Callable[[], object]]) -> list[list[float]]:
-        return [[run()] for run in runs]
-
-    def bind(launch: Launch) -> Callable[[], float]:
-        current = config.pick_config("gates_forward", "sm_90", 2, 64)
-        large, small = {PLANTED: (0.5, 10.0), DEFAULT: (1.0, 1.0)}.get(current, (1.1, 1.1))
+    def bind(launch: Launch, choice: Config) -> Callable[[], float]:
+        large, small = {PLANTED: (0.5, 10.0), DEFAULT: (1.0, 1.0)}.get(choice, (1.1, 1.1))
         return lambda: large if launch.height == 64 else small
 
-    outcome = search.search("sm_90", POINT, _cheap_first(PLANTED), Bench(bind, lambda *_: "", timer))
-    assert outcome.chosen == DEFAULT
+    assert find(_cheap_first(PLANTED), replace(bench(lambda each: 1.0), bind=bind)).chosen == DEFAULT
 
 
 def test_a_default_with_faults_is_timed_all_the_same():
     tried = [(each, figures(spills=4) if each == DEFAULT else GOOD) for each in CANDIDATES]
-    outcome = search.search("sm_90", POINT, tried, bench(lambda each: 2.0 if each == DEFAULT else 1.0))
-    assert outcome.trials[0].config == DEFAULT
-    assert outcome.trials[0].medians == (2.0, 2.0)
+    outcome = find(tried, bench(lambda each: 2.0 if each == DEFAULT else 1.0))
+    assert outcome.trials[0].choice == DEFAULT
+    assert outcome.trials[0].times == dict.fromkeys(LAUNCHES, (2.0, 2e3, 2.0))
     assert outcome.speedup == pytest.approx(2.0)
 
 
@@ -237,7 +242,54 @@ def _cheap_first(candidate: Config) -> list[tuple[Config, Figures]]:
 
 
 def test_a_case_of_ones_own():
-    case = Case(2, 3, 5, (7,), 3, 9, 11)
-    (point,) = search.points([case], "fp32", ("gates_backward",))
-    assert point.launch(point.sizes[0]) == Launch("gates_backward", "fp32", 7, "channel", 2, 9, 11)
-    assert point.launch(point.sizes[0]).elements == 2 * 9 * 11 * 7
+    found = search.launches([Case(2, 3, 5, (7,), 3, 9, 11)], "fp32", ("gates_backward",))
+    launch = Launch("gates_backward", "fp32", 7, "channel", 2, 9, 11)
+    assert found == {ConfigKey("gates_backward", 4, 7): [launch]}
+    assert launch.elements == 2 * 9 * 11 * 7
+
+
+(LAYER_KEY, LAYERS) = next(iter(search.layers([Case(1, 2, 2, (3,), 3, 4, 5)], "fp32").items()))
+SLOW, FAST = 1.0, 1 / (1 + 2 * search.MARGIN)
+
+
+def layer_bench(inference: float, training: float, wrong: str = "") -> Bench:
+    """A device on which "concat" takes a second, and "hoisted" what is said."""
+
+    def bind(layer: Layer, schedule: str) -> Callable[[], float]:
+        seconds = {"inference": inference, "training": training}[layer.mode] if schedule == "hoisted" else 1.0
+        return lambda: seconds
+
+    return Bench(bind, lambda layer, schedule: wrong, lambda runs: [[run(), 9.0, run()] for run in runs])
+
+
+@pytest.mark.parametrize(
+    ("inference", "training", "chosen"),
+    [
+        (FAST, FAST, "hoisted"),
+        (FAST, SLOW, "concat"),  # by half the margin over both
+        (0.5, 1.01, "hoisted"),
+        (0.5, 1.1, "concat"),  # training would be slower by more than the margin
+        (1.5, 1.5, "concat"),
+        (1 / (1 + 0.5 * search.MARGIN), 1 / (1 + 0.5 * search.MARGIN), "concat"),
+    ],
+)
+def test_hoisted_wins_by_more_than_the_margin_and_loses_nowhere(inference: float, training: float, chosen: str):
+    outcome = search.choose_schedule(LAYER_KEY, LAYERS, layer_bench(inference, training))
+    assert outcome.chosen == chosen
+    assert search.by_mode(outcome) == pytest.approx({"inference": 1 / inference, "training": 1 / training})
+
+
+def test_a_schedule_with_wrong_results_is_never_chosen():
+    outcome = search.choose_schedule(LAYER_KEY, LAYERS, layer_bench(0.1, 0.1, wrong="output: error 1"))
+    assert (outcome.chosen, outcome.trials[1].rejected) == ("concat", "wrong results: output: error 1")
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"), [("bind", "does not run"), ("check", "does not run"), ("time", "not timed")]
+)
+def test_a_layer_that_cannot_be_timed_keeps_its_schedule(failing: str, words: str):
+    def fail(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    outcome = search.choose_schedule(LAYER_KEY, LAYERS, replace(layer_bench(0.1, 0.1), **{failing: fail}))
+    assert (outcome.chosen, outcome.trials[1].rejected) == ("concat", f"{words}: CUDA out of memory")

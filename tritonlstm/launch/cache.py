@@ -7,33 +7,16 @@ package: no cache ever breaks a layer.
 
 import json
 import os
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from .tables import Table, dump, parse
+from .tables import Table, parse
 
 SCHEMA = 1
 
 
 class TuningCacheWarning(UserWarning):
     """The user's table of configurations is there but cannot be used."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the rows of a file hold for."""
-
-    triton: str
-    arch: str
-    device: str
-    schema: int = SCHEMA
-
-
-HEADER = frozenset(field.name for field in fields(Header))
 
 
 def triton_version() -> str:
@@ -44,17 +27,11 @@ def triton_version() -> str:
     return triton.__version__
 
 
-def directory() -> Path:
-    """$TRITONLSTM_CACHE_DIR, else $XDG_CACHE_HOME/tritonlstm, else ~/.cache/tritonlstm."""
-    own = os.environ.get("TRITONLSTM_CACHE_DIR")
-    if own:
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(shared) / "tritonlstm"
-
-
 def path_of(arch: str) -> Path:
-    return directory() / f"{arch}.json"
+    """The file in $TRITONLSTM_CACHE_DIR, else $XDG_CACHE_HOME/tritonlstm, else ~/.cache/tritonlstm."""
+    own = os.environ.get("TRITONLSTM_CACHE_DIR")
+    shared = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(own or f"{shared}/tritonlstm") / f"{arch}.json"
 
 
 def read(arch: str) -> Table | None:
@@ -74,8 +51,8 @@ def read(arch: str) -> Table | None:
 def examine(path: Path, arch: str) -> tuple[Table | None, str]:
     """The table in a file, and the reason why it cannot be used; (None, "") where there is no file."""
     try:
-        content = _load(path)
-        table = parse(content, HEADER)
+        content = load(path)
+        table = parse(content)
     except FileNotFoundError:
         return None, ""
     except (OSError, ValueError, RecursionError) as error:
@@ -87,71 +64,6 @@ def examine(path: Path, arch: str) -> tuple[Table | None, str]:
     return table, ""
 
 
-def update(path: Path, header: Header, table: Table, measured: str = "") -> str:
-    """Add the rows of `table` to a file, atomically, over older rows for the same layers.
-
-    Two processes may do so at once, and neither loses the other's rows. What the file held for another header, or in
-    another form, is replaced; returns a sentence that says so, or "". A file without any header, as the package's own
-    have none, keeps its rows and gets none. Raises OSError, with the file as it was, where it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f".{path.name}.lock")):
-        replaced, wanted = "", asdict(header)
-        held = wanted
-        try:
-            content = _load(path)
-            older = parse(content, HEADER)
-            held = {name: content[name] for name in HEADER if name in content}
-        except FileNotFoundError:
-            older = Table()
-        except (ValueError, RecursionError) as error:
-            older, replaced = Table(), f"its former content was corrupt ({error})"
-        if not held:
-            wanted = {}
-        elif held != wanted:
-            changed = [f"{name} {held.get(name)!r}" for name in sorted(wanted) if held.get(name) != wanted[name]]
-            older, replaced = Table(), f"its former rows were for {', '.join(changed)}"
-        sentence = {"measured": measured} if measured and wanted else {}
-        _write(path, dump(older.merged(table), wanted | sentence))
-    return replaced
-
-
-def _load(path: Path) -> dict:
+def load(path: Path) -> object:
+    """The decoded JSON of a file."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives it to its owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, which is gone afterwards."""
-    try:
-        import fcntl
-    except ImportError:  # not Unix: Triton, and so the tuner, is not there either
-        yield
-        return
-    while True:
-        file = open(path, "w")  # noqa: SIM115 closed below, or by whoever comes after
-        fcntl.flock(file, fcntl.LOCK_EX)
-        # Whoever held the lock has removed its file: then this is not the one that the next will open.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                break
-        file.close()
-    try:
-        yield
-    finally:
-        os.unlink(path)
-        file.close()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib import resources
 
 from . import cache
-from .tables import Config, ConfigKey, Entry, ScheduleKey, Table, parse
+from .tables import Config, Entry, ScheduleKey, Table, parse
 
 _in_use: dict[str, Config] = {}
 
@@ -54,7 +54,7 @@ def find_config(kernel: str, arch: str, itemsize: int, channels: int | None, use
 
     `channels` None: the row for any.
     """
-    for origin, table in _tables(arch, user):
+    for origin, table in tables(arch, user):
         entry = table.config(kernel, itemsize, channels)
         if entry is not None:
             return entry, origin
@@ -63,38 +63,30 @@ def find_config(kernel: str, arch: str, itemsize: int, channels: int | None, use
 
 @functools.cache
 def find_schedule(
-    arch: str, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...], user: bool = True
+    arch: str, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]
 ) -> tuple[Entry, str]:
     """The row that `pick_schedule` takes, and the file it is in."""
     key = ScheduleKey(itemsize, in_channels, channels, kernel)
-    for origin, table in _tables(arch, user):
+    for origin, table in tables(arch, True):
         if key in table.schedules:
             return table.schedules[key], origin
     return Entry("concat", "nowhere: no table has this layer"), "built in"
 
 
-def known(arch: str) -> tuple[list[ConfigKey], list[ScheduleKey]]:
-    """What the tables for `arch` have rows for, each once."""
-    tables = [table for _, table in _tables(arch, True)]
-    configs = {key for table in tables for key in table.configs}
-    schedules = {key for table in tables for key in table.schedules}
-    return sorted(configs, key=lambda key: (key.kernel, key.itemsize, key.channels or 0)), sorted(schedules)
-
-
-def forget() -> None:
-    """Read the tables anew at the next call."""
-    for function in (find_config, find_schedule, _tables):
-        function.cache_clear()
-
-
 @functools.cache
-def _tables(arch: str, user: bool) -> list[tuple[str, Table]]:
+def tables(arch: str, user: bool) -> list[tuple[str, Table]]:
     """The tables in the order in which they are asked, each with its name."""
     found = [(str(cache.path_of(arch)), cache.read(arch))] if user else []
     found += [(f"kernels/tuned/{name}.json", _shipped(name)) for name in (arch, "default")]
     return [(origin, table) for origin, table in found if table is not None]
 
 
+def forget() -> None:
+    """Read the tables anew at the next call."""
+    for function in (find_config, find_schedule, tables):
+        function.cache_clear()
+
+
 def _shipped(name: str) -> Table | None:
     file = resources.files("tritonlstm.kernels") / "tuned" / f"{name}.json"
-    return parse(json.loads(file.read_text(encoding="utf-8")), cache.HEADER) if file.is_file() else None
+    return parse(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

@@ -18,9 +18,9 @@ from triton.runtime import JITFunction
 
 from ..cells import triton as cell
 from ..launch.config import use
+from ..launch.tables import Config
 from .inspect import Figures, inspect
 from .launches import Launch, bind
-from ..launch.tables import Config
 
 _TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 

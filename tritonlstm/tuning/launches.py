@@ -1,6 +1,6 @@
-"""The launches that the sequence operator makes, one kernel at a time.
+"""What is timed: the launches that the sequence operator makes, one kernel at a time, and whole layers.
 
-On the meta device they show how a kernel is specialised; on a GPU they are what is timed.
+On the meta device a launch shows how its kernel is specialised.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,10 @@ from ..cells import BackwardStep, ForwardStep
 from ..cells.triton import TritonCell
 from ..core.layout import Layout
 from ..core.spec import Spec
+from ..functional import conv_lstm
+from ..launch.tables import ScheduleKey
+from .cases import Case
+from .random_layers import random_layer
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -23,6 +27,8 @@ VARIANTS = {
 }
 """The kinds of peephole, and what else specialises a kernel, with peepholes by channel: "hoisted", a second addend and
 no slot for h; "strided", an output gradient that is not dense; "recompute", gates from their pre-activations."""
+
+MODES = ("inference", "training")
 
 _STEPS = 4
 """Steps whose gradients the parameter reduction adds at once: a chunk of a sequence."""
@@ -60,6 +66,21 @@ class Launch:
             return self.itemsize
         most = 4 if self.kernel == "parameter_grads" else 16
         return min(most, self.itemsize * (self.channels & -self.channels))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One ConvLSTM layer over a sequence: a case with one layer. `mode` is one of MODES."""
+
+    dtype: str
+    case: Case
+    mode: str
+
+    @property
+    def key(self) -> ScheduleKey:
+        """What its schedule depends on."""
+        ((in_channels, channels),) = self.case.layers
+        return ScheduleKey(DTYPES[self.dtype].itemsize, in_channels, channels, (self.case.kernel,) * 2)
 
 
 def bind(launch: Launch, device: str) -> Callable[[], None]:
@@ -111,3 +132,20 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
     cells = normal(_STEPS + 1, *layout.step_shape(channels), dtype=torch.float32)
     sums = cell.parameter_grads(cells, bias=True, peephole=peephole is not None)
     return lambda: sums.add(grad_preact, cells[:-1], cells[1:])
+
+
+def bind_layer(layer: Layer, schedule: str, device: str) -> Callable[[], object]:
+    """A run of the layer with random parameters over a random sequence: its inference, or its training step."""
+    case, dtype, training = layer.case, DTYPES[layer.dtype], layer.mode == "training"
+    _, in_channels, channels, kernel = layer.key
+    parameters = random_layer(torch.Generator(device).manual_seed(0), dtype, in_channels, channels, kernel)
+    input, cotangent = (
+        torch.randn(case.steps, case.batch, of, case.height, case.width, dtype=dtype, device=device)
+        for of in (in_channels, channels)
+    )
+    leaves = [tensor.requires_grad_(training) for tensor in (input, *parameters) if tensor is not None]
+    input, *parameters = leaves
+    call = partial(conv_lstm, input, None, *parameters, backend="triton", schedule=schedule)
+    if not training:
+        return torch.no_grad()(call)
+    return lambda: torch.autograd.grad(call()[0], leaves, cotangent)

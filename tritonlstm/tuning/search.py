@@ -1,26 +1,26 @@
-"""The search for a kernel's launch configuration.
+"""The search for a kernel's launch configuration, and for a layer's schedule.
 
-What a point's candidates compile to is known before any runs: those that spill or lose wide accesses are dropped, the
-others ranked by a static cost. Where there is a device, the best of them are checked against the oracle, and those that
-pass are timed beside the default.
+What the candidates of a kernel compile to is known before any runs: those that spill or lose wide accesses are dropped,
+the others ranked by a static cost. Where there is a device, the best of them are checked against the oracle, and those
+that pass are timed beside the default. A layer has two schedules, which are checked and timed in the same way; without
+a device "concat" stands.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import NamedTuple
 
+from ..launch.config import find_config
+from ..launch.tables import KERNELS, SCHEDULES, Config, ConfigKey, ScheduleKey
 from .cases import Case
-from ..launch.config import find_config, use
 from .inspect import Figures, faults
-from .launches import DTYPES, Launch
+from .launches import MODES, Launch, Layer
 from .occupancy import limits, resident_blocks
-from ..launch.tables import KERNELS, Config
 
 MARGIN = 0.03
-"""A contender must be faster than the default by this part to take its place: below, it may be noise."""
+"""A candidate must be faster than the default by this part to take its place: below, it may be noise."""
 
 TIMED = 6
 """Candidates that are timed beside the default, the best by static cost."""
@@ -34,104 +34,102 @@ _ENOUGH_WARPS = 0.375
 """The part of a multiprocessor's warps, each with 16-byte accesses in flight, beyond which more are taken to hide no
 more latency. Not measured."""
 
-
-class Size(NamedTuple):
-    """Images of a step."""
-
-    batch: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Point:
-    """What one configuration is chosen for, and the sizes at which it is to be fast."""
-
-    kernel: str
-    dtype: str
-    channels: int
-    sizes: tuple[Size, ...]
-
-    def launch(self, size: Size) -> Launch:
-        return Launch(self.kernel, self.dtype, self.channels, "channel", *size)
-
-    @property
-    def itemsize(self) -> int:
-        return DTYPES[self.dtype].itemsize
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A candidate, and how far it came. `rejected` says why it is out; `cost` is the static one; `times` has the
-    seconds of each run, for each of the point's sizes."""
-
-    config: Config
-    figures: Figures | None = None
-    rejected: str = ""
-    cost: float = math.inf
-    times: tuple[tuple[float, ...], ...] = ()
-
-    @property
-    def medians(self) -> tuple[float, ...]:
-        return tuple(statistics.median(runs) for runs in self.times)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A point's trials, the default's first; the configuration that is chosen; its speed over the default's, the
-    geometric mean over the sizes, None where nothing was timed."""
-
-    point: Point
-    trials: tuple[Trial, ...]
-    chosen: Config
-    speedup: float | None
-
-    @property
-    def default(self) -> Config:
-        return self.trials[0].config
+Workload = Launch | Layer
+Choice = Config | str
+"""A launch's configuration, or a layer's schedule."""
 
 
 @dataclass(frozen=True)
 class Bench:
     """What the search needs of a device.
 
-    bind: the launch with the configuration that is in use, as a function of nothing. check: what is wrong with the
-    results under the configurations in use, or "". time: the seconds of each run of each function, measured in turns.
+    bind: the workload with this choice, as a function of nothing. check: what is wrong with its results, or "". time:
+    the seconds of each run of each function, measured in turns.
     """
 
-    bind: Callable[[Launch], Callable[[], object]]
-    check: Callable[[str, int], str]
+    bind: Callable[[Workload, Choice], Callable[[], object]]
+    check: Callable[[Workload, Choice], str]
     time: Callable[[Sequence[Callable[[], object]]], list[list[float]]]
 
 
-def points(cases: Sequence[Case], dtype: str, kernels: Sequence[str] = KERNELS) -> list[Point]:
-    """What there is to choose for the layers of some cases: a point for each kernel and number of channels."""
-    sizes = {}
-    for case in cases:
+@dataclass(frozen=True)
+class Trial:
+    """A candidate, and how far it came. `rejected` says why it is out; `cost` is the static one; `times` has the
+    seconds of each run, by workload."""
+
+    choice: Choice
+    figures: Figures | None = None
+    rejected: str = ""
+    cost: float = math.inf
+    times: dict[Workload, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The trials, the default's first; what is chosen; its speed over the default's, None where nothing was timed."""
+
+    key: ConfigKey | ScheduleKey
+    trials: tuple[Trial, ...]
+    chosen: Choice
+    speedup: float | None
+
+    @property
+    def default(self) -> Choice:
+        return self.trials[0].choice
+
+
+def speedup(default: Trial, trial: Trial, workloads: Iterable[Workload] | None = None) -> float:
+    """How often `trial` runs while the default runs once: the geometric mean over the workloads."""
+    chosen = default.times if workloads is None else workloads
+    slow, fast = ([statistics.median(each.times[workload]) for workload in chosen] for each in (default, trial))
+    return statistics.geometric_mean(one / other for one, other in zip(slow, fast, strict=True))
+
+
+def by_mode(outcome: Outcome) -> dict[str, float]:
+    """The speed-up of "hoisted" over "concat" in each mode, for layers that were timed."""
+    concat, hoisted = outcome.trials
+    return {mode: speedup(concat, hoisted, [layer for layer in concat.times if layer.mode == mode]) for mode in MODES}
+
+
+def launches(cases: Iterable[Case], dtype: str, kernels: Sequence[str] = KERNELS) -> dict[ConfigKey, list[Launch]]:
+    """The kernels' launches for the layers of some cases, by what their configuration depends on."""
+    found = {}
+    for kernel, case in product(kernels, cases):
         for _, channels in case.layers:
-            sizes.setdefault(channels, {})[Size(case.batch, case.height, case.width)] = None
-    return [Point(kernel, dtype, channels, tuple(of)) for kernel in kernels for channels, of in sizes.items()]
+            launch = Launch(kernel, dtype, channels, "channel", case.batch, case.height, case.width)
+            found.setdefault(ConfigKey(kernel, launch.itemsize, channels), {})[launch] = None
+    return {key: list(each) for key, each in found.items()}
 
 
-def candidates(arch: str, point: Point) -> list[Config]:
+def layers(cases: Iterable[Case], dtype: str) -> dict[ScheduleKey, list[Layer]]:
+    """The layers of some cases in both modes, by what their schedule depends on."""
+    found = {}
+    for mode, case in product(MODES, cases):
+        for in_channels, channels in case.layers:
+            layer = Layer(dtype, case.but(in_channels=in_channels, channels=(channels,)), mode)
+            found.setdefault(layer.key, {})[layer] = None
+    return {key: list(each) for key, each in found.items()}
+
+
+def candidates(arch: str, key: ConfigKey) -> list[Config]:
     """The configurations to try, the default of the package's tables first."""
-    default = find_config(point.kernel, arch, point.itemsize, point.channels, user=False)[0].value
+    default = find_config(key.kernel, arch, key.itemsize, key.channels, user=False)[0].value
     least, most = _SHARE_BYTES
     lanes = limits(arch).warp_size
     found = [
         Config(block, warps)
         for block, warps in product(_BLOCKS, _WARPS)
-        if least <= block * point.itemsize / (warps * lanes) <= most
+        if least <= block * key.itemsize / (warps * lanes) <= most
     ]
     return [default, *(config for config in found if config != default)]
 
 
-def judge(arch: str, point: Point, config: Config, figures: Figures | str) -> Trial:
+def judge(arch: str, launches: Sequence[Launch], config: Config, figures: Figures | str) -> Trial:
     """A candidate as it is compiled: rejected for its faults, or with its static cost."""
     if isinstance(figures, str):
         return Trial(config, rejected=f"does not compile: {figures.splitlines()[0]}")
-    cost = statistics.geometric_mean(static_cost(arch, point.launch(size), config, figures) for size in point.sizes)
-    return Trial(config, figures, "; ".join(faults(point.launch(point.sizes[0]), figures)), cost)
+    cost = statistics.geometric_mean(static_cost(arch, launch, config, figures) for launch in launches)
+    return Trial(config, figures, "; ".join(faults(launches[0], figures)), cost)
 
 
 def static_cost(arch: str, launch: Launch, config: Config, figures: Figures) -> float:
@@ -159,77 +157,80 @@ def static_cost(arch: str, launch: Launch, config: Config, figures: Figures) -> 
     return accesses * tail * idle
 
 
-def search(arch: str, point: Point, compiled: Sequence[tuple[Config, Figures | str]], bench: Bench | None) -> Outcome:
+def search(
+    arch: str,
+    key: ConfigKey,
+    launches: Sequence[Launch],
+    compiled: Sequence[tuple[Config, Figures | str]],
+    bench: Bench | None,
+) -> Outcome:
     """Choose among the candidates, the default first, by their figures and, with a `bench`, by their times.
 
     A default with faults is still timed, for comparison, and kept where nothing is better.
     """
-    default, *others = (judge(arch, point, config, figures) for config, figures in compiled)
+    default, *others = (judge(arch, launches, config, figures) for config, figures in compiled)
     ranked = sorted((trial for trial in others if not trial.rejected), key=lambda trial: trial.cost)
     rejected = [trial for trial in others if trial.rejected]
     if bench is None:
         sound = [trial for trial in (default, *ranked) if not trial.rejected]
         best = min(sound, key=lambda trial: trial.cost, default=default)
-        return Outcome(point, (default, *ranked, *rejected), best.config, None)
-
-    ranked, left = ranked[:TIMED], ranked[TIMED:]
-    checked = [_checked(point, trial, bench) for trial in ranked]
-    default, *tried = _timed(point, [default, *(trial for trial in checked if not trial.rejected)], bench)
-    contenders = [trial for trial in tried if trial.times]
-    wrong = [trial for trial in (*checked, *tried) if trial.rejected]
-    if not default.times:
-        return Outcome(point, (default, *contenders, *left, *wrong, *rejected), default.config, None)
-    fastest = max(contenders, key=lambda trial: speedup(default, trial), default=default)
-    wins = speedup(default, fastest) > 1 + MARGIN
-    best = fastest if wins else default
-    return Outcome(point, (default, *contenders, *left, *wrong, *rejected), best.config, speedup(default, best))
+        return Outcome(key, (default, *ranked, *rejected), best.choice, None)
+    outcome = _compare(key, launches, [default, *ranked[:TIMED]], bench)
+    return replace(outcome, trials=(*outcome.trials, *ranked[TIMED:], *rejected))
 
 
-def speedup(default: Trial, trial: Trial) -> float:
-    """How often `trial` runs while the default runs once: the geometric mean over the sizes."""
-    return statistics.geometric_mean(slow / fast for slow, fast in zip(default.medians, trial.medians, strict=True))
+def choose_schedule(key: ScheduleKey, layers: Sequence[Layer], bench: Bench) -> Outcome:
+    """The schedule of the layers with one key.
+
+    "hoisted" wins if it is faster by more than MARGIN over both modes together, and slower by more in none.
+    """
+    outcome = _compare(key, layers, [Trial(schedule) for schedule in SCHEDULES], bench)
+    if outcome.chosen != outcome.default and min(by_mode(outcome).values()) < 1 - MARGIN:
+        return replace(outcome, chosen=outcome.default, speedup=1.0)
+    return outcome
 
 
-def _checked(point: Point, trial: Trial, bench: Bench) -> Trial:
-    try:
-        with use({point.kernel: trial.config}):
-            wrong = bench.check(point.dtype, point.channels)
-    except Exception as error:  # what a launch that asks for too much raises differs between versions and devices
-        return replace(trial, rejected=f"does not run: {error}")
-    return replace(trial, rejected=f"wrong results: {wrong}") if wrong else trial
+def _compare(
+    key: ConfigKey | ScheduleKey, workloads: Sequence[Workload], trials: Sequence[Trial], bench: Bench
+) -> Outcome:
+    """Check all but the default, which is the first, time those that pass, and choose.
 
-
-def _timed(point: Point, trials: Sequence[Trial], bench: Bench) -> list[Trial]:
-    """The trials with their times. One that fails is rejected, and the others are timed without it."""
-    failed, times = {}, []
-    for size in point.sizes:
-        runs = {}
-        for trial in trials:
-            if trial.config not in failed:
-                try:
-                    run = _bound(bench, point.launch(size), trial.config)
-                    run()
-                    runs[trial.config] = run
-                except Exception as error:  # as above
-                    failed[trial.config] = f"does not run: {error}"
+    What cannot run is rejected, whatever it raises: that differs between versions and devices.
+    """
+    default, *others = trials
+    failed, times = {}, {}
+    for trial in others:
         try:
-            times.append(dict(zip(runs, bench.time(list(runs.values())), strict=True)))
+            wrong = bench.check(workloads[0], trial.choice)
+        except Exception as error:
+            failed[trial.choice] = f"does not run: {error}"
+        else:
+            if wrong:
+                failed[trial.choice] = f"wrong results: {wrong}"
+    for workload in workloads:
+        runs = {}
+        for choice in (trial.choice for trial in trials if trial.choice not in failed):
+            try:
+                run = bench.bind(workload, choice)
+                run()
+                runs[choice] = run
+            except Exception as error:
+                failed[choice] = f"does not run: {error}"
+        try:
+            for choice, seconds in zip(runs, bench.time(list(runs.values())), strict=True):
+                times.setdefault(choice, {})[workload] = tuple(seconds)
         except Exception as error:  # out of memory, with all of them at once: nothing here can be compared
-            failed = {trial.config: f"not timed: {error}" for trial in trials} | failed
-    return [
-        replace(trial, rejected=failed[trial.config])
-        if trial.config in failed
-        else replace(trial, times=tuple(tuple(of[trial.config]) for of in times))
+            failed = {trial.choice: f"not timed: {error}" for trial in trials} | failed
+            break
+    default, *others = (
+        replace(trial, rejected=failed[trial.choice])
+        if trial.choice in failed
+        else replace(trial, times=times[trial.choice])
         for trial in trials
-    ]
-
-
-def _bound(bench: Bench, launch: Launch, config: Config) -> Callable[[], object]:
-    with use({launch.kernel: config}):
-        run = bench.bind(launch)
-
-    def run_with_config() -> object:
-        with use({launch.kernel: config}):
-            return run()
-
-    return run_with_config
+    )
+    if not default.times:
+        return Outcome(key, (default, *others), default.choice, None)
+    timed = [trial for trial in others if trial.times]
+    fastest = max(timed, key=lambda trial: speedup(default, trial), default=default)
+    best = fastest if speedup(default, fastest) > 1 + MARGIN else default
+    return Outcome(key, (default, *others), best.choice, speedup(default, best))

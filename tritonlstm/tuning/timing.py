@@ -1,4 +1,4 @@
-"""Timing on a GPU: replays of CUDA graphs by the device's own events, with a cold cache, the contenders in turns."""
+"""Timing on a GPU: replays of CUDA graphs by the device's own events, with a cold cache, the functions in turns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ busy until the next run is queued, so that no launch waits for Python between th
 
 
 def order(turn: int, count: int) -> list[int]:
-    """The order in which `count` contenders run in a round.
+    """The order in which `count` functions run in a round.
 
-    Each round begins one contender later than the one before, and every other round goes backwards, so that none always
+    Each round begins one function later than the one before, and every other round goes backwards, so that none always
     follows the same other.
     """
     found = [(turn // 2 + place) % count for place in range(count)]

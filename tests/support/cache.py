@@ -1,0 +1,16 @@
+"""A cache folder of its own for a test, and no table left over from another."""
+
+from pathlib import Path
+
+import pytest
+
+from tritonlstm.launch import config
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("TRITONLSTM_CACHE_DIR", str(folder))
+    config.forget()
+    yield folder
+    config.forget()
