@@ -25,6 +25,8 @@ from torch import Tensor
 from .core.arguments import Arguments
 from .core.spec import Spec
 
+DEFAULT = Spec()
+
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -75,7 +77,7 @@ def step(
     peephole: Tensor | None = None,
     *,
     input_weight: Tensor | None = None,
-    spec: Spec = Spec(),
+    spec: Spec = DEFAULT,
 ) -> tuple[Tensor, Tensor, Gates]:
     """One time step.
 
@@ -114,7 +116,7 @@ def sequence(
     *,
     input_weight: Tensor | None = None,
     steps: int | None = None,
-    spec: Spec = Spec(),
+    spec: Spec = DEFAULT,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A whole sequence of one layer: input (T, B, Cin, *spatial), or None with `steps`.
 
@@ -141,7 +143,7 @@ def sequence_backward(
     *,
     input_weight: Tensor | None = None,
     steps: int | None = None,
-    spec: Spec = Spec(),
+    spec: Spec = DEFAULT,
 ) -> Arguments:
     """The backward pass by hand (kernels/DERIVATION.md): backpropagation through time, one step after another.
 

@@ -1,1 +1,1 @@
-"""What every other folder speaks of: a layer's options, its tensors, their sizes, dtypes and devices, and the checks."""
+"""What every other folder uses: a layer's options, its tensors, their sizes, dtypes and devices, and the checks."""

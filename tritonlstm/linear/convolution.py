@@ -39,8 +39,8 @@ class Convolution:
         if out is not None and self._bias is None and _cudnn_writes_in_place(images):
             self._convolve_by_cudnn(images, from_rows(out))
             return out
-        result = torch.convolution(self._cast(images), self._weight(), self._bias, *self._geometry)
-        return to_rows(result.to(rows.dtype)).contiguous()
+        result = torch.convolution(_cast(images, self._dtype), self._weight(), self._bias, *self._geometry)
+        return to_rows(_cast(result, rows.dtype)).contiguous()
 
     def _convolve_by_cudnn(self, images: Tensor, out: Tensor) -> None:
         stride, padding, dilation, _, _, groups = self._geometry
@@ -58,10 +58,6 @@ class Convolution:
             out=out,
         )
 
-    def _cast(self, tensor: Tensor) -> Tensor:
-        # To ask takes less time than a cast that changes nothing.
-        return tensor if tensor.dtype == self._dtype else tensor.to(self._dtype)
-
     def _backward(self, grad: Tensor, rows: Tensor, weight: Tensor, *, of_input: bool) -> Tensor:
         """The gradient of the argument or of the weight, of which in the other case only the shape matters."""
         mask = [of_input, not of_input, False]
@@ -73,8 +69,8 @@ class Convolution:
         weight = self._weight(first)
         # Dense, though nothing reads it: PyTorch would make an expanded tensor so.
         rows = grad.new_empty(*grad.shape[:-1], weight.shape[1], dtype=self._dtype)
-        result = self._backward(self._cast(grad), rows, weight, of_input=True)
-        return to_rows(result.to(grad.dtype)).contiguous()
+        result = self._backward(_cast(grad, self._dtype), rows, weight, of_input=True)
+        return to_rows(_cast(result, grad.dtype)).contiguous()
 
     def weight_grad(self) -> "ConvolutionWeightGrad":
         return ConvolutionWeightGrad(self)
@@ -89,7 +85,7 @@ class ConvolutionWeightGrad:
         convolution = self._convolution
         images = CPU_STEPS * convolution._batch if rows.device.type == "cpu" else len(rows)
         for some_rows, some_grads in zip(rows.split(images), grad.split(images)):
-            some = convolution._cast(some_grads), convolution._cast(some_rows)
+            some = (_cast(each, convolution._dtype) for each in (some_grads, some_rows))
             part = convolution._backward(*some, convolution._weight(), of_input=False)
             self._sum = part.to(cell_dtype(part.dtype)) if self._sum is None else self._sum.add_(part)
 
@@ -98,6 +94,11 @@ class ConvolutionWeightGrad:
             weight = self._convolution._public
             return torch.zeros_like(weight, dtype=cell_dtype(weight.dtype))
         return self._sum
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Comparing takes less time than a cast that changes nothing.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _cudnn_writes_in_place(images: Tensor) -> bool:
