@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import WallClock
 from tests.support.counting import AllocationLog, Count, backward, forward, layout_of, per_step

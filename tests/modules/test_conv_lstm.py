@@ -1,10 +1,10 @@
-"""ConvLSTM2d and its cell: shapes, parameters, state, and that all ways to run it agree."""
+"""ConvLSTM2d and its cell: shapes, parameters, state, and that everything that runs it agrees."""
 
 import copy
 import inspect
-from dataclasses import asdict
 import math
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch
