@@ -273,7 +273,7 @@ def test_gradients_of_a_subset_are_those_of_the_whole(path: str, mode: str, inpu
         torch.testing.assert_close(grad, whole[f"grad of {name}"], rtol=1e-5, atol=1e-5)
 
 
-LONG = Shape(steps=23, spatial=(2, 3))
+LONG = Shape(steps=31, spatial=(2, 3))
 SEVERAL_STEPS = {
     "state": (LONG, dense),
     "no state": (LONG.but(state=False), dense),

@@ -181,6 +181,8 @@ class TestWrittenTo:
     def test_an_operation_in_place_inside_of_what_is_compiled_or_transformed_trains(
         self, fresh_compiler, options: dict
     ):
+        """Inductor, whose C++ takes most of the time, compiles the first and the last of the options. What it gets is
+        the same graph for the others, with another string in it."""
         layer, input = ConvLSTM2d(CIN, [4, 3], [3, (1, 3)], **options), frames()
         named = {name: each.detach() for name, each in layer.named_parameters()}
 
@@ -192,7 +194,8 @@ class TestWrittenTo:
         assert_close(grad(loss)(named, input), expected)
         each_sample = vmap(grad(loss), in_dims=(None, 1))(named, input.unsqueeze(2))
         assert_close({name: each.sum(0) for name, each in each_sample.items()}, expected)
-        compiled = torch.compile(lambda x: loss(dict(layer.named_parameters()), x), fullgraph=True)
+        compiler = "inductor" if options in ({}, OPTIONS["input kernel, recompute"]) else "aot_eager"
+        compiled = torch.compile(lambda x: loss(dict(layer.named_parameters()), x), fullgraph=True, backend=compiler)
         assert_close(gradients(layer, compiled(input)), expected)
 
     def test_a_cell_that_is_called_alone_returns_what_may_be_written_to(self, options: dict):
