@@ -1,7 +1,6 @@
 """What users do to any nn.Module works on these."""
 
 import copy
-import ctypes
 import gc
 import pickle
 import resource
@@ -339,9 +338,8 @@ def test_many_threads_may_call_one_module_at_once(make, make_input):
 
 
 def _memory() -> tuple[int, int]:
-    """(live tensors, resident bytes of the process, without what the allocator holds free)."""
+    """(live tensors, resident bytes of the process)."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
     tensors = sum(issubclass(type(each), Tensor) for each in gc.get_objects())
     resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
     return tensors, resident_pages * resource.getpagesize()
