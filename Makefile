@@ -1,15 +1,17 @@
 # Everything runs in .venv, which `make` builds from constraints.txt. PYTHON chooses the interpreter it is built with.
 PYTHON ?= python3
-# How many processes `make test` has at a time.
+# How many test processes run at a time.
 WORKERS ?= 2
 ENV := .venv
 BIN := $(ENV)/bin
 
-.PHONY: help demo test bench gpu-bench bench-compare readme codegen gpu-check lint clean
+.PHONY: help demo check test test-isa bench gpu-bench bench-compare readme codegen gpu-check lint clean
 
 help:
 	@echo "make demo     train a ConvLSTM to continue Moving MNIST, and show it (ARGS='--help' for its options)"
-	@echo "make test     run all tests (ARGS='tests/test_ops.py -k fakes' for some, WORKERS=4 for four at a time)"
+	@echo "make check    run the quick tests, in under a minute: core, reference, kernels and modules"
+	@echo "make test     run all tests (ARGS='tests/ops/test_ops.py -k fakes' for some, WORKERS=4 for four at a time)"
+	@echo "make test-isa ISA=avx2   run what depends on the CPU as on one with AVX2, or with ISA=default without"
 	@echo "make bench    time the layer on this CPU against every baseline that is installed, and draw plots (ARGS='--case latency --no-compiled')"
 	@echo "make gpu-bench   the same on this machine's GPU, with PYTHON's own torch, in under nine minutes"
 	@echo "make bench-compare BASE=<ref>   time this tree against a commit, and fail where it is slower"
@@ -33,6 +35,21 @@ test: $(ENV)/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not serial" $(ARGS) || beside=$$?; \
 	$(BIN)/python -m pytest -m serial $(ARGS) || alone=$$?; \
 	case "$$beside $$alone" in "0 0" | "0 5" | "5 0") ;; *) exit 1 ;; esac
+
+check: $(ENV)/ready
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) tests/core tests/test_reference.py tests/kernels tests/modules $(ARGS)
+
+# oneDNN's name for each of ATen's instruction sets.
+ONEDNN_ISA_avx2 := AVX2
+ONEDNN_ISA_default := SSE41
+ISA_TESTS := tests/linear tests/modules \
+	tests/engines/test_sequence.py::test_shapes_agree_with_the_oracle \
+	tests/engines/test_sequence.py::test_options_agree_with_the_oracle
+
+test-isa: $(ENV)/ready
+	@test -n "$(ONEDNN_ISA_$(ISA))" || { echo "test-isa: ISA must be avx2 or default, is '$(ISA)'" >&2; exit 2; }
+	ATEN_CPU_CAPABILITY=$(ISA) ONEDNN_MAX_CPU_ISA=$(ONEDNN_ISA_$(ISA)) \
+		$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ISA_TESTS) $(ARGS)
 
 bench: $(ENV)/ready
 	$(BIN)/python -m pytest bench $(ARGS)

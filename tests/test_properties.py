@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from tests.support import layouts
 from tests.support.problems import ARGUMENTS, MODES, PATHS, RESULTS, Problem, Shape, budgets, by_operator, by_reference
 from tests.support.tolerances import assert_within
+from tritonlstm import Spec
 from tritonlstm.core.dtypes import cell_dtype
+from tritonlstm.core.spec import CHOICES
 
+ACTIVATIONS = ("activation", "recurrent_activation")
 ODD = st.sampled_from([1, 3, 5])
 
 
@@ -39,7 +42,8 @@ def _subsets(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
 
 @st.composite
 def examples(draw: st.DrawFn) -> Example:
-    is_image, activation = draw(st.booleans()), draw(st.sampled_from(["tanh", "relu"]))
+    is_image, spec = draw(st.booleans()), Spec(**{name: draw(st.sampled_from(CHOICES[name])) for name in ACTIVATIONS})
+    has_kink = spec.activation == "relu" or spec.recurrent_activation.startswith("hard")
     in_channels = draw(st.integers(0, 6))
     shape = Shape(
         steps=draw(st.integers(1, 5)),
@@ -50,15 +54,15 @@ def examples(draw: st.DrawFn) -> Example:
         kernel=draw(st.tuples(ODD, ODD)) if is_image else (),
         input_kernel=draw(st.none() | st.tuples(ODD, ODD)) if is_image and in_channels else None,
         state=in_channels == 0 or draw(st.booleans()),
-        bias=activation == "relu" or draw(st.booleans()),  # a bias keeps relu's arguments away from its kink
+        bias=has_kink or draw(st.booleans()),  # a bias keeps pre-activations away from a kink
         peephole=draw(st.sampled_from(["none", "channel", "full"])),
-        activation=activation,
+        spec=spec,
     )
     path = draw(st.sampled_from(sorted(PATHS)))
     dtypes = [torch.float32] + [torch.float64] * (path != "triton")
-    if activation == "tanh":
-        # With relu c has no bound, nor then have a half type's errors: a few draws make no budget for them. The chosen
-        # shapes of test_sequence.py do.
+    if spec.activation == "tanh":
+        # With the others c has no bound, nor then have a half type's errors: a few draws make no budget for them. The
+        # chosen shapes of test_sequence.py do.
         dtypes += [torch.bfloat16, torch.float16]
     of_these = [layout.__name__ for layout in (layouts.OF_IMAGES if is_image else layouts.OF_VECTORS)]
     there = {

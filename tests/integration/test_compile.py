@@ -9,19 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tritonlstm
+from tests.support.covering import Row, describe, pairwise
 from tests.support.layers import CIN, conv_lstm, frames, gradients, peephole_lstm
+from tritonlstm.core.spec import CHOICES
 
 pytestmark = [
     pytest.mark.usefixtures("fresh_compiler"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # from inside torch's compiler
 ]
 
-LAYERS = {
-    "ConvLSTM2d": (conv_lstm, "auto"),
-    "ConvLSTM2d, interpreted": (conv_lstm, "triton"),
-    "PeepholeLSTM": (peephole_lstm, "auto"),
-    "PeepholeLSTM, plain": (peephole_lstm, "torch"),
+LAYERS = {"ConvLSTM2d": conv_lstm, "PeepholeLSTM": peephole_lstm}
+OPTIONS = {
+    "mode": ("default", "reduce-overhead", "max-autotune"),
+    "activation": CHOICES["activation"],
+    "recurrent_activation": CHOICES["recurrent_activation"],
 }
+ROWS = pairwise({"layer": LAYERS, "backend": ("auto", "triton"), **OPTIONS})
+# Plain PyTorch is compiled step by step, which takes five times as long: each option once, on vectors.
+ROWS += [
+    {"layer": "PeepholeLSTM", "backend": "torch", **dict(zip(OPTIONS, values))} for values in zip(*OPTIONS.values())
+]
 
 
 def graphs() -> int:
@@ -39,14 +46,14 @@ def everything(run, layer: nn.Module, input: Tensor, state=None) -> list[Tensor]
     return [output, *(tensor for pair in final for tensor in pair), *torch.autograd.grad(loss, leaves)]
 
 
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
-@pytest.mark.parametrize(("make", "backend"), LAYERS.values(), ids=LAYERS.keys())
-def test_every_mode_equals_eager_in_one_graph(make, backend: str, mode: str):
-    layer = make(backend=backend)
-    input = frames(steps=2) if make is conv_lstm else frames(steps=2)[..., 0, 0]
+@pytest.mark.parametrize("row", ROWS, ids=describe)
+def test_every_mode_equals_eager_in_one_graph(row: Row):
+    options = {name: row[name] for name in ("backend", "activation", "recurrent_activation")}
+    layer = LAYERS[row["layer"]](**options)
+    input = frames(steps=2) if row["layer"] == "ConvLSTM2d" else frames(steps=2)[..., 0, 0]
     with torch.no_grad():
         _, state = layer(input)
-    compiled = torch.compile(layer, fullgraph=True, mode=mode)
+    compiled = torch.compile(layer, fullgraph=True, mode=row["mode"])
     got, expected = everything(compiled, layer, input, state), everything(layer, layer, input, state)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert graphs() == 1

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
-from tests.support.layers import conv_lstm, frames, twins
+from tests.support.layers import conv_lstm, frames, pair_of_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch.func's own
 
@@ -54,7 +54,7 @@ TRANSFORMS = {
 @pytest.mark.parametrize("backend", ["auto", "triton"])
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
 def test_gives_the_numbers_of_plain_pytorch(transform, backend: str):
-    layer, plain = twins(backend)
+    layer, plain = pair_of_layers(backend)
     x = frames()
     torch.testing.assert_close(transform(layer, x), transform(plain, x), rtol=1e-4, atol=1e-5)
 
@@ -90,7 +90,7 @@ SECOND = {
 @pytest.mark.parametrize("backend", ["auto", "triton"])
 @pytest.mark.parametrize("transform", {**FORWARD_MODE, **SECOND}.values(), ids={**FORWARD_MODE, **SECOND}.keys())
 def test_what_it_cannot_do_raises_and_names_the_backend_that_can(transform, backend: str):
-    layer, plain = twins(backend)
+    layer, plain = pair_of_layers(backend)
     with pytest.raises(RuntimeError, match='backend="torch"'):
         transform(layer, frames(2, 2, 3, 3))
     result = transform(plain, frames(2, 2, 3, 3))
@@ -108,7 +108,7 @@ class TestCompiled:
     """Dynamo cannot trace a transform of the operators: on some versions it would drop their gradient silently."""
 
     def test_a_transform_inside_gives_the_numbers_of_plain_pytorch(self):
-        layer, plain = twins()
+        layer, plain = pair_of_layers()
         x = frames()
         compiled = torch.compile(lambda parameters, x: grad(loss(layer))(parameters, x))
         expected = grad(loss(plain))(parameters(plain), x)
@@ -121,7 +121,7 @@ class TestCompiled:
             compiled(parameters(layer), frames())
 
     def test_a_transform_outside_gives_the_numbers_of_plain_pytorch(self):
-        layer, plain = twins()
+        layer, plain = pair_of_layers()
         x = frames()
         compiled = torch.compile(layer)
         named = {f"_orig_mod.{name}": value for name, value in parameters(layer).items()}
@@ -133,7 +133,7 @@ class TestCompiled:
 
 def test_the_same_tensor_twice_gets_both_gradients():
     """On torch 2.11 an autograd.Function alone, compiled, gave half of it."""
-    layer, plain = twins()
+    layer, plain = pair_of_layers()
     x = frames()
     results = []
     for run in (layer, plain, torch.compile(layer)):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.support.layers import frames, gradients, twins
+from tests.support.layers import frames, gradients, pair_of_layers
 
 STEPS, PART = 12, 4
 
@@ -30,7 +30,7 @@ def carry(layer: nn.Module, sequence: Tensor, detach: bool) -> tuple[list[dict[s
 
 @pytest.mark.parametrize("backend", ["auto", "triton"])
 def test_truncated_bptt_with_carried_detached_state_equals_the_reference(backend: str):
-    layer, plain = twins(backend)
+    layer, plain = pair_of_layers(backend)
     sequence = frames(steps=STEPS)
     got, output = carry(layer, sequence, detach=True)
     expected, expected_output = carry(plain, sequence, detach=True)
@@ -43,7 +43,7 @@ def test_truncated_bptt_with_carried_detached_state_equals_the_reference(backend
 
 
 def test_state_that_is_carried_but_not_detached_gives_the_whole_gradient():
-    layer, _ = twins()
+    layer, _ = pair_of_layers()
     sequence = frames(steps=STEPS)
     (got,), _ = carry(layer, sequence, detach=False)
     whole = gradients(layer, layer(sequence)[0].square().sum())
@@ -55,7 +55,7 @@ def test_state_that_is_carried_but_not_detached_gives_the_whole_gradient():
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_checkpointing_each_part_gives_the_gradient_of_the_whole(reentrant: bool, compiled: bool):
-    layer, _ = twins()
+    layer, _ = pair_of_layers()
     sequence = frames(steps=STEPS).requires_grad_()
     whole = torch.autograd.grad(layer(sequence)[0].square().sum(), [sequence, *layer.parameters()])
 

@@ -5,6 +5,7 @@ import gc
 import pickle
 import resource
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, skip_init
 
+from tests.support.covering import Row, describe, pairwise
 from tests.support.layers import CIN, B, H, W, conv_lstm, frames, gradients, in_threads, peephole_lstm
 from tritonlstm import ConvLSTM2d, PeepholeLSTM
 
@@ -35,10 +37,10 @@ class TestCopies:
     def test_are_equal_and_of_their_own(self, make, make_input, duplicate):
         layer, input = make(), make_input()
         layer(input)[0].sum().backward()
-        twin = duplicate(layer)
-        assert_same(twin(input), layer(input))
+        duplicated = duplicate(layer)
+        assert_same(duplicated(input), layer(input))
         with torch.no_grad():
-            twin.layers[0].weight.zero_()
+            duplicated.layers[0].weight.zero_()
         assert layer.layers[0].weight.any()
 
     @each_layer
@@ -173,14 +175,14 @@ class TestParametrizations:
                 return self.scale * weight
 
         layer, input = conv_lstm(), frames()
-        twin = copy.deepcopy(layer)
+        duplicated = copy.deepcopy(layer)
         with torch.no_grad():
-            twin.layers[1].weight.mul_(2)
+            duplicated.layers[1].weight.mul_(2)
         parametrize.register_parametrization(layer.layers[1], "weight", Scaled())
         Scaled.calls = 0
         output, state = layer(input)
         assert Scaled.calls == 1
-        torch.testing.assert_close(output, twin(input)[0])
+        torch.testing.assert_close(output, duplicated(input)[0])
         output.sum().backward()
         assert layer.layers[1].parametrizations.weight[0].scale.grad != 0
         Scaled.calls = 0
@@ -238,7 +240,10 @@ class TestHooks:
 
 
 KINDS = ("weight", "bias", "peephole")
-SUBSETS = [[kind for kind, bit in zip(KINDS, f"{mask:03b}") if bit == "1"] for mask in range(8)]
+FROZEN = {
+    "+".join(kinds) or "nothing": kinds for count in range(len(KINDS) + 1) for kinds in combinations(KINDS, count)
+}
+FROZEN_ROWS = pairwise({"frozen": FROZEN, "input": ("learns", "frozen"), "backend": ("auto", "triton")})
 
 
 def weight_gradients(backend: str, steps: int) -> int:
@@ -247,10 +252,9 @@ def weight_gradients(backend: str, steps: int) -> int:
 
 
 class TestFrozen:
-    @pytest.mark.parametrize("backend", ["auto", "triton"])
-    @pytest.mark.parametrize("input_learns", [False, True])
-    @pytest.mark.parametrize("frozen", SUBSETS, ids="+".join)
-    def test_subsets_get_the_same_gradients_and_no_needless_work(self, frozen, input_learns, backend):
+    @pytest.mark.parametrize("row", FROZEN_ROWS, ids=describe)
+    def test_subsets_get_the_same_gradients_and_no_needless_work(self, row: Row):
+        frozen, input_learns, backend = FROZEN[row["frozen"]], row["input"] == "learns", row["backend"]
         layer, input = conv_lstm(backend=backend), frames().requires_grad_(input_learns)
         learning = dict(layer.named_parameters())
         expected = gradients(layer, layer(input)[0].square().sum())

@@ -44,8 +44,8 @@ each_function = pytest.mark.parametrize("function", ACTIVATIONS)
 def test_is_accurate_over_the_whole_range(function: str):
     x = whole_range()
     expected = ACTIVATIONS[function].apply(x.double())
-    # A hard sigmoid is a sum, which cancels where it reaches zero.
-    atol = 2.0**-23 if "hard" in function else 1e-30
+    # A hard sigmoid is a sum, which cancels where it reaches zero. Below the smallest normal number others may be zero.
+    atol = 2.0**-23 if "hard" in function else 2.0**-126
     torch.testing.assert_close(apply(function, x).double(), expected, rtol=2.0**-20, atol=atol)
 
 

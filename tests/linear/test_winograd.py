@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.covering import Row, describe, pairwise
 from tests.support.problems import MODES, Problem, Shape, budgets, by_operator, by_reference
 from tests.support.tolerances import assert_within, budget
 from tritonlstm.core import devices
@@ -120,48 +121,48 @@ def test_errors_are_within_the_budget_whatever_pytorchs_are(always, tile: int, k
         assert_within(name, got, oracle[name], budget(plain[name], oracle[name], torch.float32))
 
 
-VALUES = [-9999.0, 1e20, float("nan"), float("inf"), -float("inf")]
-VALUES += [10.0**exponent for exponent in (-30, -20, -8, -3, 0, 1, 2, 3, 4, 8, 20, 30)]
+VALUES = ["-9999", "nan", "inf", "-inf"]
+VALUES += [f"1e{exponent}" for exponent in (-30, -20, -8, -3, 0, 1, 2, 3, 4, 8, 20, 30)]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=str)
-@pytest.mark.parametrize("region", [False, True], ids=["one pixel", "many"])
-@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize(
+    "row", pairwise({"kernel": (3, 5, 7), "value": VALUES, "place": ("one pixel", "region")}), ids=describe
+)
 class TestNoPixelChangesThatCannotSeeTheCause:
     """One pixel, or a third of the image, has another value. Where a kernel does not reach it, everything stays within
     the budget: twice the error that PyTorch has there."""
 
-    def spoil(self, tensor: Tensor, value: float, region: bool, kernel: int) -> tuple[Tensor, Tensor]:
+    def spoil(self, tensor: Tensor, row: Row) -> tuple[Tensor, Tensor]:
         """The tensor with another value, and the pixels from which it cannot be seen, (1, H, W)."""
-        place = torch.zeros(1, 48, 24)
-        place[(0, slice(0, 21)) if region else (0, 20, 9)] = 1
+        place, kernel = torch.zeros(1, 48, 24), row["kernel"]
+        place[(0, slice(0, 21)) if row["place"] == "region" else (0, 20, 9)] = 1
         reach = torch.nn.functional.max_pool2d(place, kernel, stride=1, padding=kernel // 2)
-        return tensor.masked_fill(place.bool()[..., None], value), reach == 0
+        return tensor.masked_fill(place.bool()[..., None], float(row["value"])), reach == 0
 
-    def maps(self, kernel: int) -> tuple[Winograd, Convolution, Convolution]:
+    def implementations(self, kernel: int) -> tuple[Winograd, Convolution, Convolution]:
         """Filtered and plain in float32, and plain in float64."""
         layout, weight = layout_of((1, 48, 24), 16, 32), normal(32, 16, kernel, kernel) * (16 * kernel**2) ** -0.5
         return *pair(layout, weight.float()), Convolution(layout, weight.float().double(), None)
 
-    def test_forward(self, always, kernel: int, value: float, region: bool):
-        filtered, plain, exact = self.maps(kernel)
-        rows, far = self.spoil(normal(1, 48, 24, 16).float(), value, region, kernel)
+    def test_forward(self, always, row: Row):
+        filtered, plain, exact = self.implementations(row["kernel"])
+        rows, far = self.spoil(normal(1, 48, 24, 16).float(), row)
         oracle = exact.forward(rows.double())[far]
         allowed = budget(plain.forward(rows)[far], oracle, torch.float32)
         assert_within("result", filtered.forward(rows)[far], oracle, allowed)
 
-    def test_backward(self, always, kernel: int, value: float, region: bool):
-        filtered, plain, exact = self.maps(kernel)
-        grad, far = self.spoil(normal(1, 48, 24, 32).float(), value, region, kernel)
+    def test_backward(self, always, row: Row):
+        filtered, plain, exact = self.implementations(row["kernel"])
+        grad, far = self.spoil(normal(1, 48, 24, 32).float(), row)
         oracle = exact.input_grad(grad.double())[far]
         allowed = budget(plain.input_grad(grad)[far], oracle, torch.float32)
         assert_within("gradient", filtered.input_grad(grad)[far], oracle, allowed)
 
-    def test_the_weights_gradient_of_a_loss_over_far_pixels(self, always, kernel: int, value: float, region: bool):
-        rows, far = self.spoil(normal(1, 48, 24, 16).float(), value, region, kernel)
+    def test_the_weights_gradient_of_a_loss_over_far_pixels(self, always, row: Row):
+        rows, far = self.spoil(normal(1, 48, 24, 16).float(), row)
         grad = normal(1, 48, 24, 32).float() * far[..., None]
         results = []
-        for map, dtype in zip(self.maps(kernel), (torch.float32, torch.float32, torch.float64)):
+        for map, dtype in zip(self.implementations(row["kernel"]), (torch.float32, torch.float32, torch.float64)):
             sum = map.weight_grad()
             sum.add(rows.to(dtype), grad.to(dtype))
             results.append(sum.result())

@@ -1,4 +1,4 @@
-"""ConvLSTM2d and its cell: shapes, parameters, state, and that all ways to run it agree."""
+"""ConvLSTM2d and its cell: shapes, parameters, state, and that everything that runs it agrees."""
 
 import copy
 import inspect

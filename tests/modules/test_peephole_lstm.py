@@ -9,7 +9,7 @@ from tritonlstm import PeepholeLSTM, PeepholeLSTMCell
 T, B, CIN, C = 6, 3, 5, 4
 
 
-def twin(layers: int, bias: bool = True) -> tuple[PeepholeLSTM, nn.LSTM]:
+def pair_of_layers(layers: int, bias: bool = True) -> tuple[PeepholeLSTM, nn.LSTM]:
     """A PeepholeLSTM without peepholes, and nn.LSTM with the same weights."""
     theirs = nn.LSTM(CIN, C, layers, bias=bias)
     ours = PeepholeLSTM(CIN, C, layers, bias=bias, peephole=False)
@@ -25,7 +25,7 @@ def twin(layers: int, bias: bool = True) -> tuple[PeepholeLSTM, nn.LSTM]:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_without_peepholes_it_is_nn_lstm(layers: int, bias: bool):
-    ours, theirs = twin(layers, bias)
+    ours, theirs = pair_of_layers(layers, bias)
     leaves = [torch.randn(T, B, CIN), torch.randn(layers, B, C), torch.randn(layers, B, C)]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     sequence, h0, c0 = leaves

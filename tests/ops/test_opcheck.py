@@ -4,7 +4,7 @@ They are the schema, the registration of autograd, the fakes, and compilation wi
 last one takes nineteen twentieths of the time.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import combinations
 
@@ -12,17 +12,31 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.covering import Row, describe, pairwise
 from tests.support.layouts import flip_storage
-from tests.support.operators import OPERATORS, backward_operands
-from tests.support.problems import MODES, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, operands
+from tests.support.operators import OPERATORS, backward_arguments
+from tests.support.problems import MODES, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, operator_arguments
+from tritonlstm import Spec
+from tritonlstm.core.spec import CHOICES
 
 SMALL = Shape(2, 2, 2, 2, spatial=(3,), kernel=(3,))  # a second dimension of space took a fifth more time
-INPUT_KERNEL = SMALL.but(input_kernel=(1,))
-OTHER_MODES = {
-    **{mode: (mode, SMALL) for mode in MODES if mode != "concat, save"},
-    **{f"{mode}, input kernel": (mode, INPUT_KERNEL) for mode in MODES if mode.startswith("hoisted")},
+ALWAYS_THERE, OPTIONAL = ("input", "h0", "c0", "weight"), ("bias", "peephole")
+SUBSETS = {
+    "+".join(names) or "nothing": names
+    for count in range(len(ALWAYS_THERE + OPTIONAL) + 1)
+    for names in combinations(ALWAYS_THERE + OPTIONAL, count)
 }
-each_operator = pytest.mark.parametrize("operator", OPERATORS)
+OPTIONS = {
+    "operator": OPERATORS,
+    "learning": SUBSETS,
+    "input_weight": ("absent", "frozen", "learning"),
+    "bias": ("no bias", "bias"),
+    "peephole": ("none", "channel", "full"),
+    "strides": ("dense", "strided"),
+    "mode": MODES,
+    "activation": CHOICES["activation"],
+    "recurrent_activation": CHOICES["recurrent_activation"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,19 +59,24 @@ def _with_strides(problem: Problem) -> Problem:
 def check(operator: str, problem: Problem, learning: Collection[str], **options: str) -> None:
     """Run the four checks where the arguments in `learning` require a gradient, or `backward` is to compute it."""
     if operator == "backward":
-        args = backward_operands(problem, learning, **options)
+        args = backward_arguments(problem, learning, **options)
     else:
         tensors = {name: tensor.detach().requires_grad_(name in learning) for name, tensor in problem.tensors().items()}
-        args = operands(replace(problem, **tensors), **options)
+        args = operator_arguments(replace(problem, **tensors), **options)
     try:
         torch.library.opcheck(getattr(torch.ops.tritonlstm, operator).default, args)
     except Exception as error:
         raise AssertionError(f"{operator}, with gradients of: {', '.join(learning) or 'nothing'}") from error
 
 
-def subsets(names: Collection[str]) -> Iterator[tuple[str, ...]]:
-    for count in range(len(names) + 1):
-        yield from combinations(names, count)
+def fits(row: Row) -> bool:
+    """What learns is there, and an input kernel is hoisted, which is the only mode it has."""
+    learning = SUBSETS[row.get("learning", "nothing")]
+    if "bias" in learning and row.get("bias") == "no bias":
+        return False
+    if "peephole" in learning and row.get("peephole") == "none":
+        return False
+    return row.get("input_weight", "absent") == "absent" or row.get("mode", "hoisted").startswith("hoisted")
 
 
 @pytest.mark.parametrize("learns", [False, True])
@@ -66,32 +85,28 @@ def test_the_copy_of_an_output(learns: bool):
     torch.library.opcheck(torch.ops.tritonlstm.copy.default, (output,))
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("shape", SOME_SHAPES)
-@each_operator
-def test_each_shape(operator: str, shape: str, path: str):
-    problem = Problem.random(SHAPES[shape], torch.float32)
-    check(operator, problem, () if operator == "inference" else tuple(problem.tensors()), **PATHS[path])
+SHAPE_ROWS = pairwise({"operator": OPERATORS, "shape": SOME_SHAPES, "path": PATHS})
 
 
-@each_operator
-@pytest.mark.parametrize("strides", ["dense", "strided"])
-@pytest.mark.parametrize("peephole", ["none", "channel", "full"])
-@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
-def test_each_combination(bias: bool, peephole: str, strides: str, operator: str):
-    """Every subset of the arguments that are there learns: 1440 combinations over all options and operators."""
-    problem = Problem.random(SMALL.but(bias=bias, peephole=peephole), torch.float32)
-    if strides == "strided":
-        problem = _with_strides(problem)
-    for learning in subsets(problem.tensors()):
-        check(operator, problem, learning)
+@pytest.mark.parametrize("row", SHAPE_ROWS, ids=describe)
+def test_shapes(row: Row):
+    """Every operator has every shape, and both have either implementation of the gates."""
+    problem = Problem.random(SHAPES[row["shape"]], torch.float32)
+    learning = () if row["operator"] == "inference" else tuple(problem.tensors())
+    check(row["operator"], problem, learning, **PATHS[row["path"]])
 
 
-@each_operator
-@pytest.mark.parametrize(("mode", "shape"), OTHER_MODES.values(), ids=OTHER_MODES)
-def test_each_other_mode(mode: str, shape: Shape, operator: str):
-    """All arguments learn, or none, or one alone."""
+@pytest.mark.parametrize("row", pairwise(OPTIONS, fits), ids=describe)
+def test_options(row: Row):
+    """Every subset of the arguments learns with every operator, in every mode, and with every other option."""
+    shape = SMALL.but(
+        bias=row["bias"] == "bias",
+        peephole=row["peephole"],
+        input_kernel=None if row["input_weight"] == "absent" else (1,),
+        spec=Spec(activation=row["activation"], recurrent_activation=row["recurrent_activation"]),
+    )
     problem = Problem.random(shape, torch.float32)
-    names = tuple(problem.tensors())
-    for learning in ((), names, *((name,) for name in names)):
-        check(operator, problem, learning, **MODES[mode])
+    if row["strides"] == "strided":
+        problem = _with_strides(problem)
+    learning = SUBSETS[row["learning"]] + ("input_weight",) * (row["input_weight"] == "learning")
+    check(row["operator"], problem, learning, **MODES[row["mode"]])

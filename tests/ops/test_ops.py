@@ -6,8 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.operators import backward_operands
-from tests.support.problems import ARGUMENTS, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, by_operator, operands
+from tests.support.operators import backward_arguments
+from tests.support.problems import (
+    ARGUMENTS,
+    PATHS,
+    SHAPES,
+    SOME_SHAPES,
+    Problem,
+    Shape,
+    by_operator,
+    operator_arguments,
+)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -19,9 +28,9 @@ def test_fakes_allocate_as_the_operators_do(shape: str, path: str, dtype: torch.
     weight = problem.weight.transpose(0, 1).contiguous().transpose(0, 1)
     problem = replace(problem, weight=weight)
     calls = [
-        (torch.ops.tritonlstm.inference, operands(problem, **PATHS[path])),
-        (torch.ops.tritonlstm.training, operands(problem, **PATHS[path])),
-        (torch.ops.tritonlstm.backward, backward_operands(problem, problem.tensors(), **PATHS[path])),
+        (torch.ops.tritonlstm.inference, operator_arguments(problem, **PATHS[path])),
+        (torch.ops.tritonlstm.training, operator_arguments(problem, **PATHS[path])),
+        (torch.ops.tritonlstm.backward, backward_arguments(problem, problem.tensors(), **PATHS[path])),
     ]
     mode = torch._subclasses.FakeTensorMode()
     for operator, args in calls:
@@ -38,9 +47,9 @@ def test_fakes_allocate_as_the_operators_do(shape: str, path: str, dtype: torch.
 def test_no_result_shares_memory_with_another_tensor(path: str):
     problem = Problem.random(Shape(steps=1), torch.float32)
     for operator, args in (
-        (torch.ops.tritonlstm.training, operands(problem, **PATHS[path])),
-        (torch.ops.tritonlstm.inference, operands(problem, **PATHS[path])),
-        (torch.ops.tritonlstm.backward, backward_operands(problem, problem.tensors(), **PATHS[path])),
+        (torch.ops.tritonlstm.training, operator_arguments(problem, **PATHS[path])),
+        (torch.ops.tritonlstm.inference, operator_arguments(problem, **PATHS[path])),
+        (torch.ops.tritonlstm.backward, backward_arguments(problem, problem.tensors(), **PATHS[path])),
     ):
         given = [arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, Tensor)]
         results = [result.untyped_storage().data_ptr() for result in operator(*args)]

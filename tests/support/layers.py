@@ -31,7 +31,7 @@ def frames(steps: int = T, batch: int = B, height: int = H, width: int = W) -> T
     return torch.randn(steps, batch, CIN, height, width)
 
 
-def twins(backend: str = "auto") -> tuple[ConvLSTM2d, ConvLSTM2d]:
+def pair_of_layers(backend: str = "auto") -> tuple[ConvLSTM2d, ConvLSTM2d]:
     """A layer on this backend, and one on PyTorch's plain operations with the same parameters."""
     layer, plain = conv_lstm(backend=backend), conv_lstm(backend="torch")
     plain.load_state_dict(layer.state_dict())

@@ -1,4 +1,4 @@
-"""Random problems for one layer, and the ways to solve them."""
+"""Random problems for one layer, and the implementations that solve them."""
 
 import math
 from collections.abc import Callable, Collection
@@ -15,6 +15,9 @@ from tritonlstm.core.dtypes import cell_dtype
 from tritonlstm.tuning.random_layers import normal, random_layer
 
 ARGUMENTS, RESULTS = Arguments._fields, Results._fields
+
+
+DEFAULTS = Spec()
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Shape:
     state: bool = True
     bias: bool = True
     peephole: str = "channel"
-    spec: Spec = field(default_factory=Spec)
+    spec: Spec = DEFAULTS
     """The options of the equations; how a problem is solved is said by who solves it."""
 
     def but(self, **changes: object) -> "Shape":
@@ -216,7 +219,7 @@ def by_operator(**options: str) -> Callable[[Problem], Results]:
     """
 
     def run(problem: Problem) -> Results:
-        *tensors, steps, spec = operands(problem, **options)
+        *tensors, steps, spec = operator_arguments(problem, **options)
         return ops.sequence(Arguments(*tensors), steps, Spec.decode(spec))
 
     return run
@@ -235,7 +238,7 @@ def spec_of(problem: Problem, **options: str) -> Spec:
     return spec if shape.input_kernel is None else replace(spec, schedule="hoisted")
 
 
-def operands(problem: Problem, **options: str) -> tuple:
+def operator_arguments(problem: Problem, **options: str) -> tuple:
     """The arguments of the operators that run forward."""
     return (*arguments(problem), problem.shape.steps, spec_of(problem, **options).encode())
 
