@@ -1,7 +1,7 @@
 """A convolution with fewer multiplications, by minimal filtering, where that is faster and no less accurate.
 
 On ordinary numbers its errors are about half of those of a sum over all taps. But they are relative to the largest
-number in a tile and around it, and a NaN or an infinity spreads over the tile. So each call looks at its operands, and
+number in a tile and around it, and a NaN or an infinity spreads over the tile. So each call looks at its arguments, and
 leaves those with numbers that are not finite or out of range to PyTorch's convolution. Then no pixel changes by more
 than a rounding because of one that it does not see.
 """
