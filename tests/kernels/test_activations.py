@@ -5,6 +5,7 @@ import torch
 import triton
 import triton.language as tl
 from tritonlstm.kernels import activations
+
 from tritonlstm.reference import ACTIVATIONS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
