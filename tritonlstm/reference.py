@@ -47,7 +47,8 @@ ACTIVATIONS = {
     "relu": Activation(torch.relu, lambda value: (value > 0).to(value.dtype)),
     "identity": Activation(lambda x: x, torch.ones_like),
     "sigmoid": Activation(torch.sigmoid, lambda value: value * (1 - value)),
-    "hard_sigmoid": Activation(F.hardsigmoid, lambda value: _inside(value) / 6),
+    # Not F.hardsigmoid, whose gradient in float64 has a slope of 1/6 in float32.
+    "hard_sigmoid": Activation(lambda x: F.relu6(x + 3) / 6, lambda value: _inside(value) / 6),
     "hard_sigmoid_keras2": Activation(lambda x: (0.2 * x + 0.5).clamp(0, 1), lambda value: 0.2 * _inside(value)),
 }
 
