@@ -1,4 +1,4 @@
-"""From pre-activations to gates and cell state: what the forward pass does, and the backward pass that kept neither.
+"""From pre-activations to gates and cell state: for the forward pass, and for a backward pass without saved gates.
 
 i = σ(A_i + b_i + w_ci ∘ c_prev)      σ the recurrent activation, by default the logistic function
 f = σ(A_f + b_f + w_cf ∘ c_prev)

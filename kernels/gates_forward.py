@@ -3,8 +3,8 @@
     i, f, g, o, c                         as in gates.py
     h = o ∘ φ(c)                          φ the activation, by default tanh
 
-Each tensor is read once and written once. h goes to the sequence's output and, where the next step reads it elsewhere,
-to the slot of its convolution's input, whose rows are wider.
+Each tensor is read once and written once. h is written to the output and, with HAS_H_NEXT, to a slot of the next
+convolution's wider rows or, at the last step, to the final state.
 """
 
 import triton

@@ -6,9 +6,9 @@
     dw_co = Σ da_o ∘ c
 
 The chunk is seen as `n_repeats` repeats of a period of n_columns = C elements, or H·W·C where the peephole is full:
-every column has sums of its own. The repeats are dealt out to splits; a program owns the sums of its split and its
-columns and adds the chunk to them. So no two programs write one place: no atomics, and the same bits on every run.
-The few splits are added up afterwards.
+every column has sums of its own. The repeats are divided among splits. Each program owns the sums of one split and one
+block of columns and adds the chunk to them, so no atomics are needed and every run gives the same bits. The splits are
+summed at the end.
 """
 
 import triton

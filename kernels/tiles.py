@@ -29,7 +29,7 @@ def peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE: tl.constexpr, C: tl.
         return o_channel
     else:
         tl.static_assert(PEEPHOLE == "full")
-        # One image's H·W·C fits 32 bits: the launcher sees to it.
+        # One image's H·W·C fits 32 bits: `functional.layer` checks it.
         period = (n_pixels * C).to(tl.int32)
         start = i_tile.to(tl.int64) * BLOCK
         first = (start - start // period * period).to(tl.int32)

@@ -173,5 +173,7 @@ def _sizes(arguments: Arguments, spatial_dims: Sequence[str], steps: int | None)
     dims = ("B", "C", *spatial_dims)
     checks.check_pair("state", (arguments.h0, arguments.c0))
     if arguments.h0.dim() != len(dims):
-        raise ValueError(f"state[0]: expected {len(dims)} dimensions {dims}, got shape {tuple(arguments.h0.shape)}")
+        raise ValueError(
+            f"state[0]: expected {len(dims)} dimensions ({', '.join(dims)}), got shape {tuple(arguments.h0.shape)}"
+        )
     return steps, arguments.h0.shape[0], tuple(arguments.h0.shape[2:])

@@ -156,6 +156,9 @@ CALLS = {
     "step with a sequence": Wrong(lambda m: m.step(frames()), V, ("frame", "(B, Cin, H, W)", "(3, 2, 2, 5, 4)")),
     "step with wrong channels": Wrong(lambda m: m.step(frames(2, 1, 5, 4)), V, ("frame", "Cin = 2", "(2, 1, 5, 4)")),
     "step without a frame": Wrong(lambda m: m.step(None, state()), V, ("input", "2 channels", "None")),
+    "cell without tensors in its state": Wrong(
+        lambda m: m.layers[0](frames(2, 5, 4), (None, None)), T, ("state[0]", "Tensor", "NoneType")
+    ),
     "cell with a sequence": Wrong(lambda m: m.layers[0](frames()), V, ("input", "(B, Cin, H, W)", "(3, 2, 2, 5, 4)")),
     "cell with a wrong state": Wrong(
         lambda m: m.layers[0](frames(2, 2, 5, 4), (H, H[:1])), V, ("state[1]", "(2, 4, 5, 4)", "(1, 4, 5, 4)")

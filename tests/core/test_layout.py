@@ -12,7 +12,7 @@ def layout(multiple: int = 1) -> Layout:
 
 def test_allocates_densely_and_no_views():
     own, like = layout(), torch.empty(0)
-    rows, images = own.new_sequence(like, 7), own.new_images(like, 7, steps=5)
+    rows, images = own.new_sequence(like, 7, steps=5), own.new_images(like, 7, steps=5)
     assert rows.shape == (5, 2, 3, 4, 7) and rows.is_contiguous()
     assert images.shape == (5, 2, 7, 3, 4)
     assert from_rows(rows, 2).stride() == images.stride()

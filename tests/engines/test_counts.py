@@ -116,7 +116,7 @@ def test_a_small_sequence_is_one_chunk():
     several = chunks.CHUNK_BYTES // 3
     assert chunks.chunk_length(40, held=0, step=several) == 3
     assert chunks.chunk_length(40, held=0, step=chunks.CHUNK_BYTES + 1) == 1
-    assert chunks.chunk_length(40, held=80 * several, step=several) == 20
+    assert chunks.chunk_length(40, held=160 * several, step=several) == 20
 
 
 @pytest.mark.parametrize("layout", [dense, expand_time], ids=["frames", "one image"])

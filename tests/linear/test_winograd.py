@@ -129,8 +129,8 @@ VALUES += [f"1e{exponent}" for exponent in (-30, -20, -8, -3, 0, 1, 2, 3, 4, 8, 
     "row", pairwise({"kernel": (3, 5, 7), "value": VALUES, "place": ("one pixel", "region")}), ids=describe
 )
 class TestNoPixelChangesThatCannotSeeTheCause:
-    """One pixel, or a third of the image, has another value. Where a kernel does not reach it, everything stays within
-    the budget: twice the error that PyTorch has there."""
+    """One pixel, or 21 of the 48 image rows, has another value. Where a kernel does not reach it, everything stays
+    within the budget: twice the error that PyTorch has there."""
 
     def spoil(self, tensor: Tensor, row: Row) -> tuple[Tensor, Tensor]:
         """The tensor with another value, and the pixels from which it cannot be seen, (1, H, W)."""
@@ -246,10 +246,10 @@ def test_it_is_not_chosen_on_other_cpus_nor_in_lower_precision(monkeypatch: pyte
 
 def test_tiles_are_large_where_their_products_fit(monkeypatch: pytest.MonkeyPatch):
     needed = 256 * 64 * 64 * 4  # bytes, of 16 × 16 products
-    for workspace, expected in ((needed, 8), (needed - 1, 4)):
-        monkeypatch.setattr(tiles, "WORKSPACE", workspace)
+    for limit, expected in ((needed, 8), (needed - 1, 4)):
+        monkeypatch.setattr(tiles, "LARGE_TILE_BYTES", limit)
         assert tiles.Tiling((5, 5), (64, 64), torch.float32).tile == expected
-    monkeypatch.setattr(tiles, "WORKSPACE", 2**30)
+    monkeypatch.setattr(tiles, "LARGE_TILE_BYTES", 2**30)
     assert tiles.Tiling((3, 5), (64, 64), torch.float32).tile == 4
 
 

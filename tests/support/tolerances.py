@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from tritonlstm.tuning.tolerances import FACTOR, FLOOR, budget, largest_error
+from tritonlstm.tuning.tolerances import FLOOR, budget, largest_error
 
-__all__ = ["FACTOR", "FLOOR", "assert_within", "budget"]
+__all__ = ["FLOOR", "assert_within", "budget"]
 
 
 def assert_within(name: str, got: Tensor, oracle: Tensor, budget: float) -> float:

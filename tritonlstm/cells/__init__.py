@@ -16,7 +16,7 @@ class ParameterGrads(Protocol):
         """A chunk: grad_preact (steps, B, *spatial, 4C), c_prev and c (steps, B, *spatial, C), all dense."""
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of bias (4C) and peephole (3, pixels or 1, C), those that are wanted."""
+        """The gradients of bias (4C) and peephole (3, …, C), those that are wanted."""
 
 
 class Cell(Protocol):
@@ -31,7 +31,7 @@ class Cell(Protocol):
         """Uninitialised gates to save, in the cell's own form, of so many steps."""
 
     def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
-        """For each step where its convolution should write, given what `new_gates` made; None: anywhere."""
+        """For each step, the tensor its convolution should write to, given the gates; None if it may allocate one."""
 
     def forward(self, step: ForwardStep) -> None: ...
 

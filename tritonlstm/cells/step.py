@@ -16,7 +16,7 @@ class ForwardStep:
     gates: Tensor | None  # one step of what `Cell.new_gates` made; None where nothing is to be saved
     c: Tensor  # C, may be c_prev
     h: Tensor  # C
-    h_next: Tensor | None  # C, h once more: a slot of the rows that the next step's convolution reads
+    h_next: Tensor | None  # C, h once more: a slot of the next convolution's rows; h_n at the last step
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from ..launch import Config, pick_config
 from .step import BackwardStep, ForwardStep
 
 _REDUCTION_PROGRAMS = 256
-"""Programs among which the parameter reduction is dealt out: about two for each multiprocessor of a large GPU. The
+"""Programs that share the parameter reduction: about two for each multiprocessor of a large GPU. The
 number is fixed, so that sums of one configuration are added in the same order on every run and device. Not
 measured."""
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Arguments(NamedTuple):
-    """What a layer computes from; the same tuple holds the gradients, and which of them are wanted.
+    """The inputs of a layer. The same tuple holds their gradients, and flags for which gradients are needed.
 
     Absent tensors are None. weight is (4C, Cin + C, *kernel), or (4C, C, *kernel) beside an input_weight.
     """

@@ -9,8 +9,6 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from .dtypes import compute_dtype
-
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -48,8 +46,8 @@ def _obstacle(weight: Tensor) -> str | None:
     """Why Triton cannot run with this weight."""
     if not TRITON_IS_INSTALLED:
         return "needs the package triton, which is not installed"
-    if compute_dtype(weight) not in TRITON_DTYPES:
-        return f"computes in {', '.join(map(str, TRITON_DTYPES))}, got {compute_dtype(weight)}"
+    if weight.dtype not in TRITON_DTYPES:
+        return f"computes in {', '.join(map(str, TRITON_DTYPES))}, got {weight.dtype}"
     if weight.device.type in ("cuda", "meta"):
         return None
     if weight.device.type == "cpu" and TRITON_INTERPRETS:

@@ -84,14 +84,11 @@ class Layout:
 
     def new_step(self, like: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
         """Uninitialised rows of one step (B, *spatial, channels)."""
-        return like.new_empty(self.step_shape(channels), dtype=dtype or like.dtype)
+        return like.new_empty(self.step_shape(channels), dtype=dtype)
 
-    def new_sequence(
-        self, like: Tensor, channels: int, steps: int | None = None, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """Uninitialised rows of a sequence (T, B, *spatial, channels)."""
-        shape = (self.steps if steps is None else steps, *self.step_shape(channels))
-        return like.new_empty(shape, dtype=dtype or like.dtype)
+    def new_sequence(self, like: Tensor, channels: int, steps: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Uninitialised rows of a sequence (steps, B, *spatial, channels)."""
+        return like.new_empty((steps, *self.step_shape(channels)), dtype=dtype)
 
     def new_images(
         self, like: Tensor, channels: int, steps: int | None = None, dtype: torch.dtype | None = None
@@ -106,7 +103,7 @@ class Layout:
             strides.insert(0, stride)
             stride = stride * (max(size, 1) if isinstance(size, int) else torch.sym_max(size, 1))
         strides.insert(len(outer), 1)
-        return like.new_empty_strided((*outer, channels, *self.spatial), strides, dtype=dtype or like.dtype)
+        return like.new_empty_strided((*outer, channels, *self.spatial), strides, dtype=dtype)
 
     def new_results(self, like: Tensor) -> Results:
         """Uninitialised results; c_n has the cell state's dtype."""

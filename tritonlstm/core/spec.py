@@ -42,8 +42,8 @@ class Spec:
             a step. Backend "torch" keeps what autograd does.
         schedule: "concat" (one convolution a step over input and hidden state), "hoisted" (the input's convolution for
             many steps at once, the hidden state's step by step), or "auto": what tuning measured to be faster, else
-            "concat". Numbers differ by rounding. With an input kernel of its own it is always "hoisted"; without an
-            input, and with backend "torch", it has no effect.
+            "concat". Numbers differ by rounding. With an input kernel of a different size "auto" is "hoisted", and
+            "concat" raises a ValueError. Without an input, and with backend "torch", it has no effect.
 
     Raises:
         ValueError: that names the option.

@@ -6,7 +6,7 @@ from ..core.arguments import Saved
 from ..core.layout import Layout
 
 CHUNK_FRACTION = 8
-"""What is kept for each step of a chunk takes at most this part of what the layer holds in any case: output, c and
+"""The tensors kept per step of a chunk take at most 1/CHUNK_FRACTION of what the layer saves in any case: output, c and
 gates. Chosen for memory: six to eight chunks of a long sequence where Cin ≤ C, more where the gates are
 recomputed. Not measured on a GPU."""
 

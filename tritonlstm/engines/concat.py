@@ -83,7 +83,7 @@ class Backward:
     def __init__(
         self, arguments: Arguments, bias: Tensor | None, saved: Saved, layout: Layout, needs: Arguments, spec: Spec
     ):
-        self._arguments, self._layout, self._needs = arguments, layout, needs
+        self._arguments, self._layout = arguments, layout
         input, weight = arguments.input, arguments.weight
         self._output = to_rows(saved.output, channel_dim=2)
         self._frames = None if input is None else to_rows(input, channel_dim=2)

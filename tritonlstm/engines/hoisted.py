@@ -2,8 +2,9 @@
 
     A_t = W_x * X_t + W_h * H_{t-1}
 
-The first term goes to the cell as an addend. H_{t-1} is read where step t-1 wrote it, in the output, and X where it
-lies if its rows are dense: nothing is copied, forward or backward. The kernels of W_x and W_h may have different sizes.
+The first term goes to the cell as an addend. H_{t-1} is read from the output, where step t-1 wrote it. X is read in
+place if its rows are dense and need no padding, and is packed otherwise. The kernels of W_x and W_h may have different
+sizes.
 """
 
 import math
@@ -35,7 +36,7 @@ def _split(arguments: Arguments, layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def _pack_frames(frames: Tensor, layout: Layout) -> Tensor:
-    """Input (N, B, *spatial, Cin) as dense rows (N·B, *spatial, input_width): where it lies, if it is that."""
+    """Input (N, B, *spatial, Cin) as dense rows (N·B, *spatial, input_width), not copied if it is that."""
     if layout.input_width == layout.in_channels:
         return frames.contiguous().flatten(0, 1)
     packed = layout.new_sequence(frames, layout.input_width, len(frames))
@@ -51,21 +52,21 @@ class Forward:
         self._layout, h0 = layout, arguments.h0
         w_x, w_h = _split(arguments, layout)
         self._input_map, self._hidden_map = linear_map(layout, w_x, bias), linear_map(layout, w_h)
-        self._frames = to_rows(arguments.input, channel_dim=2)
         self._outputs = output.unbind()
         self._h0 = None if h0 is None else to_rows(h0).contiguous()
         self._x_moves = arguments.input.stride(0) != 0
-        self._length = part_length(layout.steps) if self._x_moves else 1
+        self._frames = to_rows(arguments.input, channel_dim=2)[: None if self._x_moves else 1]
+        self._length = part_length(layout.steps) if self._x_moves else layout.steps
         self._addends = None
 
     def _addend(self, t: int) -> Tensor:
         """W_x * X_t + bias (B, *spatial, 4C)."""
-        index = t % self._length if self._x_moves else 0
-        if index == 0 and (self._x_moves or t == 0):
+        index = t % self._length
+        if index == 0:
             self._addends = None  # before the next part's
             frames = _pack_frames(self._frames[t : t + self._length], self._layout)
             self._addends = self._input_map.forward(frames).unflatten(0, (-1, self._layout.batch)).unbind()
-        return self._addends[index]
+        return self._addends[index if self._x_moves else 0]
 
     def preact(self, t: int, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Two parts of A_t (B, *spatial, 4C), the first in `out` where that needs no copy; the second may be None."""
@@ -92,10 +93,10 @@ class Backward:
     def __init__(
         self, arguments: Arguments, bias: Tensor | None, saved: Saved, layout: Layout, needs: Arguments, spec: Spec
     ):
-        self._arguments, self._layout, self._needs = arguments, layout, needs
+        self._arguments, self._layout = arguments, layout
         input, h0 = arguments.input, arguments.h0
         self._frames, self._x_moves = to_rows(input, channel_dim=2), input.stride(0) != 0
-        self._output = to_rows(saved.output, channel_dim=2).contiguous()  # copies vmap's slices alone
+        self._output = to_rows(saved.output, channel_dim=2).contiguous()  # copies only slices from vmap
         self._h0 = None if h0 is None else to_rows(h0).contiguous()
         w_x, w_h = _split(arguments, layout)
         self._input_map, self._hidden_map = linear_map(layout, w_x, bias), linear_map(layout, w_h)

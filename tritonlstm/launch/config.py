@@ -23,7 +23,7 @@ def pick_config(kernel: str, arch: str, itemsize: int, channels: int) -> Config:
 
     For a dtype of `itemsize` bytes, 2 or 4, and C channels. Raises KeyError where no table knows the kernel.
     """
-    if _in_use and kernel in _in_use:
+    if kernel in _in_use:
         return _in_use[kernel]
     return find_config(kernel, arch, itemsize, channels)[0].value
 

@@ -40,8 +40,9 @@ class LinearMap(Protocol):
 def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
     """The fastest implementation for a step's rows, weight (O, K, *kernel) and bias (O).
 
-    The choice does not depend on the number of steps, so that a sequence has the same bits as its parts. The weight is
-    used where it lies, or copied when it is first needed in another dtype or memory format.
+    The choice does not depend on the number of steps. With schedule "concat", one step per call, a sequence has the
+    same bits as its parts. The weight is used where it lies, or copied when it is first needed in another dtype or
+    memory format.
     """
     if weight.dim() == 2:
         return Product(weight, bias)

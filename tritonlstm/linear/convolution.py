@@ -28,7 +28,7 @@ class Convolution:
         self._packed = {}
 
     def _weight(self, first: int = 0) -> Tensor:
-        """Its columns from `first` on, in the dtype of the convolution and channels last; no copy, if they are that."""
+        """The weight's columns from `first` on, in the convolution's dtype and channels last; no copy if already so."""
         if first not in self._packed:
             columns = self._public[:, first:].to(self._dtype)
             self._packed[first] = from_rows(to_rows(columns).contiguous())
@@ -67,7 +67,7 @@ class Convolution:
 
     def input_grad(self, grad: Tensor, first: int = 0) -> Tensor:
         weight = self._weight(first)
-        # Dense, though nothing reads it: PyTorch would make an expanded tensor so.
+        # Only its shape is read, but it must be dense: PyTorch would copy an expanded tensor.
         rows = grad.new_empty(*grad.shape[:-1], weight.shape[1], dtype=self._dtype)
         result = self._backward(_cast(grad, self._dtype), rows, weight, of_input=True)
         return to_rows(_cast(result, grad.dtype)).contiguous()

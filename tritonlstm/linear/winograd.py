@@ -2,8 +2,8 @@
 
 On ordinary numbers its errors are about half of those of a sum over all taps. But they are relative to the largest
 number in a tile and around it, and a NaN or an infinity spreads over the tile. So each call looks at its arguments, and
-leaves those with numbers that are not finite or out of range to PyTorch's convolution. Then no pixel changes by more
-than a rounding because of one that it does not see.
+leaves those with numbers that are not finite or out of range to PyTorch's convolution. So a pixel never
+changes by more than a rounding error because of a value outside its receptive field.
 """
 
 import functools
@@ -19,10 +19,9 @@ from .tiles import Block, Tiling
 
 
 class Least(NamedTuple):
-    """How much work there must be: inputs / K + outputs / O ≤ 1, and so many pixels a step, B·H·W.
+    """Minimum problem size: inputs / K + outputs / O ≤ 1, and `pixels` = B·H·W per step.
 
-    What is multiplied grows with K·O, what is transformed with K and with O. `inputs` is the least K were there any
-    number of O, and `outputs` the least O: few of one need the more of the other.
+    The savings grow with K·O, the cost of the transforms with K and O.
     """
 
     inputs: int
@@ -52,10 +51,12 @@ BOUNDS = {
 
 LARGEST = 32.0
 """How large a weighted argument may be: its largest number, times the largest norm of one output's weights. Gates take
-arguments of order one; with this they move by about 1e-6 at most because of a number that they do not see."""
+arguments of order one: at this bound, a value outside the receptive field changes them by about 1e-6 at most. Ten times
+as much fails tests/linear."""
 
-SPREAD, TYPICAL = 32.0, 16
-"""How much larger the gradient of one pixel may be than a typical one, which one in TYPICAL pixels stays below."""
+SPREAD, QUANTILE = 32.0, 16
+"""Bound on the largest norm of a pixel's gradient, as a multiple of the 1/QUANTILE quantile over the pixels. Ten times
+as much fails tests/linear."""
 
 
 def is_faster(layout: Layout, weight: Tensor) -> bool:
@@ -143,8 +144,8 @@ class Winograd:
 def is_even(grad: Tensor) -> bool:
     """Whether the gradient of a result (N, H, W, O) is about as large at every pixel, so that it may be filtered."""
     norms = torch.linalg.vector_norm(grad, dim=-1).flatten()
-    typical = norms.kthvalue(max(1, len(norms) // TYPICAL)).values
-    return bool(norms.max() <= SPREAD * typical)  # False for NaN
+    low = norms.kthvalue(max(1, len(norms) // QUANTILE)).values
+    return bool(norms.max() <= SPREAD * low)  # False for NaN
 
 
 class _Filtered:
@@ -174,12 +175,11 @@ class _Filtered:
 
 
 class WinogradWeightGrad:
-    """Sums what may be filtered, and by PyTorch the rest."""
+    """Sums the weight gradients: by minimal filtering where the arguments allow it, otherwise by PyTorch."""
 
     def __init__(self, of: Winograd):
         self._of, self._plain = of, of._plain.weight_grad()
-        outputs, inputs, *kernel = of._weight.shape
-        self._shape = outputs, inputs, *kernel
+        self._shape = outputs, inputs, *kernel = of._weight.shape
         self._tiling = Tiling(kernel, (inputs, outputs), of._weight.dtype)
         self._sum = None  # of the gradients of products (P·P, O, K)
 

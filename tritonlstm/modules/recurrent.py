@@ -98,6 +98,8 @@ class RecurrentCell(nn.Module):
         that hooks, parametrizations and sharding of a cell apply. With `shares_output`, the returned output is the
         tensor that the backward pass reads rather than a copy of it: the caller must not expose it.
         """
+        if state is not None:
+            checks.check_pair("state", state)
         if steps is not None:
             return self._run(input, state, steps, shares_output)
         dims = ("B", "Cin", *self.spatial_dims)
@@ -112,8 +114,6 @@ class RecurrentCell(nn.Module):
 
     def _run(self, input: Tensor | None, state: State | None, steps: int, shares_output: bool) -> tuple[Tensor, State]:
         """The cell over a whole sequence (T, B, Cin, *spatial)."""
-        if state is not None:
-            checks.check_pair("state", state)
         h, c = (None, None) if state is None else state
         arguments = Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
         return functional.layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
@@ -251,11 +251,11 @@ def _state_without_batch(state: State) -> State:
     return h.squeeze(0), c.squeeze(0)
 
 
-def per_layer(name: str, value: object, num_layers: int | None) -> list:
+def per_layer(name: str, value: object, num_layers: int) -> list:
     """Expand one value to a list of length `num_layers`; check the length of a list."""
     if not isinstance(value, list):
-        return [value] * (1 if num_layers is None else num_layers)
-    if num_layers is not None and len(value) != num_layers:
+        return [value] * num_layers
+    if len(value) != num_layers:
         raise ValueError(f"{name}: expected one value or {num_layers}, one for each layer, got {value}")
     return value
 
@@ -269,5 +269,5 @@ def count_layers(num_layers: int | None, **options: object) -> int:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"num_layers: expected lists of one length, got {lengths}")
     count = next(iter(lengths.values()), 1)
-    checks.check_integer(f"num_layers (the length of {', '.join(lengths) or 'nothing'})", count, minimum=1)
+    checks.check_integer(f"num_layers (the length of {', '.join(lengths)})", count, minimum=1)
     return count

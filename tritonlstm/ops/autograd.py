@@ -19,12 +19,8 @@ def _setup_training(ctx, inputs, output):
     ctx.save_for_backward(*arguments, public_output, cells, gates)
 
 
-def _training_backward(ctx, grads, backward):
-    """The gradients of all inputs, from those of (output, h_n, c_n), by `backward`."""
-    return _gradients(ctx, backward, grads[:3], ctx.saved_tensors)
-
-
 def _gradients(ctx, backward, grads, tensors):
+    """The gradients of all inputs, from those of (output, h_n, c_n), by `backward`."""
     needs = list(ctx.needs_input_grad[:_COUNT])
     wanted = iter(backward(*grads, *tensors, ctx.steps, ctx.spec, needs))
     return (*(next(wanted) if needed else None for needed in needs), None, None)
@@ -61,7 +57,7 @@ class _Training(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        return _training_backward(ctx, grads, _Backward.apply)
+        return _gradients(ctx, _Backward.apply, grads[:3], ctx.saved_tensors)
 
     @staticmethod
     def jvp(ctx, *tangents):
@@ -70,7 +66,7 @@ class _Training(torch.autograd.Function):
 
 torch.library.register_autograd(
     "tritonlstm::training",
-    lambda ctx, *grads: _training_backward(ctx, grads, torch.ops.tritonlstm.backward),
+    lambda ctx, *grads: _gradients(ctx, torch.ops.tritonlstm.backward, grads[:3], ctx.saved_tensors),
     setup_context=_setup_training,
 )
 
@@ -82,7 +78,7 @@ def _setup_inference(ctx, inputs, output):
 
 
 def _inference_backward(ctx, *grads):
-    """For an exported graph that is trained all the same: the forward pass again, now saving what it must."""
+    """For an exported graph that is trained: reruns the forward pass as training."""
     arguments = ctx.saved_tensors
     output, _, _, cells, gates = torch.ops.tritonlstm.training(*arguments, ctx.steps, ctx.spec)
     backward = torch.ops.tritonlstm.backward if torch.compiler.is_compiling() else _Backward.apply
@@ -101,7 +97,7 @@ def _is_differentiated(arguments: Arguments) -> bool:
 
 
 def _forward_mode_is_on() -> bool:
-    # A plain operator would drop the tangents without a word; a Function without a jvp refuses them.
+    # A plain operator would silently drop the tangents; a Function without a jvp refuses them.
     return torch.autograd.forward_ad._current_level >= 0
 
 

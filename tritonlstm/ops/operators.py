@@ -36,11 +36,17 @@ def split_backward(args: tuple) -> tuple[Results, Arguments, Saved, int, str, li
     return Results(*args[:first]), Arguments(*args[first:second]), Saved(*args[second:third]), *args[third:]
 
 
-def _forward(args: tuple, *, save: bool) -> tuple[Tensor, ...]:
+def _decode(args: tuple) -> tuple[Arguments, Spec, Layout]:
+    """What the arguments of a forward operator mean."""
     *tensors, steps, text = args
     arguments, spec = Arguments(*tensors), Spec.decode(text)
+    return arguments, spec, Layout.of(arguments, steps, spec)
+
+
+def _forward(args: tuple, *, save: bool) -> tuple[Tensor, ...]:
+    arguments, spec, layout = _decode(args)
     with without_autocast(arguments.weight), torch.cuda.device_of(arguments.weight):
-        results, saved = engine(arguments, Layout.of(arguments, steps, spec), spec).forward(save=save)
+        results, saved = engine(arguments, layout, spec).forward(save=save)
     return (*results, saved.cells, saved.gates) if save else tuple(results)
 
 
@@ -55,7 +61,7 @@ def _training(*args):
 def _backward(*args):
     grads, arguments, saved, steps, text, needs = split_backward(args)
     spec, weight = Spec.decode(text), arguments.weight
-    # Copies vmap's slices alone.
+    # Copies only slices from vmap.
     saved = saved._replace(cells=saved.cells.contiguous(), gates=saved.gates.contiguous())
     with without_autocast(weight), torch.cuda.device_of(weight):
         found = engine(arguments, Layout.of(arguments, steps, spec), spec).backward(grads, saved, Arguments(*needs))
@@ -63,19 +69,17 @@ def _backward(*args):
 
 
 def _fake_inference(*args):
-    *tensors, steps, text = args
-    arguments = Arguments(*tensors)
-    return tuple(Layout.of(arguments, steps, Spec.decode(text)).new_results(arguments.weight))
+    arguments, _, layout = _decode(args)
+    return tuple(layout.new_results(arguments.weight))
 
 
 def _fake_training(*args):
-    *tensors, steps, text = args
-    arguments, spec = Arguments(*tensors), Spec.decode(text)
-    layout, weight = Layout.of(arguments, steps, spec), arguments.weight
+    arguments, spec, layout = _decode(args)
+    weight = arguments.weight
     return (
         *layout.new_results(weight),
-        layout.new_sequence(weight, layout.channels, steps + 1, cell_dtype(weight.dtype)),
-        cell_type(spec).new_gates(layout, weight, 0 if spec.recomputes else steps),
+        layout.new_sequence(weight, layout.channels, layout.steps + 1, cell_dtype(weight.dtype)),
+        cell_type(spec).new_gates(layout, weight, 0 if spec.recomputes else layout.steps),
     )
 
 

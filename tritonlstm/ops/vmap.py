@@ -1,7 +1,7 @@
 """The operators under `torch.func.vmap`: one call for each sample, the results stacked.
 
-Only what has the samples' batch alone could be folded into one call; gradients for each sample and weights for each
-sample, for which vmap is used, could not.
+A batch of inputs alone could be folded into B in one call; per-sample gradients and per-sample weights, the usual
+reasons for vmap, could not.
 """
 
 from collections.abc import Callable
