@@ -1,0 +1,51 @@
+"""A layer's options, and the string as which the operators carry them."""
+
+from dataclasses import asdict, fields, replace
+
+import pytest
+import torch
+
+from tritonlstm import Spec
+from tritonlstm.core.arguments import Arguments
+from tritonlstm.core.spec import CHOICES, Options
+
+OTHERS = [(name, value) for name, choices in CHOICES.items() for value in choices]
+
+
+@pytest.mark.parametrize(("name", "value"), OTHERS)
+def test_a_string_holds_every_option(name: str, value: str):
+    spec = replace(Spec(), **{name: value})
+    assert Spec.decode(spec.encode()) == spec
+    assert f"{name}={value!r}" in spec.encode()
+
+
+def test_every_option_has_a_default_choices_and_a_keyword():
+    names = {field.name for field in fields(Spec)}
+    assert names == set(CHOICES) == set(Options.__annotations__) == set(asdict(Spec()))
+
+
+def test_an_older_string_gets_the_defaults_of_newer_options():
+    assert Spec.decode("activation='relu'") == Spec(activation="relu")
+    assert Spec.decode("") == Spec()
+
+
+def test_a_newer_string_is_refused_by_the_name_of_its_option():
+    with pytest.raises(ValueError, match="unknown option zoneout"):
+        Spec.decode("activation='relu', zoneout=0.1")
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("value", ["TANH", None, 1, torch.ones(2)], ids=str)
+def test_a_wrong_value_names_the_option_and_what_is_there(name: str, value: object):
+    with pytest.raises(ValueError, match=f"^{name}: expected one of '{CHOICES[name][0]}'"):
+        Spec(**{name: value})
+
+
+@pytest.mark.parametrize("operator", ["inference", "training", "backward"])
+def test_an_operators_schema_has_tensors_steps_one_string_and_what_is_needed(operator: str):
+    schema = getattr(torch.ops.tritonlstm, operator).default._schema
+    others = [str(argument.type) for argument in schema.arguments if "Tensor" not in str(argument.type)]
+    assert others == ["int", "str"] + (["List[bool]"] if operator == "backward" else [])
+    names = [argument.name for argument in schema.arguments]
+    first = names.index("input")
+    assert tuple(names[first : first + len(Arguments._fields)]) == Arguments._fields
