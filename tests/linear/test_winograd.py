@@ -219,15 +219,23 @@ def parts(
     return " ".join(name for name, part in zip(("forward", "input", "weight"), map._parts) if part)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
-def test_it_is_chosen_where_it_was_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch, capability: str):
+def test_it_is_chosen_where_it_was_measured_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, capability: str, threads: int
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    wide, everything = (capability, threads) == ("AVX512", 2), "forward input weight"
+
     def of(**sizes) -> str:
         return parts(capability, monkeypatch, **sizes)
 
-    assert of() == of(kernel=(7, 5)) == "forward input weight"
+    assert of() == of(kernel=(7, 5)) == ("" if wide else everything)
+    assert of(channels=(256, 256)) == of(channels=(256, 256), kernel=(7, 5)) == everything
+    assert of(channels=(128, 128), kernel=(7, 7)) == ("forward input" if wide else everything)
     assert of(channels=(16, 256)) == ("" if capability == "AVX512" else "forward weight")
     assert of(kernel=(3, 3)) == ("" if capability == "AVX512" else "weight")
-    assert of(kernel=(3, 3), channels=(160, 128)) == ("" if capability == "AVX512" else "forward input weight")
+    assert of(kernel=(3, 3), channels=(160, 128)) == ("" if capability == "AVX512" else everything)
     assert of(channels=(8, 10**4)) == "", "too few, whatever the number of others"
     for sizes in ({"batch": 0}, {"kernel": (1, 5)}, {"kernel": (9, 9)}, {"kernel": (5,)}):
         assert of(**sizes) == ""

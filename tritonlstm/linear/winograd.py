@@ -44,10 +44,11 @@ BOUNDS = {
         {3: Least(64, 64, 2048), 5: Least(12, 24), 7: Least(8, 16)},
         {3: Least(24, 24), 5: Least(10, 10), 7: Least(8, 8)},
     ),
-    "AVX512": Bounds({5: Least(16, 32), 7: Least(16, 32)}, {5: Least(16, 16), 7: Least(24, 32)}),
+    "AVX512": Bounds({5: Least(128, 84), 7: Least(64, 64)}, {5: Least(128, 84), 7: Least(64, 84)}),
+    "AVX512, one thread": Bounds({5: Least(16, 32), 7: Least(16, 32)}, {5: Least(16, 16), 7: Least(24, 32)}),
 }
-"""By the widest vectors that PyTorch uses, measured against oneDNN in float32 on grids of 16 to 512 channels
-(bench/NOTES.md)."""
+"""By the widest vectors that PyTorch uses, measured against oneDNN in float32 on grids of 16 to 512 channels, on one
+thread and two (bench/NOTES.md)."""
 
 LARGEST = 32.0
 """How large a weighted argument may be: its largest number, times the largest norm of one output's weights. Gates take
@@ -59,9 +60,15 @@ SPREAD, QUANTILE = 32.0, 16
 as much fails tests/linear."""
 
 
+def _bounds() -> Bounds | None:
+    capability = devices.CPU_CAPABILITY
+    alone = BOUNDS.get(f"{capability}, one thread") if torch.get_num_threads() == 1 else None
+    return alone or BOUNDS.get(capability)
+
+
 def is_faster(layout: Layout, weight: Tensor) -> bool:
     """Whether a part of the work with weight (O, K, *kernel) is faster by minimal filtering."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or devices.CPU_CAPABILITY not in BOUNDS:
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or _bounds() is None:
         return False
     # In lower precisions PyTorch's matrix products would not be as accurate as its convolutions.
     return torch.get_float32_matmul_precision() == "highest" and any(_parts(layout, weight))
@@ -77,7 +84,7 @@ class Parts(NamedTuple):
 
 def _parts(layout: Layout, weight: Tensor) -> Parts:
     outputs, inputs, *kernel = weight.shape
-    bounds = BOUNDS[devices.CPU_CAPABILITY]
+    bounds = _bounds()
 
     def pays(least: dict[int, Least], inputs: int, outputs: int) -> bool:
         is_filter = len(kernel) == 2 and max(kernel) <= 7 and min(kernel) in least
