@@ -97,6 +97,10 @@ def build_fused(problem: Problem, cell: Cell = torch.ops.aten._thnn_fused_lstm_c
 
 
 def build_compiled(stack: Stack, mode: str | None, problem: Problem) -> Built:
+    # Imported late: it takes a second. Code cached on the disk by an earlier run would hide the time to compile.
+    from torch._inductor import config
+
+    config.force_disable_caches = True
     return of_stack(torch.compile(stack, fullgraph=True, dynamic=False, mode=mode), problem)
 
 
