@@ -18,13 +18,12 @@ from . import rows
 from .cases import Problem, sequence
 from .check import Oracle, WrongResult
 from .providers.protocol import Built, Provider
-from .rows import Row, Rows
+from .rows import MODES, Row, Rows
 from .timer import CpuClock, CudaClock, Deadline, Failed, OutOfTime, Sampler, drive, interleave, summary
 
 INPUTS = 3
 """Inputs in a cycle: no provider sees the same one twice in a row."""
 
-MODES = ("inference", "training")
 Clock = CpuClock | CudaClock
 Status = tuple[str, str]
 """A row's status and reason."""

@@ -18,7 +18,7 @@ from tritonlstm.tuning.timing import best_plans
 
 from . import flow, parts
 from .check import Oracle
-from .flow import MODES, Clock, Point
+from .flow import Clock, Point
 from .parts import Part
 from .providers import (
     COMPILED,
@@ -36,7 +36,7 @@ from .providers import (
     VARIANTS,
 )
 from .providers.ours import RECOMPUTE
-from .rows import DROPPED, FAILED, WRONG, Rows, environment, results_folder
+from .rows import DROPPED, FAILED, MODES, WRONG, Rows, environment, results_folder
 from .timer import CudaClock, Deadline
 
 SECONDS = 500

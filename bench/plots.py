@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import report
-from .flow import MODES
+from .rows import MODES
 
 
 def bars(rows: pd.DataFrame) -> Figure | None:

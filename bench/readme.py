@@ -14,9 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from . import report
-from .flow import MODES
 from .providers import COMPILED, EAGER, EAGER_CONTIGUOUS, OURS
-from .rows import ABSENT, GRAPH, OK, ROOT
+from .rows import ABSENT, GRAPH, MODES, OK, ROOT
 
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 PLOT = ROOT / "docs/speed.png"

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import triton
 
+MODES = ("inference", "training")
 ROOT = Path(__file__).parents[1]
 
 OK, ABSENT, WRONG, OUT_OF_MEMORY, DROPPED, FAILED = "ok", "absent", "wrong", "out of memory", "dropped", "failed"

@@ -14,10 +14,10 @@ from tritonlstm.tuning.cases import SMALL
 from . import flow, timer
 from .check import Oracle
 from .conftest import LONG
-from .flow import MODES, Point
+from .flow import Point
 from .providers import COMPILED, EAGER_FORMATS, FLAX, FLOORS, KERAS, MAX_AUTOTUNE, OURS, OURS_WITHOUT_PEEPHOLE
 from .providers.ours import HOISTED, RECOMPUTE
-from .rows import OK, Rows, environment, results_folder
+from .rows import MODES, OK, Rows, environment, results_folder
 
 CLOCK, DEADLINE = timer.CpuClock(), timer.Deadline()
 

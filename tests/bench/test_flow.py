@@ -14,11 +14,11 @@ import torch
 
 from bench import flow, gpu, report, rows
 from bench.check import Oracle
-from bench.flow import MODES, Point
+from bench.flow import Point
 from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, OURS
 from bench.providers.eager import stack
 from bench.providers.protocol import Provider, of_stack
-from bench.rows import ROOT, Row, Rows, environment, results_folder
+from bench.rows import MODES, ROOT, Row, Rows, environment, results_folder
 from bench.timer import CpuClock, Deadline, OutOfTime
 from tests.bench.tiny import TINY
 from tritonlstm.tuning.cases import CASES
