@@ -1,17 +1,17 @@
-"""What a layer must compute, move and launch, by formula; and how long that takes at given ceilings.
-
-    python -m bench.roofline [case …] [--dtype bf16] [--tflops 798] [--terabytes 3.0] [--launch 2.0]
+"""What a layer must compute, move and launch, by formula: python -m bench.roofline [case …] [--dtype bf16]
 
 A model of the kernels' path on a GPU, one layer after another from a zero state, with the gradients of the parameters
-and, between layers, of their inputs. Every tensor is read or written once for each launch; a launch takes the longer of
-its two times, and the gap before the next. Symbols as in kernels/DERIVATION.md: M = B·H·W rows, N = 4C.
+and, between layers, of their inputs. Every tensor is read or written once for each launch. Symbols as in
+kernels/DERIVATION.md: M = B·H·W rows, N = 4C.
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import pandas as pd
 import torch
 
 from tritonlstm.core.layout import GPU_MULTIPLE
@@ -24,8 +24,7 @@ from tritonlstm.tuning.launches import DTYPES
 CELL_BYTES = 4  # c is float32
 
 
-@dataclass(frozen=True)
-class Mode:
+class Mode(NamedTuple):
     """How a layer runs."""
 
     training: bool = True
@@ -34,9 +33,8 @@ class Mode:
 
     def __str__(self) -> str:
         schedule = "hoisted" if self.hoisted else "concat"
-        if not self.training:
-            return f"inference, {schedule}"
-        return f"training, {schedule}, {'recompute' if self.recompute else 'save'}"
+        memory = ", recompute" if self.recompute else ", save"
+        return f"training, {schedule}{memory}" if self.training else f"inference, {schedule}"
 
 
 MODES = [
@@ -49,17 +47,13 @@ MODES = [
 ]
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """Launches of one kind over the whole sequence: how many, and for each its FLOPs and its bytes read and written."""
+class Work(NamedTuple):
+    """Launches of one kind over the whole sequence: how many, and together their FLOPs and bytes read and written."""
 
     name: str
-    count: int
+    launches: int
     flops: float
     nbytes: float
-
-
-CONVOLUTIONS = ("convolution", "data_grad", "weight_grad")
 
 
 @dataclass(frozen=True)
@@ -82,15 +76,15 @@ class Layer:
         return self.batch * self.height * self.width
 
     @property
+    def padded_input(self) -> int:
+        return _round_up(self.in_channels)
+
+    @property
     def padded(self) -> int:
         """Channels of a row [X | 0 | H | 0]."""
         return _round_up(self.padded_input + self.channels)
 
-    @property
-    def padded_input(self) -> int:
-        return _round_up(self.in_channels)
-
-    def step_bytes(self, channels: float) -> float:
+    def step_bytes(self, channels: int) -> int:
         """Bytes of one step's rows with this many channels."""
         return self.rows * channels * self.itemsize
 
@@ -99,30 +93,35 @@ class Layer:
         """Bytes of one step's c."""
         return self.rows * self.channels * CELL_BYTES
 
-    def saved_bytes(self, mode: Mode) -> float:
+    def saved_bytes(self, mode: Mode) -> int:
         """What training keeps beside input and output: c and the gates."""
-        per_step = 0 if mode.recompute else 4 * self.channels
-        return self.steps * self.step_bytes(per_step) + (self.steps + 1) * self.cell_bytes
+        gates = 0 if mode.recompute else self.steps * self.step_bytes(4 * self.channels)
+        return gates + (self.steps + 1) * self.cell_bytes
 
-    def chunk(self, mode: Mode) -> int:
-        """Steps whose dA, and the rows packed for it, are kept at once."""
+    def chunks(self, mode: Mode) -> tuple[int, int]:
+        """The number of chunks, and of those with a hidden state.
+
+        A zero state has no part in the first step, which may be a chunk of its own.
+        """
         held = self.saved_bytes(mode) + self.steps * self.step_bytes(self.channels)
-        kept = 4 * self.channels + (self.padded_input if mode.hoisted else self.padded)
-        return chunk_length(self.steps, held, self.step_bytes(kept))
+        packed = self.padded_input if mode.hoisted else self.padded
+        kept = 4 * self.channels + packed  # of dA, and of the rows for the weight's gradient
+        length = chunk_length(self.steps, held, self.step_bytes(kept))
+        count = math.ceil(self.steps / length)
+        return count, count - 1 if length == 1 else count
 
-    def convolution(self, count: int, steps: float, k: float, n: float, name: str = "convolution") -> Kernel:
-        """`count` convolutions over the rows of `steps` steps each, from k to n channels."""
+    def convolution(self, launches: int, steps: int, k: int, n: int, name: str = "convolution") -> Work:
+        """Convolutions over the rows of `steps` steps in all, from k to n channels."""
         weight = k * n * self.kernel**2
-        nbytes = steps * self.step_bytes(k + n) + weight * self.itemsize
-        return Kernel(name, count, 2 * steps * self.rows * weight, nbytes)
+        nbytes = steps * self.step_bytes(k + n) + launches * weight * self.itemsize
+        return Work(name, launches, 2 * steps * self.rows * weight, nbytes)
 
-    def copy(self, count: int, steps: float, channels: int) -> Kernel:
-        return Kernel("copy", count, 0, 2 * steps * self.step_bytes(channels))
+    def copy(self, launches: int, steps: int, channels: int) -> Work:
+        return Work("copy", launches, 0, 2 * steps * self.step_bytes(channels))
 
-    def fill(self, count: int, steps: float, channels: int) -> Iterator[Kernel]:
-        """Zeros in the padding of rows, if they have any."""
-        if channels:
-            yield Kernel("fill", count, 0, steps * self.step_bytes(channels))
+    def fill(self, launches: int, channels: int) -> Work:
+        """Zeros in the padding of the rows of all steps; no launch where there is none."""
+        return Work("fill", launches if channels else 0, 0, self.steps * self.step_bytes(channels))
 
 
 def _round_up(channels: int) -> int:
@@ -138,156 +137,106 @@ def layers(case: Case, dtype: torch.dtype) -> list[Layer]:
     ]
 
 
-def kernels(layer: Layer, mode: Mode) -> list[Kernel]:
+def works(layer: Layer, mode: Mode) -> list[Work]:
     """All launches of a layer over a sequence, without those whose number and bytes are a weight's or one step's."""
-    forward = [*_forward_convolutions(layer, mode), *_forward_gates(layer, mode)]
-    return [*forward, *_backward(layer, mode)] if mode.training else forward
+    found = [*_forward(layer, mode), *(_backward(layer, mode) if mode.training else ())]
+    return [work for work in found if work.launches]
 
 
-def _forward_convolutions(layer: Layer, mode: Mode) -> Iterator[Kernel]:
-    steps, gates = layer.steps, 4 * layer.channels
-    if not mode.hoisted:
-        yield layer.convolution(steps, 1, layer.padded, gates)
-        parts = math.ceil(steps / min(steps, RING_STEPS))
-        yield layer.copy(parts, steps / parts, layer.in_channels)
-        return
-    parts = math.ceil(steps / part_length(steps))
-    yield layer.convolution(parts, steps / parts, layer.padded_input, gates)
-    yield layer.convolution(steps - 1, 1, layer.channels, gates)  # none of a zero state
-    if layer.padded_input != layer.in_channels:
-        yield layer.copy(parts, steps / parts, layer.in_channels)
-        yield from layer.fill(parts, steps / parts, layer.padded_input - layer.in_channels)
-
-
-def _forward_gates(layer: Layer, mode: Mode) -> Iterator[Kernel]:
-    """Reads preact, addend, c_prev, bias and peepholes; writes c, h, h where the next step reads it, and gates."""
-    channels, steps = layer.channels, layer.steps
+def _forward(layer: Layer, mode: Mode) -> Iterator[Work]:
+    steps, channels, n = layer.steps, layer.channels, 4 * layer.channels
+    if mode.hoisted:
+        parts, padding = math.ceil(steps / part_length(steps)), layer.padded_input - layer.in_channels
+        yield layer.convolution(parts, steps, layer.padded_input, n)
+        yield layer.convolution(steps - 1, steps - 1, channels, n)  # none of a zero state
+        yield layer.copy(parts if padding else 0, steps, layer.in_channels)
+        yield layer.fill(parts, padding)
+    else:
+        yield layer.convolution(steps, steps, layer.padded, n)
+        yield layer.copy(math.ceil(steps / min(steps, RING_STEPS)), steps, layer.in_channels)
+    # Every step has preact and h, and its gates if they are saved; every step but the first the addend, every step but
+    # the last h where the next one reads it. The last h is the final state too.
+    every = 4 + 1 + (4 if mode.training and not mode.recompute else 0)
+    numbers = steps * every + (steps - 1) * (4 if mode.hoisted else 1) + 1
     parameters = 7 * channels * layer.itemsize
-
-    def gates(count: int, in_and_out: int, cells: int) -> Kernel:
-        nbytes = layer.step_bytes(in_and_out * channels) + cells * layer.cell_bytes + parameters
-        return Kernel("gates_forward", count, 0, nbytes)
-
-    usual = 4 + (4 if mode.training and not mode.recompute else 0) + 1  # preact, gates, h
-    h_next, addend = (0, 4) if mode.hoisted else (1, 0)
-    if steps == 1:
-        yield gates(1, usual + 1, 2)
-        return
-    yield gates(1, usual + h_next, 2)
-    yield gates(steps - 2, usual + h_next + addend, 2)
-    yield gates(1, usual + 1 + addend, 2)  # the last h is the final state too
+    nbytes = layer.step_bytes(numbers * channels) + steps * (2 * layer.cell_bytes + parameters)
+    yield Work("gates_forward", steps, 0, nbytes)
 
 
-def _backward(layer: Layer, mode: Mode) -> Iterator[Kernel]:
-    channels, steps, gates, learns = layer.channels, layer.steps, 4 * layer.channels, layer.input_learns
-    chunk = layer.chunk(mode)
-    chunks = math.ceil(steps / chunk)
-    together = steps / chunks
-    behind_hidden = layer.padded - layer.padded_input - channels
+def _backward(layer: Layer, mode: Mode) -> Iterator[Work]:
+    steps, channels, n, learns = layer.steps, layer.channels, 4 * layer.channels, layer.input_learns
+    chunks, of_hidden = layer.chunks(mode)
+    behind_input, behind_hidden = layer.padded_input - layer.in_channels, layer.padded - layer.padded_input - channels
 
+    # Gates, two parts of dH, and dA; dC is read and written.
     parameters = (3 + (4 if mode.recompute else 0)) * channels * layer.itemsize
-    nbytes = layer.step_bytes(2 * gates + 2 * channels) + 3 * layer.cell_bytes + parameters
-    yield Kernel("gates_backward", steps, 0, nbytes)
-    # A zero state has no part in the first step, which may be a chunk of its own: (count, steps, channels).
-    count = chunks - 1 if chunk == 1 else chunks
-    of_hidden = [(count, (steps - 1) / count, channels)] if count else []
-    of_input = (chunks, together, layer.in_channels)
-    # What each chunk convolves, with the whole weight or with its two parts, and what it packs for that.
-    behind_input = layer.padded_input - layer.in_channels
-    if mode.hoisted:
-        parts, paddings = [(chunks, together, layer.padded_input), *of_hidden], [behind_input]
-        packed = [of_input] if behind_input else []
-    else:
-        parts, paddings = [(chunks, together, layer.padded)], [behind_input, behind_hidden]
-        packed = [of_input, *of_hidden]
-    times = 2 if mode.recompute and not mode.hoisted else 1  # for the gates and for the weight's gradient
-    for count, length, width in packed:
-        yield layer.copy(times * count, length, width)
-    for padding in paddings:
-        yield from layer.fill(times * chunks, together, padding)
-    if mode.recompute:
-        for part in parts:
-            yield layer.convolution(*part, gates)
-        for count, length, _ in parts[1:]:
-            yield Kernel("add", count, 0, length * layer.step_bytes(3 * gates))
+    nbytes = layer.step_bytes(2 * n + 2 * channels) + 3 * layer.cell_bytes + parameters
+    yield Work("gates_backward", steps, 0, steps * nbytes)
 
+    # What a chunk convolves, with the whole weight or with its two parts, and what it packs for that: for the gradient
+    # of the weight and, unless the schedule is "hoisted", once more for the recomputed gates.
+    hidden = of_hidden, steps - 1, channels
     if mode.hoisted:
-        yield layer.convolution(steps - 1, 1, gates, channels, name="data_grad")
-        if learns:
-            yield layer.convolution(chunks, together, gates, layer.padded_input, name="data_grad")
-            yield layer.copy(chunks, together, layer.in_channels)
+        parts = [(chunks, steps, layer.padded_input), hidden]
+        yield layer.copy(chunks if behind_input else 0, steps, layer.in_channels)
+        yield layer.fill(chunks, behind_input)
     else:
-        width = layer.padded if learns else channels + behind_hidden
-        yield layer.convolution(steps if learns else steps - 1, 1, gates, width, name="data_grad")
-        if learns:
-            yield layer.copy(steps, 1, layer.in_channels)
+        parts = [(chunks, steps, layer.padded)]
+        for _ in range(2 if mode.recompute else 1):
+            yield layer.copy(chunks, steps, layer.in_channels)
+            yield layer.copy(*hidden)
+            yield layer.fill(chunks, behind_input)
+            yield layer.fill(chunks, behind_hidden)
     for part in parts:
-        yield layer.convolution(*part, gates, name="weight_grad")
-    yield Kernel("parameter_grads", chunks, 0, together * (layer.step_bytes(gates) + 2 * layer.cell_bytes))
+        yield layer.convolution(*part, n, name="weight_grad")
+        if mode.recompute:
+            yield layer.convolution(*part, n)
+    if mode.recompute and mode.hoisted:
+        yield Work("add", of_hidden, 0, (steps - 1) * layer.step_bytes(3 * n))
+
+    if mode.hoisted:
+        yield layer.convolution(steps - 1, steps - 1, n, channels, name="data_grad")
+        if learns:
+            yield layer.convolution(chunks, steps, n, layer.padded_input, name="data_grad")
+            yield layer.copy(chunks, steps, layer.in_channels)
+    elif learns:
+        yield layer.convolution(steps, steps, n, layer.padded, name="data_grad")
+        yield layer.copy(steps, steps, layer.in_channels)
+    else:
+        yield layer.convolution(steps - 1, steps - 1, n, channels + behind_hidden, name="data_grad")
+    yield Work("parameter_grads", chunks, 0, steps * (layer.step_bytes(n) + 2 * layer.cell_bytes))
 
 
-@dataclass(frozen=True)
-class Ceilings:
-    flops: float = 798e12  # FLOP/s of the convolutions
-    bandwidth: float = 3.0e12  # bytes/s of memory
-    gap: float = 2e-6  # seconds between two kernels of a graph
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Of a whole stack over one sequence."""
-
-    flops: float
-    nbytes: float
-    launches_per_step: float  # of each layer, on average
-    saved_bytes: float
-    seconds: float
-    conv_seconds: float
-
-
-def estimate(case: Case, dtype: torch.dtype, mode: Mode, ceilings: Ceilings) -> Estimate:
-    """The sum over all launches of all layers."""
-    stack = layers(case, dtype)
-    launches = [kernel for layer in stack for kernel in kernels(layer, mode)]
-
-    def seconds(chosen: Sequence[Kernel]) -> float:
-        works = (max(kernel.flops / ceilings.flops, kernel.nbytes / ceilings.bandwidth) for kernel in chosen)
-        return sum(kernel.count * (work + ceilings.gap) for kernel, work in zip(chosen, works))
-
-    return Estimate(
-        flops=sum(kernel.count * kernel.flops for kernel in launches),
-        nbytes=sum(kernel.count * kernel.nbytes for kernel in launches),
-        launches_per_step=sum(kernel.count for kernel in launches) / (case.steps * len(stack)),
-        saved_bytes=sum(layer.saved_bytes(mode) for layer in stack) if mode.training else 0,
-        seconds=seconds(launches),
-        conv_seconds=seconds([kernel for kernel in launches if kernel.name in CONVOLUTIONS]),
-    )
+def table(cases: Iterable[str], dtype: torch.dtype) -> pd.DataFrame:
+    """The sums over all launches of all layers, for each case and mode."""
+    records = []
+    for name in cases:
+        stack = layers(CASES[name], dtype)
+        for mode in MODES:
+            every = [work for layer in stack for work in works(layer, mode)]
+            saved = sum(layer.saved_bytes(mode) for layer in stack) if mode.training else 0
+            record = {
+                "case": name,
+                "mode": str(mode),
+                "GFLOP": sum(work.flops for work in every) / 1e9,
+                "GB moved": sum(work.nbytes for work in every) / 1e9,
+                "launches per step and layer": sum(work.launches for work in every) / (CASES[name].steps * len(stack)),
+                "GB saved": saved / 1e9,
+            }
+            records.append(record)
+    return pd.DataFrame(records)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.roofline", description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; all if none is named")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--tflops", type=float, default=798, help="of a large matrix product (%(default)s: H100, bf16)")
-    parser.add_argument("--terabytes", type=float, default=3.0, help="a second, of a large copy (%(default)s: H100)")
-    parser.add_argument("--launch", type=float, default=2.0, help="µs between two kernels of a graph (%(default)s)")
     options = parser.parse_args()
     unknown = [name for name in options.case if name not in CASES]
     if unknown:
         parser.error(f"case: expected some of {', '.join(CASES)}, got {', '.join(unknown)}")
-    ceilings = Ceilings(options.tflops * 1e12, options.terabytes * 1e12, options.launch * 1e-6)
-
     print("a model, not a measurement")
-    columns = f"{'GFLOP':>8} {'GB moved':>9} {'launches/step':>14} {'GB saved':>9} {'ms':>8} {'× conv':>7}"
-    print(f"{'case':12} {'mode':32} {columns}")
-    for name in options.case or CASES:
-        for mode in MODES:
-            result = estimate(CASES[name], DTYPES[options.dtype], mode, ceilings)
-            print(
-                f"{name:12} {mode!s:32} {result.flops / 1e9:8.0f} {result.nbytes / 1e9:9.2f}"
-                f" {result.launches_per_step:14.2f} {result.saved_bytes / 1e9:9.3f} {1e3 * result.seconds:8.2f}"
-                f" {result.seconds / result.conv_seconds:7.2f}"
-            )
+    print(table(options.case or CASES, DTYPES[options.dtype]).to_string(index=False, float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The model of FLOPs, bytes and launches against what the operator does."""
 
-import subprocess
 import sys
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import roofline
-from bench.roofline import CASES, MODES, Ceilings, Layer
+from bench.roofline import MODES, Layer
 from tests.support import counting
 from tests.support.problems import Problem, Shape
 from tritonlstm.core.arguments import Arguments
@@ -78,12 +77,10 @@ def test_launches_and_their_bytes(monkeypatch: pytest.MonkeyPatch, mode, shape: 
     problem = rows_first(Problem.random(shape, torch.float32))
     count = counting.Count(monkeypatch)
     run(problem, mode, input_learns, count)
-    modelled = roofline.kernels(layer_of(shape, input_learns), mode)
-
     launches, traffic = Counter(), Counter()
-    for kernel in modelled:
-        launches[kernel.name] += kernel.count
-        traffic[kernel.name] += kernel.count * kernel.nbytes
+    for work in roofline.works(layer_of(shape, input_learns), mode):
+        launches[work.name] += work.launches
+        traffic[work.name] += work.nbytes
     assert launches["convolution"] == count.calls["convolution"]
     assert launches["data_grad"] + launches["weight_grad"] == count.calls["convolution_backward"]
     for name in ("gates_forward", "gates_backward", "parameter_grads"):
@@ -106,8 +103,8 @@ def test_copies_and_fills(monkeypatch: pytest.MonkeyPatch, mode, in_channels: in
             run(problem, mode, input_learns, count)
         counted.append({"copy": count.calls["copy_"], "fill": count.calls["fill_"]})
         launches = Counter()
-        for kernel in roofline.kernels(layer, mode):
-            launches[kernel.name] += kernel.count
+        for work in roofline.works(layer, mode):
+            launches[work.name] += work.launches
         modelled.append(launches)
     for name in ("copy", "fill"):
         assert counted[1][name] - counted[0][name] == modelled[1][name] - modelled[0][name], name
@@ -120,7 +117,7 @@ def test_flops(mode, shape: Shape, input_learns: bool):
     problem = rows_first(Problem.random(shape, torch.float32))
     counter = FlopCounterMode(display=False)
     run(problem, mode, input_learns, counter)
-    modelled = sum(kernel.count * kernel.flops for kernel in roofline.kernels(layer_of(shape, input_learns), mode))
+    modelled = sum(work.flops for work in roofline.works(layer_of(shape, input_learns), mode))
     assert modelled == pytest.approx(counter.get_total_flops(), rel=1e-12)
 
 
@@ -134,27 +131,18 @@ def test_bytes_kept(mode, shape: Shape):
 
 def test_flops_of_the_paper_s_network():
     """Those that were counted by hand for its three layers, 20 steps of 16 sequences."""
-    flops = roofline.estimate(CASES["paper"], torch.bfloat16, MODES[0], Ceilings()).flops
-    assert flops == pytest.approx(638e9, rel=1e-3)
+    table = roofline.table(["paper"], torch.bfloat16)
+    assert table["GFLOP"][0] == pytest.approx(638, rel=1e-3)
+    assert list(table["mode"]) == [str(mode) for mode in MODES]
 
 
-def test_estimates_obey_their_ceilings():
-    case, mode = CASES["nowcast"], MODES[2]
-    slow = roofline.estimate(case, torch.bfloat16, mode, Ceilings(1e12, 3e12, 0))
-    assert slow.seconds > slow.flops / 1e12
-    narrow = roofline.estimate(case, torch.bfloat16, mode, Ceilings(1e18, 1e9, 0))
-    assert narrow.seconds == pytest.approx(narrow.nbytes / 1e9)
-    late = roofline.estimate(case, torch.bfloat16, mode, Ceilings(1e30, 1e30, 1e-6))
-    assert late.seconds == pytest.approx(late.launches_per_step * case.steps * 1e-6)
-
-
-def test_the_command():
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "bench.roofline", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    lines = run("latency", "--dtype", "fp32").stdout.splitlines()
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(sys, "argv", ["roofline", "latency", "--dtype", "fp32"])
+    roofline.main()
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a model, not a measurement"
     assert len(lines) == 2 + len(MODES)
-    assert "[case ...]" in run("--help").stdout
-    assert "expected some of paper, openstl" in run("late").stderr
+    monkeypatch.setattr(sys, "argv", ["roofline", "late"])
+    with pytest.raises(SystemExit):
+        roofline.main()
+    assert "expected some of paper, openstl" in capsys.readouterr().err
