@@ -9,6 +9,8 @@ import os
 import pytest
 import torch
 
+from tritonlstm.tuning.check import full_precision
+
 ON_CUDA = os.environ.get("TRITON_INTERPRET") == "0" and torch.cuda.is_available()
 
 
@@ -35,12 +37,9 @@ def backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _full_precision():
-    """float32 is float32: TF32, cuDNN's default, has a test of its own."""
-    convolution, product = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = convolution.fp32_precision, product.fp32_precision
-    convolution.fp32_precision = product.fp32_precision = "ieee"
-    yield
-    convolution.fp32_precision, product.fp32_precision = before
+    """TF32 has a test of its own."""
+    with full_precision():
+        yield
 
 
 @pytest.fixture

@@ -2,17 +2,14 @@
 
 import json
 import platform
-import re
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-import triton
 
-ROOT = Path(__file__).parents[2]
+from bench.rows import ROOT, environment, results_folder
 
 
 class Report:
@@ -40,32 +37,16 @@ class Report:
 
     def save(self) -> Path:
         """Write check.json, and return its path."""
-        name = torch.cuda.get_device_name()
-        path = ROOT / "bench/results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") / "check.json"
+        device = torch.device("cuda", torch.cuda.current_device())
+        path = results_folder(device) / "check.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
-            "device": name,
+            **environment(device, self._command),
             "capability": list(torch.cuda.get_device_capability()),
-            "memory_bytes": torch.cuda.get_device_properties(0).total_memory,
-            "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0],
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            "torch": torch.__version__,
-            "triton": triton.__version__,
+            "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
             "python": platform.python_version(),
-            "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
-            "command": self._command,
             "summary": self.summary(),
             "checks": self._checks,
         }
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path.relative_to(ROOT)
-
-
-def _output(*command: str) -> str:
-    """What a command prints; "unknown" where it is not there or fails."""
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return result.stdout.strip()

@@ -30,7 +30,7 @@ def disagreement(
 
     The kernels run with whatever configurations are in use.
     """
-    with _full_precision():
+    with full_precision():
         oracle, budgets, problem = _expected(dtype, channels, in_channels, kernel, device)
         results = _solve(problem, device, lambda *leaves: _layer(*leaves, schedule=schedule))
     for name, got in zip(_NAMES, results, strict=True):
@@ -86,7 +86,7 @@ def _solve(problem: list[Tensor], device: str, run) -> list[Tensor]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """float32 is float32: TF32, cuDNN's default, would hide a kernel's error in PyTorch's own."""
     settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
     before = [setting.fp32_precision for setting in settings]
