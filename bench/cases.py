@@ -4,7 +4,6 @@ Zeros would run faster on a GPU, and peepholes at their initial value of zero wo
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,16 +11,8 @@ from torch import Tensor
 from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.random_layers import normal, random_layer
 
-
-class Parameters(NamedTuple):
-    """One layer's."""
-
-    weight: Tensor  # (4C, Cin + C, k, k)
-    bias: Tensor  # (4C)
-    peephole: Tensor | None  # (3, C, 1, 1)
-
-    def present(self) -> list[Tensor]:
-        return [tensor for tensor in self if tensor is not None]
+Parameters = dict[str, Tensor]
+"""One layer's: weight (4C, Cin + C, k, k), bias (4C) and, if it has peepholes, peephole (3, C, 1, 1)."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +24,25 @@ class Problem:
     input: Tensor  # (T, B, Cin, H, W)
     cotangent: Tensor  # (T, B, C, H, W)
 
-    def double(self) -> "Problem":
-        layers = [Parameters(*(None if each is None else each.double() for each in layer)) for layer in self.layers]
-        return Problem(self.case, tuple(layers), self.input.double(), self.cotangent.double())
-
     def image(self, index: int) -> "Problem":
-        """The same problem with one image of the batch."""
-        one = slice(index, index + 1)
-        return Problem(self.case.but(batch=1), self.layers, self.input[:, one], self.cotangent[:, one])
+        """The same problem in float64 with one image of the batch."""
+        layers = tuple({name: tensor.double() for name, tensor in layer.items()} for layer in self.layers)
+        input, cotangent = (each[:, index : index + 1].double() for each in (self.input, self.cotangent))
+        return Problem(self.case.but(batch=1), layers, input, cotangent)
 
     def leaves(self, memory_format: torch.memory_format) -> tuple[Parameters, ...]:
         """Copies of the parameters that require gradients, the weights stored in that format."""
 
-        def leaf(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
+        def leaf(tensor: Tensor) -> Tensor:
             own_format = memory_format if tensor.dim() == 4 else torch.contiguous_format
             return tensor.clone(memory_format=own_format).requires_grad_()
 
-        return tuple(Parameters(*map(leaf, layer)) for layer in self.layers)
+        return tuple({name: leaf(tensor) for name, tensor in layer.items()} for layer in self.layers)
+
+
+def flat(layers: tuple[Parameters, ...]) -> list[Tensor]:
+    """All parameters, layer by layer."""
+    return [tensor for layer in layers for tensor in layer.values()]
 
 
 def sequence(generator: torch.Generator, case: Case, channels: int, dtype: torch.dtype) -> Tensor:
@@ -64,15 +55,19 @@ def stored(images: Tensor, memory_format: torch.memory_format) -> Tensor:
     return images.flatten(0, 1).contiguous(memory_format=memory_format).unflatten(0, images.shape[:2])
 
 
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def problem(
     case: Case, dtype: torch.dtype, device: torch.device | str = "cpu", *, peephole: bool = True, seed: int = 0
 ) -> Problem:
     generator = torch.Generator(device).manual_seed(seed)
     kernel, size = (case.kernel, case.kernel), (1, 1) if peephole else None
-    layers = [random_layer(generator, dtype, *channels, kernel, peephole=size) for channels in case.layers]
+    drawn = [random_layer(generator, dtype, *channels, kernel, peephole=size) for channels in case.layers]
     return Problem(
         case,
-        tuple(Parameters(each.weight, each.bias, each.peephole) for each in layers),
+        tuple({name: tensor for name, tensor in each._asdict().items() if tensor is not None} for each in drawn),
         input=sequence(generator, case, case.in_channels, dtype),
         cotangent=sequence(generator, case, case.channels[-1], dtype),
     )

@@ -5,7 +5,7 @@ since that of a single one depends on chance. The memory format counts: with one
 AVX2 CPU the errors of contiguous images are about twice those of channels-last ones.
 """
 
-import functools
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from tritonlstm import reference
 from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.tolerances import budget, largest_error
 
-from .cases import Problem, problem, stored
+from .cases import Problem, flat, problem, stored
 from .providers.protocol import Built, Results
 
 DRAWS = 3
@@ -31,12 +31,7 @@ def _named(results: Results, gradients: list[Tensor], problem: Problem) -> Named
     named = {"output": results.output}
     for index, (h, c) in enumerate(results.states):
         named |= {f"h of layer {index}": h, f"c of layer {index}": c}
-    names = [
-        f"grad of {name} of layer {index}"
-        for index, layer in enumerate(problem.layers)
-        for name, tensor in layer._asdict().items()
-        if tensor is not None
-    ]
+    names = [f"grad of {name} of layer {index}" for index, layer in enumerate(problem.layers) for name in layer]
     return named | dict(zip(names, gradients, strict=True))
 
 
@@ -46,16 +41,15 @@ def _by_reference(problem: Problem, memory_format: torch.memory_format = torch.c
     output, states = stored(problem.input, memory_format), []
     for (_, channels), parameters in zip(problem.case.layers, layers):
         zeros = output.new_zeros(output.shape[1], channels, *output.shape[3:])
-        output, h, c = reference.sequence(output, zeros, zeros, *parameters)
+        output, h, c = reference.sequence(output, zeros, zeros, **parameters)
         states.append((h.detach(), c.detach()))
-    leaves = [tensor for layer in layers for tensor in layer.present()]
-    gradients = list(torch.autograd.grad(output, leaves, stored(problem.cotangent, memory_format)))
+    gradients = list(torch.autograd.grad(output, flat(layers), stored(problem.cotangent, memory_format)))
     return _named(Results(output.detach(), states), gradients, problem)
 
 
 def _by_oracle(problem: Problem) -> Named:
     """The float64 results, computed image by image: autograd's graph of a whole batch may not fit a GPU."""
-    parts = [_by_reference(problem.image(index).double()) for index in range(problem.case.batch)]
+    parts = [_by_reference(problem.image(index)) for index in range(problem.case.batch)]
 
     def join(name: str) -> Tensor:
         tensors = [part[name] for part in parts]
@@ -68,10 +62,9 @@ class Oracle:
     """The problem of a case, its right results, and how far from them each result may be."""
 
     def __init__(self, case: Case, dtype: torch.dtype, device: torch.device, peephole: bool):
-        self._draw = functools.partial(problem, case, dtype, device, peephole=peephole)
+        self._draw = partial(problem, case, dtype, device, peephole=peephole)
         self.problem = self._draw(seed=0)
-        self._results: dict[int, Named] = {}
-        self._budgets: dict[torch.memory_format, dict[str, float]] = {}
+        self._right, self._budgets = cache(self._right), cache(self._budgets)
 
     def check(self, built: Built, slack: float = 1.0) -> float:
         """The largest error as a fraction of its budget. Raises WrongResult if it is above `slack`."""
@@ -80,8 +73,8 @@ class Oracle:
         # Copied before the next call: a provider with buffers of its own overwrites what it returned.
         results = Results(results.output.clone(), [(h.clone(), c.clone()) for h, c in results.states])
         got = _named(results, built.gradients(built.train(input, cotangent)), self.problem)
-        budgets, worst = self._budgets_in(built.memory_format), 0.0
-        for name, right in self._right(seed=0).items():
+        budgets, worst = self._budgets(built.memory_format), 0.0
+        for name, right in self._right(0).items():
             if got[name].shape != right.shape:
                 raise WrongResult(f"{name}: shape {tuple(got[name].shape)}, not {tuple(right.shape)}")
             error, allowed = largest_error(got[name], right), slack * budgets[name]
@@ -91,20 +84,14 @@ class Oracle:
         return worst
 
     def _right(self, seed: int) -> Named:
-        """The oracle's results, kept on the CPU."""
-        if seed not in self._results:
-            # float32's rounding is negligible beside that of a half type.
-            kept = torch.float32 if self.problem.input.dtype.itemsize == 2 else torch.float64
-            found = _by_oracle(self._draw(seed=seed))
-            self._results[seed] = {name: right.to("cpu", kept) for name, right in found.items()}
-        return self._results[seed]
+        """The oracle's results, kept on the CPU. float32's rounding is negligible beside that of a half type."""
+        kept = torch.float32 if self.problem.input.dtype.itemsize == 2 else torch.float64
+        return {name: right.to("cpu", kept) for name, right in _by_oracle(self._draw(seed=seed)).items()}
 
-    def _budgets_in(self, memory_format: torch.memory_format) -> dict[str, float]:
-        if memory_format not in self._budgets:
-            budgets = dict.fromkeys(self._right(seed=0), 0.0)
-            for seed in range(DRAWS):
-                plain = _by_reference(self._draw(seed=seed), memory_format)
-                for name, right in self._right(seed).items():
-                    budgets[name] = max(budgets[name], budget(plain[name], right, self.problem.input.dtype))
-            self._budgets[memory_format] = budgets
-        return self._budgets[memory_format]
+    def _budgets(self, memory_format: torch.memory_format) -> dict[str, float]:
+        largest = dict.fromkeys(self._right(0), 0.0)
+        for seed in range(DRAWS):
+            plain = _by_reference(self._draw(seed=seed), memory_format)
+            for name, right in self._right(seed).items():
+                largest[name] = max(largest[name], budget(plain[name], right, self.problem.input.dtype))
+        return largest

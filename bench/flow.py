@@ -6,27 +6,88 @@ Whatever a provider does, it gets a row: ok, absent, wrong, out of memory, dropp
 import functools
 import gc
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from tritonlstm.tuning.cases import Case
+from tritonlstm.tuning.timing import Failed, Sampler, host_sampler, interleave
 
 from . import rows
-from .cases import Problem, sequence
+from .cases import Problem, name_of, sequence
 from .check import Oracle, WrongResult
 from .providers.protocol import Built, Provider
 from .rows import MODES, Row, Rows
-from .timer import CpuClock, CudaClock, Deadline, Failed, OutOfTime, Sampler, drive, interleave, summary
+from .timer import Clock, Deadline, OutOfTime, peak_memory, settle, summary
 
 INPUTS = 3
 """Inputs in a cycle: no provider sees the same one twice in a row."""
 
-Clock = CpuClock | CudaClock
-Status = tuple[str, str]
-"""A row's status and reason."""
+
+class Absent(Exception):
+    """A provider cannot run here. The message says why."""
+
+
+def failure(error: BaseException) -> tuple[str, str]:
+    """A row's status and reason."""
+    kinds = {OutOfTime: rows.DROPPED, WrongResult: rows.WRONG, Absent: rows.ABSENT}
+    if type(error) in kinds:
+        return kinds[type(error)], str(error)
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    signs = "RESOURCE_EXHAUSTED", "can't allocate memory", "out of memory"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in signs):
+        return rows.OUT_OF_MEMORY, reason
+    return rows.FAILED, reason
+
+
+def free_memory() -> None:
+    """Release what a point or a failed provider held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all points of a run share."""
+
+    clock: Clock
+    collected: Rows
+    deadline: Deadline
+    rounds: int
+    compile_seconds: float = math.inf
+    """A provider may take so long to compile a case, all modes together."""
+    oracle: Callable[..., Oracle] = field(default_factory=lambda: functools.cache(Oracle))
+
+    def time(self, untimed: Sequence[Row], samplers: dict[str, Sampler], per_run: int = 1) -> list[Row]:
+        """The rows with the times of their providers' samplers, or with the status of those that failed.
+
+        One that fails is left out, and the others are timed again. Rows without a sampler stay as they are.
+        """
+        left, seconds, failed = dict(samplers), {}, {}
+        while left and not seconds:
+            try:
+                with self.deadline.limit():
+                    free_memory()
+                    settle(self.clock.device)
+                    seconds = interleave(left, self.rounds)
+            except Failed as error:
+                failed[error.name] = failure(error.__cause__)
+                del left[error.name]
+            except (Exception, OutOfTime) as error:
+                failed |= dict.fromkeys(left, failure(error))
+                break
+
+        def timed(row: Row) -> Row:
+            if row.provider in seconds:
+                return replace(row, **summary(seconds[row.provider], per_run))
+            if row.provider in failed:
+                status, reason = failed[row.provider]
+                return replace(row, status=status, reason=reason)
+            return row
+
+        return [timed(row) for row in untimed]
 
 
 @dataclass(frozen=True)
@@ -40,105 +101,56 @@ class Point:
     providers: Sequence[Provider]
     graph: bool = True
     """Whether those that can are timed as CUDA graphs, on a GPU."""
+    modes: Sequence[str] = MODES
 
-    def rows(self, provider: Provider, status: str, reason: str) -> list[Row]:
-        """A row without a time for each mode."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        point = self.run, self.name, str(self.case), self.case.steps, dtype
-        return [Row(*point, mode, provider.name, provider.peephole, status, reason) for mode in MODES]
+    def measure(self, session: Session) -> None:
+        """Check and time the providers in each mode, and add a row for each."""
+        untimed, samplers = {mode: [] for mode in self.modes}, {mode: {} for mode in self.modes}
+        for provider in self.providers:
+            try:
+                with session.deadline.limit(session.compile_seconds if provider.compiles else math.inf):
+                    if provider is self.providers[0]:
+                        torch.compiler.reset()  # or the graphs of another problem would count as recompilations
+                    free_memory()
+                    prepared = self._prepare(provider, session)
+            except (Exception, OutOfTime) as error:
+                prepared = {mode: (self._row(mode, provider, *failure(error)), None) for mode in self.modes}
+            for mode, (row, sampler) in prepared.items():
+                untimed[mode].append(row)
+                if sampler is not None:
+                    samplers[mode][provider.name] = sampler
+        for mode in self.modes:
+            session.collected.add(session.time(untimed[mode], samplers[mode]))
 
+    def _row(self, mode: str, provider: Provider, status: str, reason: str, **figures: object) -> Row:
+        point = self.run, self.name, str(self.case), self.case.steps, name_of(self.dtype), mode
+        return Row(*point, provider.name, provider.peephole, status, reason, **figures)
 
-@dataclass
-class Prepared:
-    """The point's providers that compute the right results, ready to be timed, and the rows of the others."""
-
-    samplers: dict[str, dict[str, Sampler]] = field(default_factory=lambda: {mode: {} for mode in MODES})
-    rows: dict[str, list[Row]] = field(default_factory=lambda: {mode: [] for mode in MODES})
-    """By mode. Those of the providers with samplers have no time yet."""
-
-    def add(self, found: Sequence[Row]) -> None:
-        for row in found:
-            self.rows[row.mode].append(row)
-
-
-def failure(error: BaseException) -> Status:
-    if isinstance(error, OutOfTime):
-        return rows.DROPPED, str(error)
-    if isinstance(error, WrongResult):
-        return rows.WRONG, str(error)
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    signs = "RESOURCE_EXHAUSTED", "can't allocate memory", "out of memory"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in signs):
-        return rows.OUT_OF_MEMORY, reason
-    return rows.FAILED, reason
-
-
-def _free() -> None:
-    """Release what a point or a failed provider held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def prepare(
-    point: Point,
-    clock: Clock,
-    deadline: Deadline,
-    oracle: Callable[..., Oracle] = Oracle,
-    compile_limit: float = math.inf,
-) -> Prepared:
-    """Build and check the providers. `oracle` may be a cache; `compile_limit` is for each provider that compiles."""
-    prepared = Prepared()
-    try:
-        with deadline.limit():
-            torch.compiler.reset()  # or the graphs of another problem would count as recompilations
-    except (Exception, OutOfTime) as error:
-        for provider in point.providers:
-            prepared.add(point.rows(provider, *failure(error)))
+    def _prepare(self, provider: Provider, session: Session) -> dict[str, tuple[Row, Sampler]]:
+        """A provider built and checked: by mode, its row without a time, and its sampler."""
+        clock = session.clock
+        if (why := provider.why_absent(clock.device)) is not None:
+            raise Absent(why)
+        oracle = session.oracle(self.case, self.dtype, clock.device, provider.peephole)
+        built = provider.build(oracle.problem)
+        arguments = {mode: _arguments(oracle.problem, built, mode) for mode in self.modes}
+        calls = {"inference": built.infer, "training": built.train}
+        first = {mode: functools.partial(calls[mode], *arguments[mode][0]) for mode in self.modes}
+        compiling = {mode: host_sampler(first[mode], built.wait)() for mode in self.modes if provider.compiles}
+        note = "" if built.results is None else f"error {oracle.check(built, provider.slack):.2f} of the budget"
+        graph = self.graph and provider.capturable and clock.graphs
+        prepared = {}
+        for mode in self.modes:
+            peak = None
+            if built.peak is not None:
+                peak = built.peak(mode)
+            elif built.results is not None:
+                peak = peak_memory(first[mode], clock.device)
+            launch = rows.GRAPH if graph else rows.CALLS
+            figures = {"launch": launch, "peak_bytes": peak, "compile_seconds": compiling.get(mode)}
+            sampler = clock.sampler(calls[mode], arguments[mode], graph=graph, wait=built.wait)
+            prepared[mode] = self._row(mode, provider, rows.OK, note, **figures), sampler
         return prepared
-    for provider in point.providers:
-        try:
-            with deadline.limit(compile_limit if provider.compiles else math.inf):
-                _free()
-                reason = provider.why_absent(clock.device)
-                if reason is None:
-                    own = oracle(point.case, point.dtype, clock.device, provider.peephole)
-                    samplers, found = _prepare(point, provider, own, clock)
-                else:
-                    samplers, found = {}, point.rows(provider, rows.ABSENT, reason)
-        except (Exception, OutOfTime) as error:
-            samplers, found = {}, point.rows(provider, *failure(error))
-        prepared.add(found)
-        for mode, sampler in samplers.items():
-            prepared.samplers[mode][provider.name] = sampler
-    return prepared
-
-
-def _prepare(point: Point, provider: Provider, oracle: Oracle, clock: Clock) -> tuple[dict[str, Sampler], list[Row]]:
-    built = provider.build(oracle.problem)
-    arguments = {mode: _arguments(oracle.problem, built, mode) for mode in MODES}
-    runs = dict(zip(MODES, (built.infer, built.train)))
-    compile_seconds = dict.fromkeys(MODES)
-    if provider.compiles:
-        for mode, run in runs.items():
-            start = time.perf_counter()
-            result = run(*arguments[mode][0])
-            if built.wait is not None:
-                built.wait(result)
-            compile_seconds[mode] = time.perf_counter() - start
-    note = "" if built.results is None else f"error {oracle.check(built, provider.slack):.2f} of the budget"
-    graph = point.graph and provider.capturable and clock.graphs
-    launch = rows.GRAPH if graph else rows.CALLS
-    samplers, found = {}, []
-    for row in point.rows(provider, rows.OK, note):
-        mode, peak = row.mode, None
-        if built.peak is not None:
-            peak = built.peak(mode)
-        elif built.results is not None:
-            peak = clock.peak(functools.partial(runs[mode], *arguments[mode][0]))
-        found.append(replace(row, launch=launch, peak_bytes=peak, compile_seconds=compile_seconds[mode]))
-        samplers[mode] = clock.sampler(runs[mode], arguments[mode], graph=graph, wait=built.wait)
-    return samplers, found
 
 
 def _arguments(problem: Problem, built: Built, mode: str) -> list[tuple]:
@@ -148,70 +160,3 @@ def _arguments(problem: Problem, built: Built, mode: str) -> list[tuple]:
     inputs = [problem.input, *(sequence(generator, case, case.in_channels, dtype) for _ in range(INPUTS - 1))]
     cotangent = () if mode == "inference" else (built.load(problem.cotangent),)
     return [(built.load(input), *cotangent) for input in inputs]
-
-
-def time_in_turns(
-    samplers: dict[str, Sampler], clock: Clock, deadline: Deadline, rounds: int, drive: Callable[..., None] = drive
-) -> tuple[dict[str, list[float]], dict[str, Status]]:
-    """The seconds of each sampler, and the status of those that failed. The others are timed again without them."""
-    left, failed = dict(samplers), {}
-    while left:
-        try:
-            with deadline.limit():
-                _free()
-                clock.settle()
-                return interleave(left, rounds, drive=drive), failed
-        except Failed as error:
-            name = str(error)
-            failed[name] = failure(error.__cause__)
-            del left[name]
-        except (Exception, OutOfTime) as error:
-            return {}, dict.fromkeys(left, failure(error)) | failed
-    return {}, failed
-
-
-def measure(
-    prepared: Prepared,
-    mode: str,
-    clock: Clock,
-    collected: Rows,
-    deadline: Deadline,
-    rounds: int,
-    drive: Callable[..., None] = drive,
-) -> None:
-    """Time the providers in one mode, and add a row for each."""
-    seconds, failed = time_in_turns(prepared.samplers[mode], clock, deadline, rounds, drive)
-
-    def finished(row: Row) -> Row:
-        if row.provider in seconds:
-            return replace(row, **summary(seconds[row.provider]))
-        if row.provider in failed:
-            status, reason = failed[row.provider]
-            return replace(row, status=status, reason=reason)
-        return row
-
-    collected.add(map(finished, prepared.rows[mode]))
-
-
-def show(collected: Rows) -> None:
-    """Print the rows at the end of a run, and draw plots of them beside the file. The plain lines need no pandas."""
-    try:
-        from . import report
-    except ImportError:
-        for row in collected.all:
-            print(row.run, row.case, row.sizes, row.dtype, row.mode, row.provider, row.launch, row.status, end=": ")
-            print(
-                row.reason if row.median_ms is None else f"{row.median_ms:.3f} ms ({row.p20_ms:.3f}–{row.p80_ms:.3f})"
-            )
-        print("tables and plots need pandas")
-    else:
-        print(report.text(report.frame(collected.records())))
-    if collected.path is None or not collected.all:
-        return
-    try:
-        from . import plots
-    except ImportError:
-        print("plots need pandas and matplotlib")
-    else:
-        print(*plots.draw(collected.path), sep="\n")
-    print(f"written to {collected.path}")

@@ -1,9 +1,5 @@
-"""Plots of a file of results: bars for each case, and time and memory against T.
+"""Plots of results: bars for each case, and time and memory against T."""
 
-python -m bench.plots bench/results/cpu/speed.csv draws them beside it.
-"""
-
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -48,20 +44,11 @@ def against_steps(rows: pd.DataFrame, column: str, label: str, scale: float = 1.
     return figure
 
 
-def _save(figure: Figure, rows: pd.DataFrame, path: Path) -> None:
+def save(figure: Figure, rows: pd.DataFrame, path: Path) -> None:
     first = rows.iloc[0]
     figure.suptitle(f"{first.device}, torch {first.torch}, commit {first.commit}", fontsize="medium")
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def save_bars(path: Path, plot: Path) -> None:
-    """The bars of a file of results without our own variants, for the README."""
-    rows = report.selected(report.compared(report.read(path)))
-    figure = bars(rows)
-    if figure is None:
-        raise ValueError(f"{path}: no times to compare with the convolutions alone, and so no bars")
-    _save(figure, rows, plot)
 
 
 def draw(path: Path) -> list[Path]:
@@ -72,13 +59,7 @@ def draw(path: Path) -> list[Path]:
         "time": against_steps(rows, "median_ms", "training step, ms"),
         "memory": against_steps(rows, "peak_bytes", "peak memory, MB", scale=1e-6),
     }
-    written = []
-    for name, figure in figures.items():
-        if figure is not None:
-            written.append(path.with_name(f"{name}.png"))
-            _save(figure, rows, written[-1])
-    return written
-
-
-if __name__ == "__main__":
-    print(*draw(Path(sys.argv[1])), sep="\n")
+    written = {path.with_name(f"{name}.png"): figure for name, figure in figures.items() if figure is not None}
+    for plot, figure in written.items():
+        save(figure, rows, plot)
+    return list(written)

@@ -9,24 +9,25 @@ The results are those of a GPU if bench/results has any, else of a CPU.
 import argparse
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from . import report
-from .providers import COMPILED, EAGER, EAGER_CONTIGUOUS, OURS
+from .providers import COMPILED, EAGER, OURS
 from .rows import ABSENT, GRAPH, MODES, OK, ROOT
 
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
-PLOT = ROOT / "docs/speed.png"
-LEVEL = 0.03
-"""Medians that differ by less are called level."""
+README, PLOT = ROOT / "README.md", ROOT / "docs/speed.png"
+SLOWER = 0.97
+"""Below, a speed is in bold; medians that differ by less are level."""
 
 EXPLANATION = """\
-Speed is a baseline's median time over ours in the same run: above 1× we are faster. Eager is the same layer in plain
-PyTorch, in the faster memory format of each case; torch.compile is eager compiled, with the seconds that compiling
-took, once for each mode and again for another number of steps. Baselines without peepholes are compared with our
-layer without. The plot shows multiples of PyTorch's convolutions alone."""
+Speed is a baseline's median time over ours in the same run: above 1× we are faster, in bold we are slower by more
+than 3%. Eager is the same layer in plain PyTorch, in the faster memory format of each case; torch.compile is eager
+compiled, with the seconds that compiling took, once for each mode and again for another number of steps. Baselines
+without peepholes are compared with our layer without. The plot shows multiples of PyTorch's convolutions alone."""
 
 
 def results(folder: Path = ROOT / "bench/results") -> Path | None:
@@ -38,52 +39,32 @@ def results(folder: Path = ROOT / "bench/results") -> Path | None:
 def speeds(shown: pd.DataFrame) -> pd.DataFrame:
     """How many times as fast we are, and the baseline's compile time, by (case, mode, baseline)."""
     rows = shown[(shown.status == OK) & (shown.provider != OURS.name) & ~shown.provider.isin(report.FLOOR)]
-    rows = rows.assign(baseline=rows.provider.replace(EAGER_CONTIGUOUS.name, EAGER.name), speed=rows["time / ours"])
+    rows = rows.assign(baseline=rows.provider.replace(report.EAGER, EAGER.name), speed=rows["time / ours"])
     by_point = rows.groupby([*report.POINT, "baseline"], sort=False)[["speed", "compile_seconds"]].min()
     return by_point.groupby(["case", "mode", "baseline"], sort=False).first().dropna(subset="speed")
 
 
-def markdown(rows: list[list[str]]) -> str:
-    """A table whose first row is the header."""
-    header, *others = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([header, "|---" * len(rows[0]) + "|", *others])
-
-
 def _table(shown: pd.DataFrame, speeds: pd.DataFrame) -> str:
-    columns = [f"{mode}{what}" for mode in MODES for what in (", ms", ": vs eager", ": vs torch.compile (compiling)")]
+    """A row for each case: our time, and how many times as fast we are as two baselines, in each mode."""
     ours = shown[(shown.provider == OURS.name) & (shown.status == OK)].drop_duplicates(["case", "mode"])
     ours = ours.set_index(["case", "mode"]).median_ms
 
-    def cells(case: str, mode: str) -> list[str]:
-        found = [f"{ours[case, mode]:.3g}" if (case, mode) in ours.index else ""]
-        for baseline in (EAGER, COMPILED):
-            key = case, mode, baseline.name
-            speed, seconds = speeds.loc[key] if key in speeds.index else (None, None)
-            compiling = f" ({seconds:.0f} s)" if baseline is COMPILED and speed else ""
-            found.append(f"{speed:.2f}×{compiling}" if speed else "")
-        return found
+    def cells(case: str, mode: str) -> Iterator[str]:
+        yield f"{ours[case, mode]:.3g}" if (case, mode) in ours.index else ""
+        for baseline in (EAGER.name, COMPILED.name):
+            if (case, mode, baseline) not in speeds.index:
+                yield ""
+                continue
+            speed, seconds = speeds.loc[case, mode, baseline]
+            bold = "**" if speed < SLOWER else ""
+            yield f"{bold}{speed:.2f}×{bold}" + (f" ({seconds:.0f} s)" if baseline == COMPILED.name else "")
 
-    sizes = shown.drop_duplicates("case").set_index("case").sizes
-    rows = [
-        [f"{case}: {size}", *(cell for mode in MODES for cell in cells(case, mode))] for case, size in sizes.items()
-    ]
-    return markdown([["case", *columns], *rows])
-
-
-def _list(found: pd.DataFrame) -> str:
-    """ "torch.compile in inference of paper (0.93×) and odd (0.95×)", and so on."""
-    parts = []
-    for (baseline, mode), group in found.groupby(["baseline", "mode"], sort=False):
-        cases = [f"{case} ({speed:.2f}×)" for case, speed in zip(group.case, group.speed)]
-        parts.append(f"{baseline} in {mode} of {', '.join(cases)}")
-    return "; ".join(parts)
-
-
-def _where_not_faster(speeds: pd.DataFrame) -> str:
-    every = speeds.reset_index()
-    slower, level = every[every.speed < 1 - LEVEL], every[(every.speed - 1).abs() <= LEVEL]
-    said = f"We are slower than {_list(slower)}." if len(slower) else "We are slower than no baseline in these cases."
-    return f"{said} Level, within {LEVEL:.0%}: {_list(level)}." if len(level) else said
+    columns = [f"{mode}{what}" for mode in MODES for what in (", ms", ": vs eager", ": vs torch.compile (compiling)")]
+    rows = [["case", *columns]]
+    for case, sizes in shown.drop_duplicates("case").set_index("case").sizes.items():
+        rows.append([f"{case}: {sizes}", *(cell for mode in MODES for cell in cells(case, mode))])
+    header, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([header, "|---" * len(rows[0]) + "|", *others])
 
 
 def _others(speeds: pd.DataFrame) -> str:
@@ -130,7 +111,7 @@ def block(path: Path) -> str:
     rows = report.read(path)
     shown = report.selected(report.compared(rows))
     found = speeds(shown)
-    sentences = [_where_not_faster(found), _others(found), _compiling(rows), _missing(shown)]
+    sentences = [_others(found), _compiling(rows), _missing(shown)]
     plot = "![Time by case, in multiples of the convolutions alone](docs/speed.png)"
     wrapped = [
         textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
@@ -139,31 +120,34 @@ def block(path: Path) -> str:
     return "\n\n".join([BEGIN, plot, _table(shown, found), *wrapped, END])
 
 
-def insert(text: str, block: str) -> str:
-    """The README's text with the block in its place."""
+def updated(text: str, path: Path) -> str:
+    """The README's text with the block of these results in its place."""
     before, rest = text.split(BEGIN, 1)
-    return before + block + rest.split(END, 1)[1]
+    return before + block(path) + rest.split(END, 1)[1]
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file to write to")
-    parser.add_argument("--plot", type=Path, default=PLOT, help="the plot to draw")
     options = parser.parse_args(arguments)
     path = results()
     if path is None:
         print("readme: no bench/results/*/speed.csv yet", file=sys.stderr)
         return 1
-    text = options.readme.read_text()
-    updated = insert(text, block(path))
+    text = README.read_text()
+    new = updated(text, path)
     if options.check:
-        print(f"{options.readme}: {'up to date' if updated == text else 'out of date'} with {path}")
-        return int(updated != text)
-    from .plots import save_bars  # only drawing needs matplotlib
+        print(f"{README}: {'up to date' if new == text else 'out of date'} with {path}")
+        return int(new != text)
+    from . import plots  # only drawing needs matplotlib
 
-    options.readme.write_text(updated)
-    save_bars(path, options.plot)
+    shown = report.selected(report.compared(report.read(path)))
+    figure = plots.bars(shown)
+    if figure is None:
+        print(f"readme: {path} has no times to compare with the convolutions alone", file=sys.stderr)
+        return 1
+    plots.save(figure, shown, PLOT)
+    README.write_text(new)
     return 0
 
 

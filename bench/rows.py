@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -85,9 +85,9 @@ def results_folder(device: torch.device, *, whole: bool = True) -> Path:
 
 
 class Rows:
-    """Collects rows and, if there is a path, saves all of them after every point."""
+    """Collects rows, and saves all of them to a file after every point."""
 
-    def __init__(self, path: Path | None, environment: dict[str, str]):
+    def __init__(self, path: Path, environment: dict[str, str]):
         self.path = path
         self.environment = environment
         self.all: list[Row] = []
@@ -97,14 +97,11 @@ class Rows:
 
     def add(self, rows: Iterable[Row]) -> None:
         self.all += rows
-        if self.path is None or not self.all:
-            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Replaced at once: a run that is interrupted here leaves the earlier file.
         beside = self.path.with_name(f".{self.path.name}.new")
-        records = self.records()
         with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, records[0])
+            writer = csv.DictWriter(file, [*(each.name for each in fields(Row)), *self.environment])
             writer.writeheader()
-            writer.writerows(records)
+            writer.writerows(self.records())
         os.replace(beside, self.path)

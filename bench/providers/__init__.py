@@ -1,20 +1,54 @@
 """What is timed: our layer and its variants, its convolutions alone, and the baselines."""
 
-from .conv_floor import CONV_FLOOR, CONV_FLOOR_CONTIGUOUS
-from .eager import (
-    COMPILED,
-    COMPILED_FUSED_CELL,
-    EAGER,
-    EAGER_CONTIGUOUS,
-    FUSED_CELL,
-    MAX_AUTOTUNE,
-    MAX_AUTOTUNE_FUSED_CELL,
-)
-from .jax_layers import FLAX, KERAS
-from .ours import OURS, OURS_WITHOUT_PEEPHOLE, VARIANTS
+from dataclasses import replace
+from functools import partial
 
-COMPILERS = [COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL]
-FLOORS = [CONV_FLOOR, CONV_FLOOR_CONTIGUOUS]
-EAGER_FORMATS = [EAGER, EAGER_CONTIGUOUS]
+import torch
+
+from . import conv_floor
+from .jax_layers import FLAX, KERAS
+from .protocol import Provider
+from .torch_layers import Stack, build, build_compiled, build_ours, eager, eager_contiguous, fused, why_no_fused_cell
+
+
+def _ours(name: str, *, peephole: bool = True, **options: str) -> Provider:
+    return Provider(name, partial(build_ours, **options), peephole=peephole, slack=1.0)
+
+
+OURS = _ours("tritonlstm")
+OURS_WITHOUT_PEEPHOLE = _ours("tritonlstm, no peephole", peephole=False)
+RECOMPUTE = _ours("tritonlstm, recompute", memory="recompute")
+HOISTED = _ours("tritonlstm, hoisted", schedule="hoisted")
+VARIANTS = [
+    RECOMPUTE,
+    _ours("tritonlstm, concat", schedule="concat"),
+    HOISTED,
+    _ours("tritonlstm, torch backend", backend="torch"),
+]
+"""backend="triton" is what "auto" chooses on a GPU. Elsewhere Triton's interpreter runs, whose speed means nothing."""
+
+CONV_FLOOR = Provider("convolutions", partial(conv_floor.build, torch.channels_last), peephole=False)
+EAGER = Provider("eager", partial(build, eager))
+FUSED_CELL = Provider("eager, fused cell", partial(build, fused), why_no_fused_cell, peephole=False)
+FLOORS = [
+    CONV_FLOOR,
+    Provider("convolutions, contiguous", partial(conv_floor.build, torch.contiguous_format), peephole=False),
+]
+EAGER_FORMATS = [
+    EAGER,
+    Provider("eager, contiguous", partial(build, eager_contiguous, memory_format=torch.contiguous_format)),
+]
 """One baseline in two memory formats: the better one counts. Likewise the convolutions alone."""
+
+
+def _compiled(name: str, stack: Stack, mode: str | None, eager: Provider) -> Provider:
+    return replace(eager, name=name, build=partial(build_compiled, stack, mode), compiles=True)
+
+
+_TUNED = "max-autotune-no-cudagraphs"
+COMPILED = _compiled("torch.compile", eager, None, EAGER)
+COMPILED_FUSED_CELL = _compiled("torch.compile, fused cell", fused, None, FUSED_CELL)
+MAX_AUTOTUNE = _compiled("torch.compile max-autotune", eager, _TUNED, EAGER)
+MAX_AUTOTUNE_FUSED_CELL = _compiled("torch.compile max-autotune, fused cell", fused, _TUNED, FUSED_CELL)
+COMPILERS = [COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL]
 ALL = [OURS, *FLOORS, *EAGER_FORMATS, OURS_WITHOUT_PEEPHOLE, FUSED_CELL, *VARIANTS, *COMPILERS, FLAX, KERAS]

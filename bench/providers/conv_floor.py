@@ -6,16 +6,15 @@ same. A layer can still be faster: with other convolutions (minimal filtering, h
 layers.
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import Problem
+from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.random_layers import normal
 
-from .protocol import Built, Provider
+from .protocol import Built
 
 data_gradient, weight_gradient = [True, False, False], [False, True, False]
 """Masks of `convolution_backward`."""
@@ -30,13 +29,17 @@ def convolution_backward(grad: Tensor, rows: Tensor, weight: Tensor, mask: list[
     )
 
 
-class _Layer:
-    def __init__(self, problem: Problem, index: int, memory_format: torch.memory_format):
-        case, (in_channels, channels) = problem.case, problem.case.layers[index]
-        generator = torch.Generator(problem.input.device).manual_seed(index)
+class Layer:
+    """The images and weights of one layer: rows [X | H] and gradients dA of all steps."""
+
+    def __init__(
+        self, case: Case, index: int, dtype: torch.dtype, device: torch.device, memory_format: torch.memory_format
+    ):
+        in_channels, channels = case.layers[index]
+        generator = torch.Generator(device).manual_seed(index)
 
         def images(*shape: int) -> Tensor:
-            return normal(generator, *shape, dtype=problem.input.dtype).contiguous(memory_format=memory_format)
+            return normal(generator, *shape, dtype=dtype).contiguous(memory_format=memory_format)
 
         count, size, width = case.steps * case.batch, (case.height, case.width), in_channels + channels
         self.steps, self.first = case.steps, index == 0
@@ -60,7 +63,8 @@ class _Layer:
 
 
 def build(memory_format: torch.memory_format, problem: Problem) -> Built:
-    layers = [_Layer(problem, index, memory_format) for index in range(len(problem.layers))]
+    like, count = problem.input, len(problem.layers)
+    layers = [Layer(problem.case, index, like.dtype, like.device, memory_format) for index in range(count)]
 
     @torch.no_grad
     def infer(*_: Tensor) -> None:
@@ -74,7 +78,3 @@ def build(memory_format: torch.memory_format, problem: Problem) -> Built:
             layer.backward()
 
     return Built(infer, train, results=None, gradients=None)
-
-
-CONV_FLOOR = Provider("convolutions", partial(build, torch.channels_last), peephole=False)
-CONV_FLOOR_CONTIGUOUS = Provider("convolutions, contiguous", partial(build, torch.contiguous_format), peephole=False)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.cases import Problem
+from bench.cases import Problem, name_of
 
 from .protocol import Built, Provider, Results
 
@@ -43,8 +43,8 @@ def _to_jax(tensor: Tensor) -> Any:
     import jax
     import jax.numpy as jnp
 
-    dtype, device = str(tensor.dtype).removeprefix("torch."), jax.devices(_PLATFORMS[tensor.device.type])[0]
-    return jax.device_put(jnp.asarray(tensor.detach().float().cpu().numpy(), dtype=dtype), device)
+    device = jax.devices(_PLATFORMS[tensor.device.type])[0]
+    return jax.device_put(jnp.asarray(tensor.float().cpu().numpy(), dtype=name_of(tensor.dtype)), device)
 
 
 def _to_torch(array: Any, like: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def _build(framework: Callable[[Problem, str], _Framework], problem: Problem) ->
     import jax.numpy as jnp
 
     case, like = problem.case, problem.input
-    dtype = str(like.dtype).removeprefix("torch.")
+    dtype = name_of(like.dtype)
     own = framework(problem, dtype)
     back = [own.gates.index(gate) for gate in range(4)]
 
@@ -174,7 +174,7 @@ def _build(framework: Callable[[Problem, str], _Framework], problem: Problem) ->
             tensors += [_reorder(weight, back), _reorder(bias, back)]
         return tensors
 
-    parameters = [pack(layer.weight, layer.bias) for layer in problem.layers]
+    parameters = [pack(**layer) for layer in problem.layers]
     infer, train = jax.jit(stack), jax.jit(jax.grad(loss))
 
     def peak(mode: str) -> int:

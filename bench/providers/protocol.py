@@ -1,18 +1,16 @@
 """What a provider is: an implementation of a stack of ConvLSTM layers that can be checked and timed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.cases import Parameters, Problem, stored
+from bench.cases import Problem, stored
 
 State = tuple[Tensor, Tensor]
-Stack = Callable[[Tensor, tuple[Parameters, ...]], tuple[Tensor, list[State]]]
-"""Input (T, B, Cin, H, W) and parameters → output (T, B, C, H, W) and the last (h, c) of each layer."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,12 @@ class Provider:
     """Whether the first call of each mode compiles: its time is reported, and may be limited."""
 
 
-def of_function(function: Callable[[Tensor], tuple[Tensor, Sequence[State]]], leaves: Sequence[Tensor]) -> Built:
-    """A function from an input to (output, states), trained by autograd."""
+def of_function(
+    function: Callable[[Tensor], tuple[Tensor, Sequence[State]]],
+    leaves: Sequence[Tensor],
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Built:
+    """A function from an input, stored in that format, to (output, states), trained by autograd."""
 
     @torch.no_grad
     def infer(input: Tensor) -> Results:
@@ -76,11 +78,4 @@ def of_function(function: Callable[[Tensor], tuple[Tensor, Sequence[State]]], le
     def train(input: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(function(input)[0], leaves, cotangent)
 
-    return Built(infer, train, load=partial(stored, memory_format=torch.channels_last))
-
-
-def of_stack(stack: Stack, problem: Problem, memory_format: torch.memory_format = torch.channels_last) -> Built:
-    """A stack of PyTorch operations, its images and weights stored in that format."""
-    layers = problem.leaves(memory_format)
-    built = of_function(lambda input: stack(input, layers), [each for layer in layers for each in layer.present()])
-    return replace(built, load=partial(stored, memory_format=memory_format), memory_format=memory_format)
+    return Built(infer, train, load=partial(stored, memory_format=memory_format), memory_format=memory_format)

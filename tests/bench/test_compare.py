@@ -1,13 +1,14 @@
 """Two versions in one run: an identical pair passes, a planted slowdown is caught."""
 
+import math
 import random
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from bench.compare import __main__ as command
-from bench.compare.interval import LEAST_ROUNDS, of_ratios
+from bench import compare
+from bench.compare import LEAST_ROUNDS, Interval
 from tritonlstm.tuning.cases import SMALL
 
 CASE = SMALL["odd"].but(steps=1, height=24, width=24)
@@ -23,41 +24,34 @@ def noise(median: float, rounds: int, seed: int) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("rounds", [7, 14, 25])
-def test_each_bound_holds_with_its_confidence(rounds: int):
-    """A bound of 99% errs in at most 1% of 4000 draws: in 60 of them only once in 1000 times."""
-    intervals = [of_ratios(noise(1.0, rounds, seed)) for seed in range(4000)]
-    assert sum(each.lower > 1.0 for each in intervals) <= 60
-    assert sum(each.upper < 1.0 for each in intervals) <= 60
-
-
 def test_synthetic_slowdowns():
     def caught(median: float) -> int:
-        return sum(of_ratios(noise(median, 25, seed)).is_slower(0.05) for seed in range(1000))
+        return sum(Interval.of(noise(median, 25, seed)).is_slower(0.05) for seed in range(200))
 
     assert caught(1.0) == 0
-    assert caught(1.05) <= 20
-    assert caught(1.10) >= 990
+    assert caught(1.05) <= 4
+    assert caught(1.10) >= 198
     assert caught(0.9) == 0
 
 
 def test_known_bounds():
     """Of 12 ratios the second smallest: P(Binomial(12, ½) < 2) = 13 / 4096, and 79 / 4096 for the third."""
-    interval = of_ratios([1.0 + each / 100 for each in range(12)])
+    interval = Interval.of([1.0 + each / 100 for each in range(12)])
     assert (interval.lower, interval.upper) == (1.01, 1.1)
     assert interval.ratio == pytest.approx(1.055)
     assert interval.is_slower(0.005) and not interval.is_slower(0.01)
 
 
-def test_too_few_rounds_give_no_interval():
+def test_too_few_rounds_give_no_bounds():
     assert LEAST_ROUNDS == 7
-    with pytest.raises(ValueError, match="at least 7"):
-        of_ratios([1.0] * 6)
+    assert Interval.of([1.0] * 7)[:3] == (1.0, 1.0, 1.0)
+    interval = Interval.of([2.0] * 6)
+    assert math.isnan(interval.lower) and not interval.is_slower(0.05)
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    return command.tree_of(None, tmp_path_factory.mktemp("tree"))
+    return compare.tree_of(None, tmp_path_factory.mktemp("tree"))
 
 
 def test_a_tree_is_laid_out_as_installed(tree: Path):
@@ -68,39 +62,39 @@ def test_a_tree_is_laid_out_as_installed(tree: Path):
 @pytest.mark.serial
 @pytest.mark.parametrize("planted", [0.0, 0.1])
 def test_real_processes(tree: Path, planted: float):
-    (found,) = command.compare(tree, tree, [POINT], seconds=10, slowdown=planted).values()
-    assert found.is_slower(command.THRESHOLD) == (planted > 0), found
+    (found,) = compare.compare(tree, tree, [POINT], seconds=10, slowdown=planted).values()
+    assert found.is_slower(compare.THRESHOLD) == (planted > 0), found
     assert found.rounds >= 20
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.2])
 def test_the_command_fails_where_head_is_slower(ratio: float, monkeypatch, capsys):
-    interval = of_ratios([ratio] * 20)
-    monkeypatch.setattr(command, "compare", lambda *arguments, **options: {"odd": interval})
-    assert command.main(["HEAD"]) == (ratio > 1)
+    interval = Interval.of([ratio] * 20)
+    monkeypatch.setattr(compare, "compare", lambda *arguments, **options: {"odd": interval})
+    assert compare.main(["HEAD"]) == (ratio > 1)
     assert ("SLOWER" in capsys.readouterr().out) == (ratio > 1)
 
 
 def test_an_unknown_commit(tmp_path: Path, capsys):
     with pytest.raises(ValueError, match="no-such-ref"):
-        command.tree_of("no-such-ref", tmp_path)
+        compare.tree_of("no-such-ref", tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        command.main(["no-such-ref"])
+        compare.main(["no-such-ref"])
     assert stopped.value.code == 2
     assert "error: no-such-ref: " in capsys.readouterr().err
 
 
 def test_a_package_from_elsewhere_is_refused(tmp_path: Path):
     """Without the kernels in its tree, a version would be timed with those of another."""
-    half = command.tree_of(None, tmp_path)
+    half = compare.tree_of(None, tmp_path)
     (half / "tritonlstm/kernels").rename(half / "elsewhere")
     with pytest.raises(RuntimeError, match="the process of a version ended with 1"):
-        command.compare(half, half, [POINT], seconds=0)
+        compare.compare(half, half, [POINT], seconds=0)
 
 
 def test_a_version_that_ended_is_reported(tmp_path: Path):
-    with command.Worker(command.tree_of(None, tmp_path), 0.0) as worker:
-        worker._process.terminate()
-        worker._process.wait()
+    with compare.Worker(compare.tree_of(None, tmp_path)) as worker:
+        worker.terminate()
+        worker.wait()
         with pytest.raises(RuntimeError, match="the process of a version ended with -15"):
-            worker.send([POINT])
+            worker.ask([POINT])

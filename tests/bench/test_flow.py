@@ -1,27 +1,26 @@
 """The whole flow of `make gpu-bench` and `make bench`, on a CPU with tiny cases and a clock of its own."""
 
-import builtins
 import itertools
 import math
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from bench import flow, gpu, report, rows
-from bench.check import Oracle
-from bench.flow import Point
+from bench import __main__ as command
+from bench import flow, parts, plans, report, rows
+from bench.flow import Point, Session
 from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, OURS
-from bench.providers.eager import stack
-from bench.providers.protocol import Provider, of_stack
+from bench.providers.protocol import Provider
+from bench.providers.torch_layers import build, eager
 from bench.rows import MODES, ROOT, Row, Rows, environment, results_folder
 from bench.timer import CpuClock, Deadline, OutOfTime
 from tests.bench.tiny import TINY
-from tritonlstm.tuning.cases import CASES
 
 CPU = torch.device("cpu")
 
@@ -31,12 +30,15 @@ def collected(tmp_path):
     return Rows(tmp_path / "cpu" / "speed.csv", environment(CPU, "a test"))
 
 
-class Quick(CpuClock):
+@pytest.fixture
+def quick(monkeypatch):
     """Without torch's profiler, which takes a second to start."""
 
-    def peak(self, run) -> int:
+    def peak_memory(run, device) -> int:
         run()
         return 1000
+
+    monkeypatch.setattr(flow, "peak_memory", peak_memory)
 
 
 def raising(error: BaseException) -> Provider:
@@ -47,28 +49,26 @@ def raising(error: BaseException) -> Provider:
 
 
 def off_by_a_little(input, layers):
-    output, states = stack(input, layers)
+    output, states = eager(input, layers)
     return 1.01 * output, states
 
 
 def measure(
-    collected: Rows, *providers: Provider, modes=MODES, clock=None, deadline=None, rounds=1, limit=math.inf
+    collected: Rows, *providers: Provider, modes=MODES, deadline=None, rounds=1, limit=math.inf
 ) -> dict[str, Row]:
     """The rows of the last mode, by provider."""
-    clock, deadline = clock or Quick(), deadline or Deadline()
-    prepared = flow.prepare(Point("baselines", "paper", TINY, torch.float32, providers), clock, deadline, Oracle, limit)
-    for mode in modes:
-        flow.measure(prepared, mode, clock, collected, deadline, rounds)
+    session = Session(CpuClock(), collected, deadline or Deadline(), rounds, limit)
+    Point("baselines", "paper", TINY, torch.float32, providers, modes=modes).measure(session)
     return {row.provider: row for row in collected.all}
 
 
 def test_each_provider_gets_a_row_whatever_it_does(collected):
-    wrong = Provider("wrong", partial(of_stack, off_by_a_little))
+    wrong = Provider("wrong", partial(build, off_by_a_little))
     absent = replace(EAGER, name="absent", why_absent=lambda device: "not installed")
     compiling = replace(EAGER, name="compiling", compiles=True)
     errors = [torch.OutOfMemoryError("CUDA out of memory. Tried"), ValueError("no such plan"), OutOfTime()]
     providers = OURS, CONV_FLOOR, EAGER, wrong, absent, compiling, *map(raising, errors)
-    got = measure(collected, *providers, modes=["training"], clock=CpuClock(), rounds=3)
+    got = measure(collected, *providers, modes=["training"], rounds=3)
     assert {name: row.status for name, row in got.items()} == {
         "tritonlstm": rows.OK,
         "convolutions": rows.OK,
@@ -90,6 +90,7 @@ def test_each_provider_gets_a_row_whatever_it_does(collected):
     assert got["compiling"].compile_seconds > 0 and got["eager"].compile_seconds is None
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_error_while_timing_is_its_providers_alone(collected):
     def build(given):
         """Right when it is checked and prepared."""
@@ -110,6 +111,7 @@ def test_an_error_while_timing_is_its_providers_alone(collected):
     assert got["late"].reason == "RuntimeError: late" and got["eager"].samples == 3
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("failing", ["why_absent", "reset", "free"])
 def test_no_error_ends_the_run(failing: str, collected, monkeypatch):
     def fail(*arguments) -> None:
@@ -118,7 +120,7 @@ def test_no_error_ends_the_run(failing: str, collected, monkeypatch):
     if failing == "reset":
         monkeypatch.setattr(torch.compiler, "reset", fail)
     if failing == "free":
-        monkeypatch.setattr(flow, "_free", fail)
+        monkeypatch.setattr(flow, "free_memory", fail)
     absent = fail if failing == "why_absent" else OURS.why_absent
     measure(collected, replace(OURS, why_absent=absent), CONV_FLOOR)
     got = [row for row in collected.all if row.provider == "tritonlstm"]
@@ -127,11 +129,12 @@ def test_no_error_ends_the_run(failing: str, collected, monkeypatch):
 
 def test_after_the_deadline_nothing_is_done(collected, monkeypatch):
     monkeypatch.setattr(torch.compiler, "reset", lambda: pytest.fail("there is no time for it"))
-    monkeypatch.setattr(flow, "_free", torch.compiler.reset)
+    monkeypatch.setattr(flow, "free_memory", torch.compiler.reset)
     measure(collected, OURS, EAGER, deadline=Deadline(-1))
     assert [row.status for row in collected.all] == [rows.DROPPED] * 4
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_compiler_takes_no_more_than_its_time(collected):
     slow = Provider("slow", lambda given: time.sleep(60), compiles=True)
     got = measure(collected, slow, OURS, modes=["inference"], limit=0.2)
@@ -158,6 +161,7 @@ def test_a_partial_run_leaves_the_whole_ones_results():
     assert part / "speed.csv" not in whole.parent.glob("*/speed.csv")
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_is_saved_is_what_is_read(collected):
     collected.environment["commit"] = "123456789012"
     measure(collected, OURS, CONV_FLOOR, raising(ValueError('a, "b"')))
@@ -167,76 +171,99 @@ def test_what_is_saved_is_what_is_read(collected):
     assert read.device[0].endswith(f", {torch.backends.cpu.get_cpu_capability()}")
 
 
-def test_a_point_is_saved_when_it_is_done(collected):
+@pytest.mark.usefixtures("quick")
+def test_a_mode_is_saved_when_it_is_done(collected, monkeypatch):
     seen = []
 
-    class Spy(Quick):
-        def settle(self):
-            seen.append(len(report.read(collected.path)) if collected.path.exists() else 0)
+    def settle(device) -> None:
+        seen.append(len(report.read(collected.path)) if collected.path.exists() else 0)
 
-    measure(collected, OURS, CONV_FLOOR, clock=Spy())
+    monkeypatch.setattr(flow, "settle", settle)
+    measure(collected, OURS, CONV_FLOOR)
     assert seen == [0, 2]
 
 
-def test_without_pandas_the_rows_are_printed(collected, monkeypatch, capsys):
-    measure(collected, OURS, raising(ValueError("no")))
-    real = builtins.__import__
-
-    def without(name, globals=None, locals=None, fromlist=(), level=0):
-        if {"report", "plots"} & set(fromlist or ()):
-            raise ImportError("No module named 'pandas'")
-        return real(name, globals, locals, fromlist, level)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    flow.show(collected)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(collected.all) + 3
-    assert lines[0].startswith(f"baselines paper {TINY} float32 inference tritonlstm calls ok: ")
-    assert lines[1].endswith("ValueError  failed: ValueError: no")
-    assert lines[4] == "tables and plots need pandas" and lines[-1] == f"written to {collected.path}"
+@pytest.mark.usefixtures("quick")
+def test_without_pandas_the_run_says_so_and_where_the_rows_are(collected, monkeypatch, capsys):
+    measure(collected, OURS)
+    monkeypatch.setitem(sys.modules, "bench.report", None)  # importing it raises
+    monkeypatch.delattr("bench.report")
+    assert command.finish(collected) == 0
+    printed = capsys.readouterr().out
+    assert "no tables and plots: " in printed and f"written to {collected.path}" in printed
 
 
 def test_the_order_of_the_gpu_run():
     """What may be dropped comes last: compilers on the large cases after "steps" and JAX."""
-    work = [item for item in gpu.plan(CASES) if isinstance(item, Point)]
+    work = [item for item in plans.on_gpu() if isinstance(item, Point)]
     runs = [(item.run, item.name) for item in work]
     assert runs.index(("max-autotune", "latency")) < runs.index(("steps", "nowcast")) < runs.index(("JAX", "paper"))
     assert runs.index(("JAX", "openstl")) < runs.index(("compiled", "paper"))
     assert not any(item.graph for item in work if item.run == "JAX")
 
 
-def test_the_plan_of_the_gpu_run(collected):
-    """Everything that `make gpu-bench` measures, in its order, without the compilers, which are slow here."""
-    work = gpu.plan({"nowcast": TINY.but(channels=(4,)), "odd": TINY.but(channels=(3,))}, cold_bytes=1)
-    work = [
-        replace(item, providers=[each for each in item.providers if each not in COMPILERS])
-        if isinstance(item, Point)
-        else item
-        for item in work
-    ]
-    said = []
-    gpu.run(work, Quick(), collected, Deadline(), 2, said.append)
+def test_the_cpu_run_has_every_case_and_only_training_against_steps():
+    work = plans.on_cpu(max_autotune=True)
+    assert Counter(item.run for item in work) == {"baselines": len(plans.SMALL), "steps": 4}
+    assert [item.case.steps for item in work if item.run == "steps"] == [4, 8, 16, 32]
+    assert all(tuple(item.modes) == (("training",) if item.run == "steps" else MODES) for item in work)
+    for item in work:
+        assert {"tritonlstm", "torch.compile", "torch.compile max-autotune"} <= {each.name for each in item.providers}
+    assert all(item.run == "baselines" for item in plans.on_cpu({"paper": TINY}))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("plan", "runs"),
+    [
+        (
+            partial(plans.on_gpu, cold_bytes=1),
+            {"baselines", "gates", "convolutions", "compiled", "steps", "JAX", "calls", "max-autotune"},
+        ),
+        (plans.on_cpu, {"baselines", "steps"}),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_everything_in_a_plan_is_measured(plan, runs: set[str], collected):
+    """In its order, without the compilers, which are slow here."""
+    cases = {"nowcast": TINY.but(channels=(4,)), "odd": TINY.but(channels=(3,))}
+    work, said = command.without_compilers(plan(cases)), []
+    command.run(work, Session(CpuClock(), collected, Deadline(), 2), said.append)
     assert len(said) == len(work)
-    done = {row.run for row in collected.all if row.status == rows.OK}
-    assert done == {"baselines", "gates", "convolutions", "compiled", "steps", "JAX", "calls", "max-autotune"}
+    assert {row.run for row in collected.all if row.status == rows.OK} == runs
     bad = [row for row in collected.all if row.status not in (rows.OK, rows.ABSENT)]
     assert not bad, [(row.provider, row.reason) for row in bad]
-    measured = {row.provider for row in collected.all if row.run == "convolutions"}
-    assert measured == {
-        "forward, bf16",
-        "forward, fp16",
+    assert "tritonlstm, recompute" in {row.provider for row in collected.all if row.dtype == "float32"}
+    assert command.finish(collected) == 0
+    names = {path.name for path in collected.path.parent.iterdir()}
+    assert names == {"speed.csv", "bars.png", "time.png", "memory.png"}
+
+
+def test_the_parts_of_a_layer(collected):
+    session = Session(CpuClock(), collected, Deadline(), 2)
+    for part in parts.convolutions("paper", TINY) + parts.gates("paper", TINY, cold_bytes=1):
+        part.measure(session)
+    assert {row.provider for row in collected.all if row.run == "convolutions"} == {
+        "forward",
         "dW, step by step",
-        "dW, all steps at once, bf16",
-        "dW, all steps at once, fp16",
+        "dW, all steps at once",
         "dX and dH together",
         "dH by step, dX at once",
     }
     gates = {row.provider: row.reason for row in collected.all if row.run == "gates"}
     assert "of the limit" in gates["gates_forward, cold"] and gates["gates_forward, hot"] == ""
-    assert "tritonlstm, recompute" in {row.provider for row in collected.all if row.dtype == "float32"}
-    assert gpu.finish(collected) == 0
-    names = {path.name for path in collected.path.parent.iterdir()}
-    assert names == {"speed.csv", "bars.png", "time.png", "memory.png"}
+    assert all(row.status == rows.OK for row in collected.all)
+
+
+def test_the_alternatives_of_a_part_compute_the_same():
+    """Each kind of gradient, whatever the number of steps that are convolved at once."""
+    functions = parts._convolutions(TINY.but(channels=(4,)), CPU)
+    by_step, at_once = (functions[name]().float() for name in ("dW, step by step", "dW, all steps at once"))
+    torch.testing.assert_close(by_step, at_once, rtol=0.05, atol=0.5)
+    together, apart = (functions[name]() for name in ("dX and dH together", "dH by step, dX at once"))
+    in_channels = TINY.in_channels
+    torch.testing.assert_close(together[0][:, in_channels:], apart[0])
+    torch.testing.assert_close(torch.cat(together)[:, :in_channels], apart[-1])
 
 
 # On a busy machine the first interruption may fall into a weakref callback, where Python ignores it; it is repeated.
@@ -246,36 +273,42 @@ def test_what_there_is_no_time_for_is_dropped_and_reported(collected, capsys):
         return Point("baselines", "paper", TINY, torch.float32, providers)
 
     slow = Provider("slow", lambda given: time.sleep(60))
-    work = [point(slow), point(OURS, CONV_FLOOR), *gpu.parts.gates("paper", TINY, cold_bytes=1)]
-    gpu.run(work, Quick(), collected, Deadline(0.5), 2)
+    work = [point(slow), point(OURS, CONV_FLOOR), *parts.gates("paper", TINY, cold_bytes=1)]
+    command.run(work, Session(CpuClock(), collected, Deadline(0.5), 2))
     assert {row.status for row in collected.all} == {rows.DROPPED}
     assert len(collected.all) == 2 + 4 + 4
-    gpu.finish(collected)
+    command.finish(collected)
     assert "dropped for lack of time" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_wrong_result_of_ours_fails_the_run(collected, capsys):
-    measure(collected, replace(OURS, build=partial(of_stack, off_by_a_little)))
-    assert gpu.finish(collected) == 1
+    measure(collected, replace(OURS, build=partial(build, off_by_a_little)))
+    assert command.finish(collected) == 1
     assert "tritonlstm, paper, training: wrong" in capsys.readouterr().err
 
 
 def test_without_cuda_it_says_so_and_fails(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu.main([]) == 1
+    assert command.main(["--device", "cuda"]) == 1
     assert "no CUDA device" in capsys.readouterr().err
 
 
 @pytest.mark.serial
-def test_benchmarks_that_are_disabled_pass():
-    """`pytest bench --benchmark-disable`, of a point against T, in a process of its own."""
-    chosen = ["--benchmark-disable", "--no-compiled", "-k", "against_steps and 4"]
-    command = [sys.executable, "-m", "pytest", "-q", "bench", *chosen]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout
-    assert "1 passed" in result.stdout and "tritonlstm, recompute" in result.stdout
+def test_the_command(tmp_path):
+    """A case on a CPU, in a process of its own."""
+    options = ["--case", "latency", "--no-compiled", "--rounds", "1", "--out", str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-m", "bench", *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1/1 baselines, latency: B1 T16 32→32 3×3 64×64, torch.float32: " in result.stdout
+    read = report.read(tmp_path / "speed.csv")
+    assert set(read.command) == {" ".join(["python -m bench", *options])}
+    assert "tritonlstm, recompute" in set(read.provider)
 
 
+@pytest.mark.usefixtures("quick")
 def test_all_providers_of_a_point_are_in_its_table(collected):
     measure(collected, *(each for each in ALL if each not in COMPILERS))
     table = report.text(report.frame(collected.records()))

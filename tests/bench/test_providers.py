@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import check, providers
 from bench.check import Oracle, WrongResult
-from bench.providers import eager
+from bench.providers import torch_layers
 from bench.providers.protocol import Results
 from tests.bench.tiny import TINY
 
 CPU = torch.device("cpu")
-FORMATS = {providers.EAGER: torch.channels_last, providers.EAGER_CONTIGUOUS: torch.contiguous_format}
+FORMATS = dict(zip(providers.EAGER_FORMATS, (torch.channels_last, torch.contiguous_format)))
 
 
 def fused(input_gates: Tensor, hidden_gates: Tensor, c: Tensor, bias: Tensor, hidden_bias: Tensor):
@@ -35,9 +35,10 @@ def oracles():
     "provider", [each for each in providers.ALL if each not in providers.FLOORS], ids=lambda provider: provider.name
 )
 def test_agrees_with_the_oracle(provider, oracles):
+    stack = partial(torch_layers.stack_of, partial(torch_layers.fused_layer, fused))
     on_cpu = {
-        providers.FUSED_CELL: partial(eager.build_fused, cell=fused),
-        providers.COMPILED_FUSED_CELL: partial(eager.build_compiled, partial(eager.fused_stack, fused), None),
+        providers.FUSED_CELL: partial(torch_layers.build, stack),
+        providers.COMPILED_FUSED_CELL: partial(torch_layers.build_compiled, stack, None),
     }
     if provider in on_cpu:
         provider = replace(provider, build=on_cpu[provider], why_absent=lambda device: None)

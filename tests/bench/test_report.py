@@ -11,7 +11,7 @@ import torch
 from bench import plots, readme, report
 from bench.rows import ABSENT, CALLS, FAILED, OK, ROOT, Row, Rows, environment
 
-ENVIRONMENT = environment(torch.device("cpu"), "python -m bench.gpu") | {
+ENVIRONMENT = environment(torch.device("cpu"), "python -m bench --device cuda") | {
     "device": "A GPU",
     "driver": "9",
     "cudnn": "91",
@@ -56,8 +56,7 @@ def save(path: Path, rows: list[Row], **changes: str) -> Path:
 
 def compared(*rows: Row) -> pd.DataFrame:
     """By provider and launch."""
-    frame = report.compared(report.frame(Rows(None, ENVIRONMENT).records() + [vars(each) for each in rows]))
-    return frame.set_index(["provider", "launch"])
+    return report.compared(report.frame(map(vars, rows))).set_index(["provider", "launch"])
 
 
 def test_a_row_is_compared_with_our_row_that_is_like_it():
@@ -100,22 +99,30 @@ def test_the_readme_table_has_a_row_for_each_case(path: Path):
     assert "Compiling a training step of paper takes 40 s at T=20." in block.replace("\n", " ")
 
 
-def test_where_we_are_slower_is_said(path: Path):
+def test_a_speed_is_bold_where_we_are_slower(path: Path):
+    rows = [row("tritonlstm", 10.0), row("eager", 9.69), row("tritonlstm", 10.0, "inference")]
+    block = readme.block(save(path, [*rows, row("eager", 9.71, "inference")]))
+    assert "| 10 | 0.97× |  | 10 | **0.97×** |" in block
+
+
+def test_what_was_not_measured_and_the_hardware_are_said(path: Path):
     block = readme.block(path).replace("\n", " ")
-    assert "We are slower than eager, fused cell in training of paper (0.88×)." in block
-    assert "Level, within 3%: eager in inference of paper (1.02×)." in block
     assert "Not measured: Keras (keras not installed)." in block
-    for part in ("A GPU", "driver 9", "cuDNN 91", torch.__version__, "`python -m bench.gpu`", ENVIRONMENT["commit"]):
+    for part in (
+        "A GPU",
+        "driver 9",
+        "cuDNN 91",
+        torch.__version__,
+        "`python -m bench --device cuda`",
+        ENVIRONMENT["commit"],
+    ):
         assert part in block
-    save(path, [each for each in ROWS if each.peephole and each.mode == "training"])
-    assert "We are slower than no baseline in these cases." in readme.block(path)
 
 
 def test_the_faster_eager_format_is_shown(path: Path):
     rows = [*ROWS, row("eager, contiguous", 25.0), row("eager, contiguous", 4.0, "inference")]
     block = readme.block(save(path, rows))
-    assert "| 5 | 0.80× |  | 10 | 2.00× |" in block
-    assert "eager in inference of paper (0.80×)" in block.replace("\n", " ")
+    assert "| 5 | **0.80×** |  | 10 | 2.00× |" in block
     block = readme.block(save(path, [*ROWS, failed(rows[-1], FAILED, "ValueError")]))
     assert "Keras (keras not installed), eager, contiguous (failed)" in block.replace("\n", " ")
 
@@ -125,13 +132,6 @@ def test_tf32_is_reported(path: Path):
     assert "TF32" in readme.block(save(path, single, float32="tf32"))
     assert "TF32" not in readme.block(save(path, single, float32="ieee"))
     assert "TF32" not in readme.block(save(path, ROWS, float32="tf32"))
-
-
-def test_bars_need_the_convolutions(path: Path, tmp_path: Path):
-    save(path, [each for each in ROWS if each.provider != "convolutions" and each.run != "steps"])
-    with pytest.raises(ValueError, match="no bars"):
-        plots.save_bars(path, tmp_path / "bars.png")
-    assert plots.draw(path) == []
 
 
 def test_a_gpu_comes_before_the_cpu(path: Path):
@@ -145,16 +145,30 @@ def test_a_gpu_comes_before_the_cpu(path: Path):
     assert readme.results(folder).parent.name == "b-gpu"
 
 
-def test_the_command_writes_and_checks(path: Path, tmp_path: Path, monkeypatch):
+@pytest.fixture
+def file(path: Path, tmp_path: Path, monkeypatch) -> Path:
+    """A README that the command writes to, with an old block."""
     monkeypatch.setattr(readme, "results", lambda: path)
-    file, plot = tmp_path / "README.md", tmp_path / "speed.png"
-    file.write_text(f"# title\n\n{readme.BEGIN}\nold\n{readme.END}\n\n## end\n")
-    arguments = ["--readme", str(file), "--plot", str(plot)]
-    assert readme.main([*arguments, "--check"]) == 1
-    assert readme.main(arguments) == 0
+    monkeypatch.setattr(readme, "PLOT", tmp_path / "speed.png")
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    readme.README.write_text(f"# title\n\n{readme.BEGIN}\nold\n{readme.END}\n\n## end\n")
+    return readme.README
+
+
+def test_the_command_writes_and_checks(path: Path, file: Path):
+    assert readme.main(["--check"]) == 1
+    assert readme.main([]) == 0
     assert file.read_text() == f"# title\n\n{readme.block(path)}\n\n## end\n"
-    assert plot.stat().st_size > 1000
-    assert readme.main([*arguments, "--check"]) == 0
+    assert readme.PLOT.stat().st_size > 1000
+    assert readme.main(["--check"]) == 0
+
+
+def test_bars_need_the_convolutions(path: Path, file: Path, capsys):
+    save(path, [each for each in ROWS if each.provider != "convolutions" and each.run != "steps"])
+    before = file.read_text()
+    assert readme.main([]) == 1 and "the convolutions alone" in capsys.readouterr().err
+    assert file.read_text() == before
+    assert plots.draw(path) == []
 
 
 def test_the_readme_says_what_the_committed_results_do():
@@ -162,6 +176,6 @@ def test_the_readme_says_what_the_committed_results_do():
     if path is None:
         pytest.skip("there are no results")
     text = (ROOT / "README.md").read_text()
-    assert readme.insert(text, readme.block(path)) == text
+    assert readme.updated(text, path) == text
     assert readme.PLOT.is_file()
     assert all(re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", commit) for commit in report.read(path).commit)

@@ -14,10 +14,10 @@ def test_this_process_interprets():
     assert aot.interprets()
 
 
-def test_a_compilation_that_fails_is_told_and_leaves_nothing_behind():
+def test_a_compilation_that_fails_is_reported_and_leaves_nothing_behind():
     kernel = cell.gates_forward_kernel
-    told = aot._measure((Launch("gates_forward", "bf16", 64), "sm_90", Config(128, 1)))
-    assert "Error: " in told
+    result = aot._measure((Launch("gates_forward", "bf16", 64), "sm_90", Config(128, 1)))
+    assert "Error: " in result
     assert cell.gates_forward_kernel is kernel
     assert config.pick_config("gates_forward", "sm_90", 2, 64) != Config(128, 1)
 
@@ -29,7 +29,7 @@ def test_a_launch_is_recorded_in_the_configuration_that_is_asked_for():
     assert (recorder.arguments["C"], recorder.arguments["GRAD_OUTPUT"]) == (3, "strided")
 
 
-def test_a_target_is_told_by_its_architecture():
+def test_the_target_of_an_architecture():
     assert (aot.target("sm_100").arch, aot.target("sm_100").warp_size) == (100, 32)
     assert (aot.target("gfx942").backend, aot.target("gfx942").warp_size) == ("hip", 64)
 

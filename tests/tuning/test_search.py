@@ -24,11 +24,11 @@ PLANTED = Config(512, 2)
 
 
 def figures(**changes: object) -> Figures:
-    return Figures(**GOOD.as_json() | changes)
+    return replace(GOOD, **changes)
 
 
 def bench(seconds: Callable[[Config], float], wrong: Sequence[Config] = (), ran: list | None = None) -> Bench:
-    """A device on which a launch with a configuration takes `seconds`, and computes rubbish with those in `wrong`."""
+    """A device on which a launch with a configuration takes `seconds`. Those in `wrong` have wrong results."""
 
     def bind(launch: Launch, choice: Config) -> Callable[[], float]:
         def run() -> float:
@@ -46,7 +46,7 @@ def bench(seconds: Callable[[Config], float], wrong: Sequence[Config] = (), ran:
 
 
 def find(compiled: Sequence[tuple[Config, Figures | str]], device: Bench | None) -> search.Outcome:
-    return search.search("sm_90", KEY, LAUNCHES, compiled, device)
+    return search.search("sm_90", LAUNCHES, compiled, device)
 
 
 def trial(outcome: search.Outcome, candidate: Config) -> search.Trial:
@@ -248,7 +248,7 @@ def test_a_case_of_ones_own():
     assert launch.elements == 2 * 9 * 11 * 7
 
 
-(LAYER_KEY, LAYERS) = next(iter(search.layers([Case(1, 2, 2, (3,), 3, 4, 5)], "fp32").items()))
+(LAYERS,) = search.layers([Case(1, 2, 2, (3,), 3, 4, 5)], "fp32").values()
 SLOW, FAST = 1.0, 1 / (1 + 2 * search.MARGIN)
 
 
@@ -274,13 +274,13 @@ def layer_bench(inference: float, training: float, wrong: str = "") -> Bench:
     ],
 )
 def test_hoisted_wins_by_more_than_the_margin_and_loses_nowhere(inference: float, training: float, chosen: str):
-    outcome = search.choose_schedule(LAYER_KEY, LAYERS, layer_bench(inference, training))
+    outcome = search.choose_schedule(LAYERS, layer_bench(inference, training))
     assert outcome.chosen == chosen
     assert search.by_mode(outcome) == pytest.approx({"inference": 1 / inference, "training": 1 / training})
 
 
 def test_a_schedule_with_wrong_results_is_never_chosen():
-    outcome = search.choose_schedule(LAYER_KEY, LAYERS, layer_bench(0.1, 0.1, wrong="output: error 1"))
+    outcome = search.choose_schedule(LAYERS, layer_bench(0.1, 0.1, wrong="output: error 1"))
     assert (outcome.chosen, outcome.trials[1].rejected) == ("concat", "wrong results: output: error 1")
 
 
@@ -291,5 +291,5 @@ def test_a_layer_that_cannot_be_timed_keeps_its_schedule(failing: str, words: st
     def fail(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    outcome = search.choose_schedule(LAYER_KEY, LAYERS, replace(layer_bench(0.1, 0.1), **{failing: fail}))
+    outcome = search.choose_schedule(LAYERS, replace(layer_bench(0.1, 0.1), **{failing: fail}))
     assert (outcome.chosen, outcome.trials[1].rejected) == ("concat", f"{words}: CUDA out of memory")

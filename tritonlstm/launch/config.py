@@ -1,9 +1,8 @@
 """Which launch configuration a kernel gets, and which schedule a layer.
 
-Three tables are asked in turn: the user's own for this GPU architecture (see `cache`), the package's for it, and the
-package's for any, the last two in kernels/tuned. In each a row for exactly these channels goes before one for any. The
-answer never depends on T or B, and a call that was made before does nothing but look it up: no search, no file, no
-device.
+Three tables are searched in turn: the user's own for this GPU architecture (see `cache`), the package's for it, and the
+package's for any, the last two in kernels/tuned. In each a row for exactly these channels takes precedence over one for
+any. The result never depends on T or B, and is cached: a second call reads no file and asks no device.
 """
 
 import functools
@@ -75,14 +74,14 @@ def find_schedule(
 
 @functools.cache
 def tables(arch: str, user: bool) -> list[tuple[str, Table]]:
-    """The tables in the order in which they are asked, each with its name."""
+    """The tables in the order in which they are searched, each with its name."""
     found = [(str(cache.path_of(arch)), cache.read(arch))] if user else []
     found += [(f"kernels/tuned/{name}.json", _shipped(name)) for name in (arch, "default")]
     return [(origin, table) for origin, table in found if table is not None]
 
 
 def forget() -> None:
-    """Read the tables anew at the next call."""
+    """Forget the tables, so that the next call reads them again."""
     for function in (find_config, find_schedule, tables):
         function.cache_clear()
 

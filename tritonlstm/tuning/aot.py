@@ -52,8 +52,8 @@ def measure(
 ) -> list[Figures | str]:
     """The figures of `compile_launch` for each (launch, arch, config), or what went wrong, from several processes.
 
-    `done` is called after each. A compiler that ends its process takes with it what the others were at: those are tried
-    again, each in a process of its own.
+    `done` is called after each. When a compiler ends its process, the results of the other processes are lost too: the
+    tasks that may have been at fault are tried again, each in a process of its own.
     """
     tasks = list(tasks)
     found = {}
@@ -61,7 +61,7 @@ def measure(
     while waiting:
         found |= _in_processes(tasks, waiting, processes, done)
         left = [index for index in waiting if index not in found]
-        # A pool takes its tasks in order, one more than it has processes: the guilty one is among these.
+        # A pool takes its tasks in order, one more than it has processes: the one at fault is among these.
         suspects, waiting = left[: processes + 1], left[processes + 1 :]
         for index in suspects:
             alone = _in_processes(tasks, [index], 1, done)

@@ -1,10 +1,11 @@
 """Figures of a compiled kernel, read from its machine code."""
 
-import collections
 import re
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import triton
 from triton.compiler import CompiledKernel
@@ -26,9 +27,6 @@ class Figures:
     instructions: int
     warps: int
 
-    def as_json(self) -> dict:
-        return asdict(self)
-
 
 def inspect(kernel: CompiledKernel) -> Figures:
     return _inspect_cuda(kernel) if "cubin" in kernel.asm else _inspect_hip(kernel)
@@ -41,13 +39,7 @@ def faults(launch: Launch, figures: Figures) -> list[str]:
     return found + ([f"accesses narrower than {launch.narrowest_access} bytes: {narrow}"] if narrow else [])
 
 
-def _warps(kernel: CompiledKernel, registers: int) -> int:
-    metadata = kernel.metadata
-    arch = f"sm_{metadata.target.arch}" if metadata.target.backend == "cuda" else metadata.target.arch
-    return resident_warps(arch, registers, metadata.shared, metadata.num_warps)
-
-
-_CUDA_ACCESS = re.compile(r"\b(LDG|STG)\.E((?:\.\w+)*)")
+_CUDA_ACCESS = re.compile(r"\b(?:LDG|STG)\.E((?:\.\w+)*)")
 _CUDA_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(.*?);", re.MULTILINE)
 _CUDA_WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1, "256": 32}
 
@@ -60,45 +52,37 @@ def _inspect_cuda(kernel: CompiledKernel) -> Figures:
         # Only the code, and without the analysis of jumps, which takes its time and changes no instruction.
         code = _run(triton.knobs.nvidia.nvdisasm.path, "-c", "-ndf", file.name)
     instructions = _CUDA_INSTRUCTION.findall(code)
-    accesses = collections.Counter()
-    for _, modifiers in _CUDA_ACCESS.findall("\n".join(instructions)):
-        widths = [_CUDA_WIDTHS[part] for part in modifiers.split(".") if part in _CUDA_WIDTHS]
-        accesses[str(widths[0] if widths else 4)] += 1
+    # An access without a width in its modifiers is of 4 bytes.
+    widths = [
+        next((_CUDA_WIDTHS[part] for part in modifiers.split(".") if part in _CUDA_WIDTHS), 4)
+        for modifiers in _CUDA_ACCESS.findall("\n".join(instructions))
+    ]
     local = sum(bool(re.search(r"\b(LDL|STL)\b", instruction)) for instruction in instructions)
-    registers = int(re.search(r"REG:(\d+)", usage)[1])
-    return Figures(
-        registers=registers,
-        spills=int(re.search(r"STACK:(\d+)", usage)[1]) + local,
-        shared=kernel.metadata.shared,
-        accesses=dict(sorted(accesses.items(), key=lambda item: int(item[0]))),
-        instructions=len(instructions),
-        warps=_warps(kernel, registers),
-    )
+    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
+    arch = f"sm_{kernel.metadata.target.arch}"
+    return _figures(kernel, arch, registers, stack + local, widths, len(instructions))
 
 
-_HIP_ACCESS = re.compile(r"^\s*(?:global|buffer|flat)_(?:load|store)_(\w+)", re.MULTILINE)
+_HIP_ACCESS = re.compile(r"^\s*(?:global|buffer|flat)_(?:load|store)_(\w+?)(?:_d16)?(?:_hi)?\b", re.MULTILINE)
+_HIP_INSTRUCTION = re.compile(r"^\t[sv]_|^\t(?:global|buffer|flat|ds)_", re.MULTILINE)
 _HIP_WIDTHS = {"dwordx4": 16, "dwordx3": 12, "dwordx2": 8, "dword": 4, "short": 2, "ushort": 2, "byte": 1, "ubyte": 1}
 
 
 def _inspect_hip(kernel: CompiledKernel) -> Figures:
     code = kernel.asm["amdgcn"]
+    names = "vgpr_count", "private_segment_fixed_size", "vgpr_spill_count", "sgpr_spill_count"
+    registers, *spills = (int(re.search(rf"\.{name}:\s+(\d+)", code)[1]) for name in names)
+    widths = [_HIP_WIDTHS[name] for name in _HIP_ACCESS.findall(code)]
+    instructions = len(_HIP_INSTRUCTION.findall(code))
+    return _figures(kernel, kernel.metadata.target.arch, registers, sum(spills), widths, instructions)
 
-    def field(name: str) -> int:
-        return int(re.search(rf"\.{name}:\s+(\d+)", code)[1])
 
-    accesses = collections.Counter()
-    for name in _HIP_ACCESS.findall(code):
-        stem = name.removesuffix("_d16_hi").removesuffix("_d16")
-        accesses[str(_HIP_WIDTHS[stem])] += 1
-    registers = field("vgpr_count")
-    return Figures(
-        registers=registers,
-        spills=field("private_segment_fixed_size") + field("vgpr_spill_count") + field("sgpr_spill_count"),
-        shared=kernel.metadata.shared,
-        accesses=dict(sorted(accesses.items(), key=lambda item: int(item[0]))),
-        instructions=len(re.findall(r"^\t[sv]_|^\t(?:global|buffer|flat|ds)_", code, re.MULTILINE)),
-        warps=_warps(kernel, registers),
-    )
+def _figures(
+    kernel: CompiledKernel, arch: str, registers: int, spills: int, widths: Iterable[int], instructions: int
+) -> Figures:
+    shared, accesses = kernel.metadata.shared, {str(width): count for width, count in sorted(Counter(widths).items())}
+    warps = resident_warps(arch, registers, shared, kernel.metadata.num_warps)
+    return Figures(registers, spills, shared, accesses, instructions, warps)
 
 
 def _run(*command: str) -> str:

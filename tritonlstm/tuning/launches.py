@@ -14,7 +14,7 @@ from ..cells.triton import TritonCell
 from ..core.layout import Layout
 from ..core.spec import Spec
 from ..functional import conv_lstm
-from ..launch.tables import ScheduleKey
+from ..launch.tables import ConfigKey, ScheduleKey
 from .cases import Case
 from .random_layers import random_layer
 
@@ -49,6 +49,11 @@ class Launch:
     @property
     def itemsize(self) -> int:
         return DTYPES[self.dtype].itemsize
+
+    @property
+    def key(self) -> ConfigKey:
+        """What its configuration depends on."""
+        return ConfigKey(self.kernel, self.itemsize, self.channels)
 
     @property
     def elements(self) -> int:

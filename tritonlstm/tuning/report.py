@@ -1,8 +1,8 @@
 """What a search found: a table to read, and a CSV with a line for every candidate."""
 
 import csv
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,7 +10,8 @@ import torch
 from ..launch.cache import triton_version
 from ..launch.tables import ConfigKey, ScheduleKey
 from .occupancy import limits
-from .search import MARGIN, Outcome, by_mode, speedup
+from .search import MARGIN, Outcome, Trial, by_mode, speedup
+from .timing import spread
 from .tune import Device, Plan
 
 FIELDS = (
@@ -23,16 +24,14 @@ FIELDS = (
 
 def table(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     """A line for each kernel and number of channels, and one for each layer's schedule."""
-    timed = plan.device.timed
     configs = [outcome for outcome in outcomes if isinstance(outcome.key, ConfigKey)]
     schedules = [outcome for outcome in outcomes if isinstance(outcome.key, ScheduleKey)]
-    gain = "speed-up" if timed else "cost"
+    gain, note = "cost", "static cost of the default → of the chosen, lower is better"
+    if plan.device.timed:
+        gain, note = "speed-up", f"speed-up over the default, of which {MARGIN:.0%} is needed to replace it"
     lines = [f"{'kernel':16}{'C':>5}{'default':>10}{'chosen':>10}{gain:>16}{'warps':>8}  candidates"]
     lines += [_config_line(plan.device, outcome) for outcome in configs]
-    if timed:
-        lines.append(f"BLOCK/num_warps; speed-up over the default, of which {MARGIN:.0%} is needed to replace it")
-    else:
-        lines.append("BLOCK/num_warps; static cost of the default → of the chosen, lower is better")
+    lines.append(f"BLOCK/num_warps; {note}")
     if schedules:
         lines.append(f"\n{'layer':24}{'schedule':>10}  speed-up of hoisted over concat")
     return "\n".join([*lines, *map(_schedule_line, schedules)])
@@ -45,17 +44,16 @@ def write_csv(plan: Plan, outcomes: Sequence[Outcome], path: Path) -> None:
         writer.writeheader()
         for outcome in outcomes:
             if isinstance(outcome.key, ConfigKey):
-                writer.writerows(_records(plan, outcome))
+                writer.writerows(_record(plan, outcome, trial) for trial in outcome.trials)
 
 
 def _config_line(device: Device, outcome: Outcome) -> str:
     key, default = outcome.key, outcome.trials[0]
     chosen = next(trial for trial in outcome.trials if trial.choice == outcome.chosen)
     warps = f"{chosen.figures.warps}/{limits(device.arch).warps}" if chosen.figures else "?"
+    gain = "not timed" if outcome.speedup is None else f"{outcome.speedup:.2f}×"
     if not device.timed:
         gain = f"{default.cost:.2f} → {chosen.cost:.2f}"
-    else:
-        gain = "not timed" if outcome.speedup is None else f"{outcome.speedup:.2f}×"
     rejected = sum(bool(trial.rejected) for trial in outcome.trials)
     return (
         f"{key.kernel:16}{key.channels:5}{outcome.default!s:>10}{outcome.chosen!s:>10}"
@@ -64,40 +62,37 @@ def _config_line(device: Device, outcome: Outcome) -> str:
 
 
 def _schedule_line(outcome: Outcome) -> str:
-    key, (_, hoisted) = outcome.key, outcome.trials
+    key, (concat, hoisted) = outcome.key, outcome.trials
     layer = f"{key.in_channels}→{key.channels} {'×'.join(map(str, key.kernel))}"
-    if hoisted.rejected or outcome.speedup is None:
-        detail = hoisted.rejected or f"concat {outcome.trials[0].rejected}"
-    else:
+    if concat.times and hoisted.times:
         detail = ", ".join(f"{mode} {gain:.2f}×" for mode, gain in by_mode(outcome).items())
+    else:
+        detail = hoisted.rejected or f"concat {concat.rejected}"
     return f"{layer:24}{outcome.chosen:>10}  {detail}"
 
 
-def _records(plan: Plan, outcome: Outcome) -> Iterator[dict[str, object]]:
+def _record(plan: Plan, outcome: Outcome, trial: Trial) -> dict[str, object]:
     key, default, launches = outcome.key, outcome.trials[0], plan.launches[outcome.key]
-    for trial in outcome.trials:
-        words = ("default", trial is default), ("chosen", trial.choice == outcome.chosen), (trial.rejected, True)
-        record = {
-            "kernel": key.kernel,
-            "dtype": launches[0].dtype,
-            "channels": key.channels,
-            "BLOCK": trial.choice.block,
-            "num_warps": trial.choice.num_warps,
-            "verdict": "; ".join(word for word, holds in words if word and holds),
-            "sizes": " ".join(f"{launch.batch}×{launch.height}×{launch.width}" for launch in launches),
-            "device": plan.device.name,
-            "arch": plan.device.arch,
-            "torch": torch.__version__,
-            "triton": triton_version(),
-        }
-        if trial.figures:
-            accesses = " ".join(f"{count}×{width}" for width, count in trial.figures.accesses.items())
-            record |= trial.figures.as_json() | {"accesses": accesses, "static_cost": f"{trial.cost:.4f}"}
-        if trial.times:
-            seconds = trial.times[launches[0]]
-            p20, *_, p80 = statistics.quantiles(seconds, n=5, method="inclusive")
-            times = {"median_us": statistics.median(seconds), "p20_us": p20, "p80_us": p80}
-            record |= {name: f"{1e6 * each:.2f}" for name, each in times.items()}
-            if default.times:
-                record["speedup"] = f"{speedup(default, trial):.4f}"
-        yield record
+    words = ("default", trial is default), ("chosen", trial.choice == outcome.chosen), (trial.rejected, True)
+    record = {
+        "kernel": key.kernel,
+        "dtype": launches[0].dtype,
+        "channels": key.channels,
+        "BLOCK": trial.choice.block,
+        "num_warps": trial.choice.num_warps,
+        "verdict": "; ".join(word for word, holds in words if word and holds),
+        "sizes": " ".join(f"{launch.batch}×{launch.height}×{launch.width}" for launch in launches),
+        "device": plan.device.name,
+        "arch": plan.device.arch,
+        "torch": torch.__version__,
+        "triton": triton_version(),
+    }
+    if trial.figures:
+        accesses = " ".join(f"{count}×{width}" for width, count in trial.figures.accesses.items())
+        record |= asdict(trial.figures) | {"accesses": accesses, "static_cost": f"{trial.cost:.4f}"}
+    if trial.times:
+        names = "median_us", "p20_us", "p80_us"
+        record |= {name: f"{1e6 * each:.2f}" for name, each in zip(names, spread(trial.times[launches[0]]))}
+        if default.times:
+            record["speedup"] = f"{speedup(default, trial):.4f}"
+    return record

@@ -20,7 +20,7 @@ from .launches import MODES, Launch, Layer
 from .occupancy import limits, resident_blocks
 
 MARGIN = 0.03
-"""A candidate must be faster than the default by this part to take its place: below, it may be noise."""
+"""How much faster than the default a candidate must be to replace it: less may be noise."""
 
 TIMED = 6
 """Candidates that are timed beside the default, the best by static cost."""
@@ -31,8 +31,8 @@ _SHARE_BYTES = (16, 64)
 """A thread's share of a tile, in bytes of the layer's dtype: from one access to four."""
 
 _ENOUGH_WARPS = 0.375
-"""The part of a multiprocessor's warps, each with 16-byte accesses in flight, beyond which more are taken to hide no
-more latency. Not measured."""
+"""The fraction of a multiprocessor's warps, each with 16-byte accesses in flight, beyond which more are assumed to hide
+no more latency. Not measured."""
 
 Workload = Launch | Layer
 Choice = Config | str
@@ -79,7 +79,7 @@ class Outcome:
 
 
 def speedup(default: Trial, trial: Trial, workloads: Iterable[Workload] | None = None) -> float:
-    """How often `trial` runs while the default runs once: the geometric mean over the workloads."""
+    """The default's time over that of `trial`: the geometric mean over the workloads."""
     chosen = default.times if workloads is None else workloads
     slow, fast = ([statistics.median(each.times[workload]) for workload in chosen] for each in (default, trial))
     return statistics.geometric_mean(one / other for one, other in zip(slow, fast, strict=True))
@@ -93,22 +93,28 @@ def by_mode(outcome: Outcome) -> dict[str, float]:
 
 def launches(cases: Iterable[Case], dtype: str, kernels: Sequence[str] = KERNELS) -> dict[ConfigKey, list[Launch]]:
     """The kernels' launches for the layers of some cases, by what their configuration depends on."""
-    found = {}
-    for kernel, case in product(kernels, cases):
-        for _, channels in case.layers:
-            launch = Launch(kernel, dtype, channels, "channel", case.batch, case.height, case.width)
-            found.setdefault(ConfigKey(kernel, launch.itemsize, channels), {})[launch] = None
-    return {key: list(each) for key, each in found.items()}
+    return _by_key(
+        Launch(kernel, dtype, channels, "channel", case.batch, case.height, case.width)
+        for kernel, case in product(kernels, cases)
+        for channels in case.channels
+    )
 
 
 def layers(cases: Iterable[Case], dtype: str) -> dict[ScheduleKey, list[Layer]]:
     """The layers of some cases in both modes, by what their schedule depends on."""
+    return _by_key(
+        Layer(dtype, case.but(in_channels=in_channels, channels=(channels,)), mode)
+        for mode, case in product(MODES, cases)
+        for in_channels, channels in case.layers
+    )
+
+
+def _by_key(workloads: Iterable[Workload]) -> dict:
+    """Each once, under its key."""
     found = {}
-    for mode, case in product(MODES, cases):
-        for in_channels, channels in case.layers:
-            layer = Layer(dtype, case.but(in_channels=in_channels, channels=(channels,)), mode)
-            found.setdefault(layer.key, {})[layer] = None
-    return {key: list(each) for key, each in found.items()}
+    for workload in dict.fromkeys(workloads):
+        found.setdefault(workload.key, []).append(workload)
+    return found
 
 
 def candidates(arch: str, key: ConfigKey) -> list[Config]:
@@ -158,13 +164,10 @@ def static_cost(arch: str, launch: Launch, config: Config, figures: Figures) -> 
 
 
 def search(
-    arch: str,
-    key: ConfigKey,
-    launches: Sequence[Launch],
-    compiled: Sequence[tuple[Config, Figures | str]],
-    bench: Bench | None,
+    arch: str, launches: Sequence[Launch], compiled: Sequence[tuple[Config, Figures | str]], bench: Bench | None
 ) -> Outcome:
-    """Choose among the candidates, the default first, by their figures and, with a `bench`, by their times.
+    """Choose a configuration for launches with one key: by the figures of the candidates, the default first, and, with
+    a `bench`, by their times.
 
     A default with faults is still timed, for comparison, and kept where nothing is better.
     """
@@ -174,32 +177,29 @@ def search(
     if bench is None:
         sound = [trial for trial in (default, *ranked) if not trial.rejected]
         best = min(sound, key=lambda trial: trial.cost, default=default)
-        return Outcome(key, (default, *ranked, *rejected), best.choice, None)
-    outcome = _compare(key, launches, [default, *ranked[:TIMED]], bench)
+        return Outcome(launches[0].key, (default, *ranked, *rejected), best.choice, None)
+    outcome = _compare(launches, [default, *ranked[:TIMED]], bench)
     return replace(outcome, trials=(*outcome.trials, *ranked[TIMED:], *rejected))
 
 
-def choose_schedule(key: ScheduleKey, layers: Sequence[Layer], bench: Bench) -> Outcome:
-    """The schedule of the layers with one key.
+def choose_schedule(layers: Sequence[Layer], bench: Bench) -> Outcome:
+    """Choose the schedule of layers with one key.
 
     "hoisted" wins if it is faster by more than MARGIN over both modes together, and slower by more in none.
     """
-    outcome = _compare(key, layers, [Trial(schedule) for schedule in SCHEDULES], bench)
+    outcome = _compare(layers, [Trial(schedule) for schedule in SCHEDULES], bench)
     if outcome.chosen != outcome.default and min(by_mode(outcome).values()) < 1 - MARGIN:
         return replace(outcome, chosen=outcome.default, speedup=1.0)
     return outcome
 
 
-def _compare(
-    key: ConfigKey | ScheduleKey, workloads: Sequence[Workload], trials: Sequence[Trial], bench: Bench
-) -> Outcome:
-    """Check all but the default, which is the first, time those that pass, and choose.
+def _compare(workloads: Sequence[Workload], trials: Sequence[Trial], bench: Bench) -> Outcome:
+    """Check all trials but the first, the default, time those that pass, and choose.
 
     What cannot run is rejected, whatever it raises: that differs between versions and devices.
     """
-    default, *others = trials
     failed, times = {}, {}
-    for trial in others:
+    for trial in trials[1:]:
         try:
             wrong = bench.check(workloads[0], trial.choice)
         except Exception as error:
@@ -228,9 +228,10 @@ def _compare(
         else replace(trial, times=times[trial.choice])
         for trial in trials
     )
-    if not default.times:
-        return Outcome(key, (default, *others), default.choice, None)
-    timed = [trial for trial in others if trial.times]
-    fastest = max(timed, key=lambda trial: speedup(default, trial), default=default)
-    best = fastest if speedup(default, fastest) > 1 + MARGIN else default
-    return Outcome(key, (default, *others), best.choice, speedup(default, best))
+    best, gain = default, None
+    if default.times:
+        timed = [trial for trial in (default, *others) if trial.times]
+        fastest = max(timed, key=lambda trial: speedup(default, trial))
+        best = fastest if speedup(default, fastest) > 1 + MARGIN else default
+        gain = speedup(default, best)
+    return Outcome(workloads[0].key, (default, *others), best.choice, gain)

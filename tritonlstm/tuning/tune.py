@@ -18,7 +18,7 @@ from .check import disagreement
 from .launches import Launch, Layer, bind, bind_layer
 from .search import Bench, Choice, Outcome, Workload
 from .store import Header
-from .timing import CudaTimer, best_plans
+from .timing import CudaClock, best_plans, interleave
 
 NOT_TIMED = "not timed: ranked statically"
 
@@ -57,7 +57,8 @@ def cuda_device() -> Device | None:
 
 def cuda_bench() -> Bench:
     """The current CUDA device for the search."""
-    return Bench(partial(_bind, "cuda"), partial(_check, "cuda"), CudaTimer(_ROUNDS))
+    clock = CudaClock(torch.device("cuda", torch.cuda.current_device()))
+    return Bench(partial(_bind, "cuda"), partial(_check, "cuda"), partial(_time, clock))
 
 
 def plan(device: Device, cases: Sequence[Case], dtype: str, kernels: Sequence[str] = KERNELS) -> Plan:
@@ -69,29 +70,22 @@ def plan(device: Device, cases: Sequence[Case], dtype: str, kernels: Sequence[st
 def run(plan: Plan, jobs: int | None = None, bench: Bench | None = None) -> list[Outcome]:
     """Search all of a plan: by the times that `bench` gives, else statically, and then no schedules.
 
-    `jobs` processes compile. Raises RuntimeError where Triton interprets.
+    `jobs` processes compile. Triton must not interpret.
     """
-    if aot.interprets():
-        raise RuntimeError("TRITON_INTERPRET is set: Triton interprets the kernels, and compiles none")
     arch = plan.device.arch
-    tasks = [
-        (launches[0], arch, config)
-        for key, launches in plan.launches.items()
-        for config in search.candidates(arch, key)
-    ]
+    candidates = {key: search.candidates(arch, key) for key in plan.launches}
+    tasks = [(plan.launches[key][0], arch, config) for key, configs in candidates.items() for config in configs]
     with _progress(len(tasks), "compiling") as done:
         figures = iter(aot.measure(tasks, jobs or min(8, os.cpu_count() or 1), done))
     outcomes = []
-    with _progress(len(plan.launches), "searching" if bench else "ranking") as done:
+    with _progress(len(plan.launches) + len(plan.layers), "searching" if bench else "ranking") as done:
         for key, launches in plan.launches.items():
-            compiled = [(config, next(figures)) for config in search.candidates(arch, key)]
-            outcomes.append(search.search(arch, key, launches, compiled, bench))
+            compiled = [(config, next(figures)) for config in candidates[key]]
+            outcomes.append(search.search(arch, launches, compiled, bench))
             done()
-    if bench is not None:
-        with _progress(len(plan.layers), "schedules") as done:
-            for key, layers in plan.layers.items():
-                outcomes.append(search.choose_schedule(key, layers, bench))
-                done()
+        for layers in plan.layers.values() if bench else ():
+            outcomes.append(search.choose_schedule(layers, bench))
+            done()
     return outcomes
 
 
@@ -118,6 +112,12 @@ def _check(device: str, workload: Workload, choice: Choice) -> str:
         return disagreement(workload.dtype, channels, device, in_channels=in_channels, kernel=size, schedule=choice)
     with use({workload.kernel: choice}):
         return disagreement(workload.dtype, workload.channels, device)
+
+
+def _time(clock: CudaClock, runs: Sequence[Callable[[], object]]) -> list[list[float]]:
+    with best_plans():
+        samplers = {index: clock.sampler(run) for index, run in enumerate(runs)}
+    return list(interleave(samplers, _ROUNDS).values())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One version in a process of its own, controlled over its pipes: `python worker.py <tree> <slowdown>`.
+"""One version in a process of its own, controlled over its pipes: `python compare_worker.py <tree> <slowdown>`.
 
 In: a JSON line with the points, then one with the number of a point for each run. Out: where the package was imported
 from, then the seconds of each run. `slowdown` is the fraction of its own time that each run is extended by in a busy

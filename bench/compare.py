@@ -11,26 +11,32 @@ its own CPU time counts.
 import argparse
 import io
 import json
+import math
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from scipy.stats import quantile_test
 
-from bench.rows import ROOT, commit
-from bench.timer import interleave
+from bench.rows import MODES, ROOT, commit
 from tritonlstm.tuning.cases import CASES, SMALL
+from tritonlstm.tuning.timing import interleave
 
-from .interval import CONFIDENCE, LEAST_ROUNDS, Interval, of_ratios
+CONFIDENCE = 0.99
+LEAST_ROUNDS = math.ceil(math.log2(1 / (1 - CONFIDENCE)))
+"""With fewer, not even the smallest and the largest ratio are bounds: each errs with a chance of 0.5 ** rounds."""
 
 THRESHOLD = 0.05
 SECONDS = 40
@@ -49,6 +55,28 @@ Point = tuple[str, dict]
 """A name, and the point as the workers receive it."""
 
 
+class Interval(NamedTuple):
+    """Head's time over base's: the median of the rounds' ratios, and bounds that each hold with CONFIDENCE.
+
+    Nothing is assumed about the distribution of the ratios.
+    """
+
+    ratio: float
+    lower: float
+    upper: float
+    rounds: int
+
+    @classmethod
+    def of(cls, ratios: list[float]) -> "Interval":
+        """The bounds are NaN with fewer than LEAST_ROUNDS."""
+        bounds = quantile_test(ratios, p=0.5).confidence_interval(2 * CONFIDENCE - 1)
+        return cls(statistics.median(ratios), bounds.low, bounds.high, len(ratios))
+
+    def is_slower(self, threshold: float) -> bool:
+        """Whether head is slower by more than `threshold`, with CONFIDENCE."""
+        return self.lower > 1 + threshold
+
+
 def tree_of(ref: str | None, folder: Path) -> Path:
     """The package at a commit, or in the working tree if `ref` is None, laid out as it is installed."""
     if ref is None:
@@ -65,46 +93,25 @@ def tree_of(ref: str | None, folder: Path) -> Path:
     return folder
 
 
-class Worker:
-    """A version's process."""
+class Worker(subprocess.Popen):
+    """A version's process: compare_worker.py with the package of `tree`."""
 
-    def __init__(self, tree: Path, slowdown: float):
-        command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(tree), str(slowdown)]
+    def __init__(self, tree: Path, slowdown: float = 0.0):
+        script, pipe = Path(__file__).with_name("compare_worker.py"), subprocess.PIPE
         environment = os.environ | {"PYTHONPATH": str(tree)}
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=tree)
+        command = [sys.executable, str(script), str(tree), str(slowdown)]
+        super().__init__(command, stdin=pipe, stdout=pipe, bufsize=0, env=environment, cwd=tree)
         if hasattr(os, "sched_setaffinity"):  # on Linux
-            os.sched_setaffinity(self._process.pid, {max(os.sched_getaffinity(0))})
+            os.sched_setaffinity(self.pid, {max(os.sched_getaffinity(0))})
 
-    def send(self, value: object) -> None:
-        try:
-            self._process.stdin.write(json.dumps(value) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._ended() from None
-
-    def receive(self) -> object:
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._ended()
-        return json.loads(line)
-
-    def _ended(self) -> RuntimeError:
-        return RuntimeError(f"the process of a version ended with {self._process.wait()}")
-
-    def run(self, point: int) -> float:
-        """The seconds of one run of a point."""
-        self.send(point)
-        return self.receive()
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with suppress(BrokenPipeError):  # unread data may be left in it
-            self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+    def ask(self, value: object) -> object:
+        """Its answer to the points, or to the number of one: the seconds of a run. Raises RuntimeError if it ended."""
+        with suppress(BrokenPipeError):
+            self.stdin.write(json.dumps(value).encode() + b"\n")
+        answer = self.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of a version ended with {self.wait()}")
+        return json.loads(answer)
 
 
 def points() -> list[Point]:
@@ -114,7 +121,7 @@ def points() -> list[Point]:
     return [
         (f"{name} ({case}), {device}, {mode}", {"case": asdict(case), "device": device, "mode": mode})
         for name, case, device in cases
-        for mode in ("inference", "training")
+        for mode in MODES
     ]
 
 
@@ -125,21 +132,18 @@ def compare(
 
     `slowdown` is planted in head, as a fraction of its own time.
     """
-    ratios = [[] for _ in chosen]
-    with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(base, 0.0)), stack.enter_context(Worker(head, slowdown))]
-        for worker in workers:
-            worker.send([point for _, point in chosen])
-        for worker in workers:
-            worker.receive()
+    ratios = {name: [] for name, _ in chosen}
+    with Worker(base) as of_base, Worker(head, slowdown) as of_head:
+        for worker in (of_base, of_head):
+            worker.ask([point for _, point in chosen])
         end, rounds = time.monotonic() + seconds, 0
         while time.monotonic() < end or rounds < LEAST_ROUNDS:
-            for index in range(len(chosen)):
-                runs = {name: partial(worker.run, index) for name, worker in zip(("base", "head"), workers)}
+            for index, name in enumerate(ratios):
+                runs = {"base": partial(of_base.ask, index), "head": partial(of_head.ask, index)}
                 took = interleave(runs, RUNS, warmup=0)
-                ratios[index].append(min(took["head"]) / min(took["base"]))
+                ratios[name].append(min(took["head"]) / min(took["base"]))
             rounds += 1
-    return {name: of_ratios(each) for (name, _), each in zip(chosen, ratios)}
+    return {name: Interval.of(each) for name, each in ratios.items()}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,1 +1,0 @@
-"""Two versions of this package timed in one run, in turns: `make bench-compare BASE=<git ref>`."""
