@@ -1,4 +1,4 @@
-"""A convolution by PyTorch: oneDNN's, cuDNN's or MIOpen's.
+"""A convolution by PyTorch: oneDNN's, cuDNN's or MIOpen's. It follows PyTorch's settings for convolutions.
 
 On a CPU that has none in a half type it is computed in float32: PyTorch would unroll images into columns, which take
 kh·kw times the memory of an image.
