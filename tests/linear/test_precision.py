@@ -15,6 +15,9 @@ from tritonlstm.linear.convolution import Convolution
 from tritonlstm.linear.product import Product
 from tritonlstm.linear.winograd import Winograd
 
+# Some versions of PyTorch warn of the older settings, which are tested here on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:Please use the new API settings")
+
 
 @pytest.fixture(autouse=True)
 def defaults() -> Iterator[None]:
