@@ -87,13 +87,23 @@ def step(
     *input_kernel), weight is (4C, C, *kernel), of the hidden state alone. Returns H_t, C_t and the gates. The gates are
     computed in the dtype of c, which is float32 where h has a half type.
     """
-    activate, gate = ACTIVATIONS[spec.activation].apply, ACTIVATIONS[spec.recurrent_activation].apply
     if bias is not None:
         bias = bias.to(weight.dtype)
     if input_weight is None:
         preact = linear_map(h if x is None else torch.cat([x, h], 1), weight, bias)
     else:
         preact = linear_map(x, input_weight, bias) + linear_map(h, weight, None)
+    return gates(preact, c, peephole, spec=spec)
+
+
+def gates(
+    preact: Tensor, c: Tensor, peephole: Tensor | None = None, *, spec: Spec = DEFAULT
+) -> tuple[Tensor, Tensor, Gates]:
+    """The gates of one step: preact (B, 4C, *spatial) and C_{t-1} (B, C, *spatial) to H_t, C_t and the gates.
+
+    They are computed in the dtype of c; H_t has that of preact.
+    """
+    activate, gate = ACTIVATIONS[spec.activation].apply, ACTIVATIONS[spec.recurrent_activation].apply
     a_i, a_f, a_g, a_o = preact.to(c.dtype).chunk(4, 1)
     if peephole is not None:
         w_ci, w_cf, w_co = peephole.to(c.dtype)
@@ -104,7 +114,7 @@ def step(
     if peephole is not None:
         a_o = a_o + w_co * c
     o = gate(a_o)
-    return (o * activate(c)).to(h.dtype), c, Gates(i, f, g, o)
+    return (o * activate(c)).to(preact.dtype), c, Gates(i, f, g, o)
 
 
 def sequence(
