@@ -20,15 +20,22 @@ class ParameterGrads(Protocol):
 
 
 class Cell(Protocol):
-    """The gates of one layer, with its parameters. `bias` is what the convolution has to add."""
+    """The gates of one layer, with its parameters. `bias` is what the convolution has to add.
+
+    `like` has the dtype of the pre-activations; bias is (4C), peephole (3, *spatial or ones, C) as `rows` returns it.
+    """
 
     bias: Tensor | None
 
-    def __init__(self, layout: Layout, spec: Spec, weight: Tensor, bias: Tensor | None, peephole: Tensor | None): ...
+    def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None): ...
 
     @staticmethod
-    def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
-        """Uninitialised gates to save, in the cell's own form, of so many steps."""
+    def rows(images: Tensor) -> Tensor:
+        """Images (…, C, *spatial) as rows (…, *spatial, C) that this cell reads: without a copy where it can."""
+
+    @staticmethod
+    def new_gates(like: Tensor, steps: int) -> Tensor:
+        """Uninitialised gates to save, in the cell's own form, of so many steps, beside dense rows (B, *spatial, C)."""
 
     def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
         """For each step, the tensor its convolution should write to, given the gates; None if it may allocate one."""

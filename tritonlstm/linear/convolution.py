@@ -19,7 +19,7 @@ class Convolution:
     """x ↦ W * x + b; weight (O, K, *kernel), bias (O)."""
 
     def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None):
-        self._public, self._dtype, self._batch = weight, convolution_dtype(weight), layout.batch
+        self._public, self._dtype, self._batch = weight, convolution_dtype(weight.device, weight.dtype), layout.batch
         self._bias = None if bias is None else bias.to(self._dtype)
         kernel = weight.shape[2:]
         ones = [1] * len(kernel)

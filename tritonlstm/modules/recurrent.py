@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import functional
 from ..core import checks
 from ..core.arguments import Arguments
 from ..core.spec import Spec
 from ..functional import State
+from ..functional.sequence import layer
+from ..functional.step import step
 
 
 class RecurrentCell(nn.Module):
@@ -101,22 +102,13 @@ class RecurrentCell(nn.Module):
         if state is not None:
             checks.check_pair("state", state)
         if steps is not None:
-            return self._run(input, state, steps, shares_output)
-        dims = ("B", "Cin", *self.spatial_dims)
-        batched = _is_batched("input", input, dims, "state", state)
-        if not batched:
-            input, state = _with_batch(input, 0), _state_with_batch(state)
-        if input is not None:
-            checks.check_input("input", input, dims, self._in_channels)
-            input = input.unsqueeze(0)
-        _, state = self._run(input, state, steps=1, shares_output=True)
-        return state if batched else _state_without_batch(state)
+            arguments = self._arguments(input, state)
+            return layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+        return step(self._arguments(input, state), self.spec, self.spatial_dims)
 
-    def _run(self, input: Tensor | None, state: State | None, steps: int, shares_output: bool) -> tuple[Tensor, State]:
-        """The cell over a whole sequence (T, B, Cin, *spatial)."""
+    def _arguments(self, input: Tensor | None, state: State | None) -> Arguments:
         h, c = (None, None) if state is None else state
-        arguments = Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
-        return functional.layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+        return Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
 
     def extra_repr(self) -> str:
         parts = [f"{self._in_channels}, {self._channels}"]
@@ -166,14 +158,12 @@ class RecurrentStack(nn.Module):
 
     def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[State, ...]]:
         """One time step, for streaming: frame (B, Cin, *spatial), or without B → (output (B, C, *spatial), state)."""
-        batched = self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
-        if not batched:
-            frame, state = _with_batch(frame, 0), state and [_state_with_batch(pair) for pair in state]
-        output, states = self._run(None if frame is None else frame.unsqueeze(0), state, 1)
-        output = output.squeeze(0)
-        if not batched:
-            output, states = output.squeeze(0), tuple(_state_without_batch(pair) for pair in states)
-        return output, states
+        self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
+        states = []
+        for index, cell in enumerate(self.layers):
+            states.append(cell(frame, state and state[index]))
+            frame = states[-1][0]
+        return frame, tuple(states)
 
     @property
     def _spatial_dims(self) -> tuple[str, ...]:
@@ -228,14 +218,7 @@ def _is_batched(name: str, input: Tensor | None, dims: tuple[str, ...], state_na
         checks.check_pair(state_name, state)
         name, input = f"{state_name}[0]", state[0]
         dims = ("B", "C", *(dim for dim in dims if dim not in ("T", "B", "Cin")))
-    checks.check_tensor(name, input)
-    if input.dim() not in (len(dims), len(dims) - 1):
-        unbatched = ", ".join(dim for dim in dims if dim != "B")
-        raise ValueError(
-            f"{name}: expected dimensions ({', '.join(dims)}) or, without a batch, ({unbatched}),"
-            f" got shape {tuple(input.shape)}"
-        )
-    return input.dim() == len(dims)
+    return checks.is_batched(name, input, dims)
 
 
 def _with_batch(tensor: Tensor | None, dim: int) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Functional forms of the layers: one layer over a sequence, as a function of its parameters."""
+"""One layer over a sequence, as a function of its parameters."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import ops, reference
-from .core import checks
-from .core.arguments import Arguments, Results
-from .core.backend import resolve
-from .core.devices import architecture
-from .core.dtypes import cell_dtype, compute_dtype, without_autocast
-from .core.spec import Options, Spec
-from .launch import pick_schedule
+from .. import ops, reference
+from ..core import checks
+from ..core.arguments import Arguments, Results
+from ..core.backend import resolve
+from ..core.devices import architecture
+from ..core.dtypes import cell_dtype, compute_dtype, without_autocast
+from ..core.spec import Options, Spec
+from ..launch import pick_schedule
+from .gates import State
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-State = tuple[Tensor, Tensor]
-"""(h, c): the hidden state in the input's dtype, and the cell state, in float32 if that is a half-precision dtype."""
 
 
 def conv_lstm(
