@@ -21,7 +21,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     for path in (folder / ".venv", tmp_path / "elsewhere/venv"):
-        venv.create(path)
+        venv.create(path, symlinks=True)
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     return folder
 
@@ -34,7 +34,7 @@ def test_clean_deletes_what_was_made(checkout: Path):
     for _ in range(2):
         assert clean(checkout).returncode == 0
         assert {path.name for path in checkout.iterdir()} == {"Makefile", "pyproject.toml", "tests", "link"}
-    venv.create(checkout / "own")
+    venv.create(checkout / "own", symlinks=True)
     assert clean(checkout, f"ENV={checkout}/own").returncode == 0
     assert not (checkout / "own").exists()
 
