@@ -14,6 +14,7 @@ from . import ops, reference
 from .core import checks
 from .core.arguments import Arguments, Results
 from .core.backend import resolve
+from .core.compiler import constant_when_compiled
 from .core.devices import architecture
 from .core.dtypes import cell_dtype, compute_dtype, without_autocast
 from .core.spec import Options, Spec
@@ -150,7 +151,7 @@ def _schedule(schedule: str, arguments: Arguments) -> str:
     return _tuned_schedule(weight.device, weight.element_size(), columns - rows // 4, rows // 4, tuple(kernel))
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the reading of tables
+@constant_when_compiled  # torch.compile cannot trace the reading of tables
 def _tuned_schedule(
     device: torch.device, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]
 ) -> str:
