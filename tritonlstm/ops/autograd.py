@@ -7,6 +7,7 @@ from torch import Tensor
 from ..core.arguments import Arguments, Results
 from ..core.spec import Spec
 from . import operators  # noqa: F401  registers them
+from .registration import register_autograd
 
 _COUNT = len(Arguments._fields)
 
@@ -64,8 +65,8 @@ class _Training(torch.autograd.Function):
         raise RuntimeError('tritonlstm: this backend has no forward mode (jvp); use backend="torch" for it')
 
 
-torch.library.register_autograd(
-    "tritonlstm::training",
+register_autograd(
+    "training",
     lambda ctx, *grads: _gradients(ctx, torch.ops.tritonlstm.backward, grads[:3], ctx.saved_tensors),
     setup_context=_setup_training,
 )
@@ -85,7 +86,7 @@ def _inference_backward(ctx, *grads):
     return _gradients(ctx, backward, grads, (*arguments, output, cells, gates))
 
 
-torch.library.register_autograd("tritonlstm::inference", _inference_backward, setup_context=_setup_inference)
+register_autograd("inference", _inference_backward, setup_context=_setup_inference)
 
 
 def _copy(output: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ from ..core.dtypes import cell_dtype, without_autocast
 from ..core.layout import Layout
 from ..core.spec import Spec
 from ..engines import engine
+from .registration import define, register_autograd
 from .vmap import batching_rule
-
-TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
 
 _ARGUMENTS = ", ".join(f"Tensor{'' if name == 'weight' else '?'} {name}" for name in Arguments._fields)
 _RESULTS = ", ".join(f"Tensor {name}" for name in Results._fields)
@@ -103,13 +102,8 @@ for _name, _implementation, _fake in (
     ("training", _training, _fake_training),
     ("backward", _backward, _fake_backward),
 ):
-    torch.library.define(f"tritonlstm::{_name}", SCHEMAS[_name], tags=TAGS)
-    torch.library.impl(f"tritonlstm::{_name}", "CompositeExplicitAutograd", _implementation)
-    torch.library.register_fake(f"tritonlstm::{_name}", _fake)
-    torch.library.register_vmap(f"tritonlstm::{_name}", batching_rule(getattr(torch.ops.tritonlstm, _name)))
+    define(_name, SCHEMAS[_name], _implementation, _fake, batching_rule(_name))
 
 # Inductor elides `clone`, which would alias the output with a saved tensor.
-torch.library.define("tritonlstm::copy", "(Tensor output) -> Tensor", tags=TAGS)
-torch.library.impl("tritonlstm::copy", "CompositeExplicitAutograd", torch.clone)
-torch.library.register_fake("tritonlstm::copy", torch.clone)
-torch.library.register_autograd("tritonlstm::copy", lambda _, grad: grad)
+define("copy", "(Tensor output) -> Tensor", torch.clone, torch.clone)
+register_autograd("copy", lambda _, grad: grad)
