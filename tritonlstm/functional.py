@@ -81,6 +81,7 @@ def peephole_lstm(
 
 
 def _arguments(input, state, weight, input_weight, bias, peephole) -> Arguments:
+    checks.check_untraced(input, weight)
     if state is not None:
         checks.check_pair("state", state)
     h, c = (None, None) if state is None else state
