@@ -191,7 +191,7 @@ def _printable(line: str) -> str:
 def _backend_sentence() -> str:
     if not has_triton():
         return '"auto" runs in ATen calls: triton is not installed'
-    if backend.TRITON_INTERPRETS:
+    if backend.interprets():
         return 'TRITON_INTERPRET is set: "triton" interprets the kernels on the CPU, where "auto" runs in ATen calls'
     return '"auto" runs in ' + ("Triton on CUDA tensors" if torch.cuda.is_available() else "ATen calls: no CUDA device")
 

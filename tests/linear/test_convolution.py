@@ -77,8 +77,8 @@ def test_half_types_convolve_in_float32_where_a_cpu_has_no_convolution_in_them(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, is_missing: bool
 ):
     monkeypatch.setattr(devices, "CPU_LACKS", frozenset(HALF if is_missing else ()))
-    seen, convolve = [], torch.convolution
-    monkeypatch.setattr(torch, "convolution", lambda *args: seen.append(args[0].dtype) or convolve(*args))
+    seen, convolve = [], torch.conv2d
+    monkeypatch.setattr(torch, "conv2d", lambda *args: seen.append(args[0].dtype) or convolve(*args))
     weight, rows = torch.randn(8, 5, 3, 3).to(dtype), torch.randn(2, 5, 6, 5).to(dtype)
     bias, grad = torch.randn(8).to(dtype), torch.randn(2, 5, 6, 8).to(dtype)
     map = Convolution(LAYOUT, weight, bias)

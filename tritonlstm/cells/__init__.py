@@ -1,9 +1,11 @@
 """The pointwise part of a step, gates and cell state: one cell that launches Triton kernels, one of ATen calls."""
 
+import functools
 from typing import Protocol
 
 from torch import Tensor
 
+from ..core.backend import check_interpreter
 from ..core.layout import Layout
 from ..core.spec import Spec
 from .step import BackwardStep, ForwardStep
@@ -51,12 +53,18 @@ class Cell(Protocol):
 def cell_type(spec: Spec) -> type[Cell]:
     """The cell for a resolved backend."""
     if spec.backend == "triton":
-        from .triton import TritonCell  # imports Triton, which not every platform has
-
-        return TritonCell
+        return _triton_cell()
     from .aten import AtenCell
 
     return AtenCell
+
+
+@functools.cache
+def _triton_cell() -> type[Cell]:
+    check_interpreter()  # before the kernels are defined
+    from .triton import TritonCell  # imports Triton, which not every platform has
+
+    return TritonCell
 
 
 __all__ = ["BackwardStep", "Cell", "ForwardStep", "ParameterGrads", "cell_type"]

@@ -14,6 +14,7 @@ from .. import ops, reference
 from ..core import checks
 from ..core.arguments import Arguments, Results
 from ..core.backend import resolve
+from ..core.compiler import constant_when_compiled
 from ..core.devices import architecture
 from ..core.dtypes import cell_dtype, compute_dtype, without_autocast
 from ..core.spec import Options, Spec
@@ -78,6 +79,7 @@ def peephole_lstm(
 
 
 def _arguments(input, state, weight, input_weight, bias, peephole) -> Arguments:
+    checks.check_untraced(input, weight)
     if state is not None:
         checks.check_pair("state", state)
     h, c = (None, None) if state is None else state
@@ -148,7 +150,7 @@ def _schedule(schedule: str, arguments: Arguments) -> str:
     return _tuned_schedule(weight.device, weight.element_size(), columns - rows // 4, rows // 4, tuple(kernel))
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the reading of tables
+@constant_when_compiled  # torch.compile cannot trace the reading of tables
 def _tuned_schedule(
     device: torch.device, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]
 ) -> str:

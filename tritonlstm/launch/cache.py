@@ -25,7 +25,7 @@ def triton_version() -> str:
         import triton
     except ImportError:
         return "none"
-    return triton.__version__
+    return str(getattr(triton, "__version__", "none"))  # a stub in sys.modules has none
 
 
 def path_of(arch: str) -> Path | None:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .registration import register_autograd
+
 TENSORS, STATIC = tuple[Tensor | None, ...], tuple[object, ...]
 
 
@@ -29,14 +31,12 @@ class Differentiable:
         self._tensors = sum("Tensor" in str(arg.type) for arg in self._inference.default._schema.arguments)
         self._refusing_backward = _refusing_backward(self._backward)
         self._function = self._eager_function()
-        torch.library.register_autograd(
-            f"tritonlstm::{prefix}training",
+        register_autograd(
+            prefix + "training",
             lambda ctx, *grads: self._gradients(ctx, self._backward, grads, ctx.saved_tensors),
             setup_context=self._setup_training,
         )
-        torch.library.register_autograd(
-            f"tritonlstm::{prefix}inference", self._inference_backward, setup_context=self._setup_inference
-        )
+        register_autograd(prefix + "inference", self._inference_backward, setup_context=self._setup_inference)
 
     def __call__(self, tensors: TENSORS, static: STATIC) -> tuple[Tensor, ...]:
         """The results, and behind them what the training operator saves where a gradient is wanted."""

@@ -13,7 +13,8 @@ from ..core.dtypes import without_autocast
 from ..core.layout import Layout, to_rows, unpack_peephole
 from ..core.spec import Spec
 from .autograd import Differentiable
-from .registry import register
+from .registration import define
+from .vmap import batching_rule
 
 _TENSORS = "Tensor preact, Tensor c, Tensor? bias, Tensor? peephole"
 _KEPT = "Tensor c, Tensor? bias, Tensor? peephole, Tensor c_next, Tensor gates"
@@ -137,9 +138,12 @@ def _fake_backward(grad_h, grad_c, c, bias, peephole, c_next, gates, text, needs
     return [grad() for grad, needed in zip(grads, needs, strict=True) if needed]
 
 
-register("gates_inference", SCHEMAS["gates_inference"], _inference, _fake_inference)
-register("gates_training", SCHEMAS["gates_training"], _training, _fake_training)
-register("gates_backward", SCHEMAS["gates_backward"], _backward, _fake_backward)
+for _name, _implementation, _fake in (
+    ("gates_inference", _inference, _fake_inference),
+    ("gates_training", _training, _fake_training),
+    ("gates_backward", _backward, _fake_backward),
+):
+    define(_name, SCHEMAS[_name], _implementation, _fake, batching_rule(_name))
 
 
 def _keep(tensors, outputs):

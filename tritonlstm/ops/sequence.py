@@ -14,7 +14,8 @@ from ..core.layout import Layout, to_rows
 from ..core.spec import Spec
 from ..engines import engine
 from .autograd import Differentiable
-from .registry import TAGS, register
+from .registration import define, register_autograd
+from .vmap import batching_rule
 
 _ARGUMENTS = ", ".join(f"Tensor{'' if name == 'weight' else '?'} {name}" for name in Arguments._fields)
 _RESULTS = ", ".join(f"Tensor {name}" for name in Results._fields)
@@ -97,15 +98,16 @@ def _fake_backward(*args):
     ]
 
 
-register("inference", SCHEMAS["inference"], _inference, _fake_inference)
-register("training", SCHEMAS["training"], _training, _fake_training)
-register("backward", SCHEMAS["backward"], _backward, _fake_backward)
+for _name, _implementation, _fake in (
+    ("inference", _inference, _fake_inference),
+    ("training", _training, _fake_training),
+    ("backward", _backward, _fake_backward),
+):
+    define(_name, SCHEMAS[_name], _implementation, _fake, batching_rule(_name))
 
 # Inductor elides `clone`, which would alias the output with a saved tensor.
-torch.library.define("tritonlstm::copy", "(Tensor output) -> Tensor", tags=TAGS)
-torch.library.impl("tritonlstm::copy", "CompositeExplicitAutograd", torch.clone)
-torch.library.register_fake("tritonlstm::copy", torch.clone)
-torch.library.register_autograd("tritonlstm::copy", lambda _, grad: grad)
+define("copy", "(Tensor output) -> Tensor", torch.clone, torch.clone)
+register_autograd("copy", lambda _, grad: grad)
 
 
 def _keep(tensors, outputs):
