@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from tritonlstm.core import output
 from tritonlstm.tuning.cases import CASES, Case
 from tritonlstm.tuning.timing import best_plans
 
@@ -122,6 +123,7 @@ def finish(rows: Rows) -> int:
 
 
 def main(arguments: list[str]) -> int:
+    output.make_robust()
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of the measurements (%(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each point (%(default)s)")

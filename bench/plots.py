@@ -3,12 +3,15 @@
 python -m bench.plots bench/results/cpu/speed.csv draws them beside it.
 """
 
+import io
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+
+from tritonlstm.core import files
 
 from . import report
 from .rows import MODES
@@ -51,8 +54,10 @@ def against_steps(rows: pd.DataFrame, column: str, label: str, scale: float = 1.
 def _save(figure: Figure, rows: pd.DataFrame, path: Path) -> None:
     first = rows.iloc[0]
     figure.suptitle(f"{first.device}, torch {first.torch}, commit {first.commit}", fontsize="medium")
-    figure.savefig(path, dpi=110)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=110, format=path.suffix.removeprefix(".") or "png")
     plt.close(figure)
+    files.write(path, image.getvalue())
 
 
 def save_bars(path: Path, plot: Path) -> None:

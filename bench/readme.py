@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from tritonlstm.core import files, output
+
 from . import report
 from .providers import COMPILED, EAGER, EAGER_CONTIGUOUS, OURS
 from .rows import ABSENT, GRAPH, MODES, OK, ROOT
@@ -146,6 +148,7 @@ def insert(text: str, block: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    output.make_robust()
     parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file to write to")
@@ -155,14 +158,20 @@ def main(arguments: list[str]) -> int:
     if path is None:
         print("readme: no bench/results/*/speed.csv yet", file=sys.stderr)
         return 1
-    text = options.readme.read_text()
+    try:
+        text = files.read_text(options.readme)
+        files.check_target(options.plot)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if BEGIN not in text or END not in text:
+        parser.error(f"argument --readme: {options.readme} has no {BEGIN} … {END}")
     updated = insert(text, block(path))
     if options.check:
         print(f"{options.readme}: {'up to date' if updated == text else 'out of date'} with {path}")
         return int(updated != text)
     from .plots import save_bars  # only drawing needs matplotlib
 
-    options.readme.write_text(updated)
+    files.write(options.readme, updated)
     save_bars(path, options.plot)
     return 0
 

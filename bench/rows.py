@@ -1,7 +1,7 @@
 """The schema of all results: one flat row for each provider and point, in a CSV file. Collecting needs no pandas."""
 
 import csv
-import os
+import io
 import platform
 import re
 import subprocess
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 import triton
+
+from tritonlstm.core import files
 
 MODES = ("inference", "training")
 ROOT = Path(__file__).parents[1]
@@ -88,6 +90,8 @@ class Rows:
     """Collects rows and, if there is a path, saves all of them after every point."""
 
     def __init__(self, path: Path | None, environment: dict[str, str]):
+        if path is not None:
+            files.check_target(path)
         self.path = path
         self.environment = environment
         self.all: list[Row] = []
@@ -100,11 +104,8 @@ class Rows:
         if self.path is None or not self.all:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Replaced at once: a run that is interrupted here leaves the earlier file.
-        beside = self.path.with_name(f".{self.path.name}.new")
-        records = self.records()
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, records[0])
-            writer.writeheader()
-            writer.writerows(records)
-        os.replace(beside, self.path)
+        records, text = self.records(), io.StringIO(newline="")
+        writer = csv.DictWriter(text, records[0])
+        writer.writeheader()
+        writer.writerows(records)
+        files.write(self.path, text.getvalue())

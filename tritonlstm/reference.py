@@ -66,7 +66,8 @@ def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W * x + b: a convolution that keeps the image's size; a product where `weight` has no kernel dimensions."""
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
-    return _CONVOLUTIONS[weight.dim() - 2](x, weight, bias, padding="same")
+    padding = [size // 2 for size in weight.shape[2:]]
+    return _CONVOLUTIONS[len(padding)](x, weight, bias, padding=padding)
 
 
 def step(
@@ -87,24 +88,34 @@ def step(
     *input_kernel), weight is (4C, C, *kernel), of the hidden state alone. Returns H_t, C_t and the gates. The gates are
     computed in the dtype of c, which is float32 where h has a half type.
     """
-    activate, gate = ACTIVATIONS[spec.activation].apply, ACTIVATIONS[spec.recurrent_activation].apply
     if bias is not None:
         bias = bias.to(weight.dtype)
     if input_weight is None:
         preact = linear_map(h if x is None else torch.cat([x, h], 1), weight, bias)
     else:
         preact = linear_map(x, input_weight, bias) + linear_map(h, weight, None)
-    a_i, a_f, a_g, a_o = preact.to(c.dtype).chunk(4, 1)
     if peephole is not None:
-        w_ci, w_cf, w_co = peephole.to(c.dtype)
-        a_i = a_i + w_ci * c
-        a_f = a_f + w_cf * c
+        peephole = peephole.to(c.dtype)
+    new_h, c, values = gates(preact.to(c.dtype), c, peephole, spec=spec)
+    return new_h.to(h.dtype), c, values
+
+
+def gates(
+    preact: Tensor, c: Tensor, peephole: Tensor | None = None, *, spec: Spec = DEFAULT
+) -> tuple[Tensor, Tensor, Gates]:
+    """The gates of one step, all of one dtype: preact (B, 4C, *spatial) and C_{t-1} to H_t, C_t and the gates."""
+    activate, gate = ACTIVATIONS[spec.activation].apply, ACTIVATIONS[spec.recurrent_activation].apply
+    a_i, a_f, a_g, a_o = preact.chunk(4, 1)
+    if peephole is not None:
+        w_ci, w_cf, w_co = peephole.unbind()
+        a_i = torch.addcmul(a_i, w_ci, c)
+        a_f = torch.addcmul(a_f, w_cf, c)
     i, f, g = gate(a_i), gate(a_f), activate(a_g)
-    c = f * c + i * g
+    c = torch.addcmul(f * c, i, g)
     if peephole is not None:
-        a_o = a_o + w_co * c
+        a_o = torch.addcmul(a_o, w_co, c)
     o = gate(a_o)
-    return (o * activate(c)).to(h.dtype), c, Gates(i, f, g, o)
+    return o * activate(c), c, Gates(i, f, g, o)
 
 
 def sequence(

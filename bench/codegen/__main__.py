@@ -7,12 +7,14 @@ python -m bench.codegen --update   writes the table
 import argparse
 import sys
 
+from tritonlstm.core import output
 from tritonlstm.tuning import aot
 
 from . import table
 
 
 def main() -> int:
+    output.make_robust()
     parser = argparse.ArgumentParser(prog="python -m bench.codegen", description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="write the figures to the committed table")
     parser.add_argument("--arch", action="append", choices=table.ARCHITECTURES, help="only this one (repeatable)")

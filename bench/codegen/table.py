@@ -7,6 +7,7 @@ from pathlib import Path
 
 import triton
 
+from tritonlstm.core import files
 from tritonlstm.launch.config import find_config
 from tritonlstm.launch.tables import KERNELS
 from tritonlstm.tuning import aot
@@ -83,12 +84,12 @@ def violations(point: Point, figures: dict) -> list[str]:
 
 
 def load() -> dict:
-    return json.loads(PATH.read_text())
+    return json.loads(files.read_text(PATH))
 
 
 def save(rows: Rows) -> None:
     lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items())
-    PATH.write_text(f'{{\n  "triton": "{triton.__version__}",\n  "kernels": {{\n{lines}\n  }}\n}}\n')
+    files.write(PATH, f'{{\n  "triton": "{triton.__version__}",\n  "kernels": {{\n{lines}\n  }}\n}}\n')
 
 
 def regressions(rows: Rows, committed: Rows) -> list[str]:

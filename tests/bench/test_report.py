@@ -157,6 +157,30 @@ def test_the_command_writes_and_checks(path: Path, tmp_path: Path, monkeypatch):
     assert readme.main([*arguments, "--check"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "words"),
+    [
+        ("--readme", "/dev/zero", "expected a regular file, got a character device"),
+        ("--plot", "/dev/null", "expected a regular file, got a character device"),
+        ("--readme", "/no/such/file", "No such file"),
+        ("--readme", "CONTRIBUTING.md", "has no <!-- speed:begin -->"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_read_or_write(
+    option: str, given: str, words: str, path: Path, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setattr(readme, "results", lambda: path)
+    given = ROOT / given  # an absolute path stays as it is
+    arguments = {"--readme": ROOT / "README.md", "--plot": tmp_path / "speed.png", option: given}
+    before = given.read_bytes() if given.is_file() else None
+    with pytest.raises(SystemExit) as stopped:
+        readme.main([str(each) for pair in arguments.items() for each in pair])
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+    assert before is None or given.read_bytes() == before
+    assert list(tmp_path.glob("speed.png")) == []
+
+
 def test_the_readme_says_what_the_committed_results_do():
     path = readme.results()
     if path is None:

@@ -165,13 +165,13 @@ def test_a_dense_weight_is_used_where_it_lies(monkeypatch: pytest.MonkeyPatch, b
     """Channels last and, for Triton, without padding: no copy of it."""
     problem = Problem.random(Shape(in_channels=8, channels=8), torch.float32)
     problem.weight = problem.weight.contiguous(memory_format=torch.channels_last)
-    seen, convolve = [], torch.convolution
+    seen, convolve = [], torch.conv2d
 
     def convolution_of(images, weight, *args):
         seen.append(weight.data_ptr())
         return convolve(images, weight, *args)
 
-    monkeypatch.setattr(torch, "convolution", convolution_of)
+    monkeypatch.setattr(torch, "conv2d", convolution_of)
     count = Count(monkeypatch)
     with count:
         forward(problem, save=True, backend=backend)

@@ -12,6 +12,8 @@ import pytest
 import torch
 import triton
 
+from tritonlstm.core import files
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,7 +60,7 @@ class Report:
             "summary": self.summary(),
             "checks": self._checks,
         }
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        files.write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path.relative_to(ROOT)
 
 

@@ -126,7 +126,7 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
     preact = empty(rows, 1, 4 * channels).normal_(generator=generator)
     assert preact.numel() > 2**31 or not ON_CUDA
     c = empty(rows, 1, channels, dtype=torch.float32).normal_(generator=generator)
-    peephole = torch.randn(3, channels, 1, device=device, generator=generator)
+    peephole = torch.randn(3, 1, channels, device=device, generator=generator)  # rows
     preacts, cells = ends(preact), ends(c)
     triton_cell = TritonCell(Layout(1, rows, (1,), 0, channels, multiple=1), Spec(), preact, None, peephole)
     part = Layout(1, few, (1,), 0, channels, multiple=1)
@@ -136,8 +136,8 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
     triton_cell.forward(ForwardStep(preact, addend=None, c_prev=c, gates=preact, c=c_next, h=h, h_next=h_next))
     expected = []
     for place, (a, c_prev) in enumerate(zip(preacts, cells)):
-        gates, c_part = AtenCell.new_gates(part, a, 1)[0], torch.empty_like(c_prev)
         h_part, h_next_part = torch.empty_like(a[..., :channels]), torch.empty_like(a[..., :channels])
+        gates, c_part = AtenCell.new_gates(h_part, 1)[0], torch.empty_like(c_prev)
         aten_cell.forward(ForwardStep(a, None, c_prev, gates=gates, c=c_part, h=h_part, h_next=h_next_part))
         expected.append((gates, c_part))
         in_rows = torch.cat(gates.unbind(), -1)

@@ -22,20 +22,31 @@ number is fixed, so that sums of one configuration are added in the same order o
 measured."""
 
 
+def _row_stride(rows: Tensor) -> int:
+    """Elements between two rows of (B, *spatial, C); a dimension of one element may have any stride."""
+    strides = (stride for size, stride in zip(rows.shape[-2::-1], rows.stride()[-2::-1]) if size > 1)
+    return next(strides, rows.shape[-1])
+
+
 class TritonCell:
-    def __init__(self, layout: Layout, spec: Spec, weight: Tensor, bias: Tensor | None, peephole: Tensor | None):
-        self._layout, self._spec, self._itemsize = layout, spec, weight.element_size()
+    def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None):
+        self._layout, self._spec, self._itemsize = layout, spec, like.element_size()
         # The kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own.
         self.bias, self._bias = None, None if bias is None else bias.contiguous()
         self._peephole, self._peephole_kind = None, "none"
         if peephole is not None:
-            self._peephole = to_rows(peephole).reshape(3, -1, layout.channels).contiguous()
+            self._peephole = peephole.reshape(3, -1, layout.channels)
             self._peephole_kind = "channel" if self._peephole.shape[1] == 1 else "full"
 
     @staticmethod
-    def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
-        """Gates (T, B, *spatial, 4C), written over their pre-activations."""
-        return layout.new_sequence(like, 4 * layout.channels, steps)
+    def rows(images: Tensor) -> Tensor:
+        return to_rows(images).contiguous()
+
+    @staticmethod
+    def new_gates(like: Tensor, steps: int) -> Tensor:
+        """Gates (steps, B, *spatial, 4C), written over their pre-activations."""
+        *outer, channels = like.shape
+        return like.new_empty(steps, *outer, 4 * channels)
 
     def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
         if len(gates):
@@ -64,7 +75,7 @@ class TritonCell:
             n_rows=self._layout.rows,
             n_pixels=self._layout.pixels,
             C=self._layout.channels,
-            stride_h_next_row=0 if step.h_next is None else step.h_next.stride(-2),
+            stride_h_next_row=0 if step.h_next is None else _row_stride(step.h_next),
             HAS_ADDEND=step.addend is not None,
             HAS_BIAS=self._bias is not None,
             PEEPHOLE=self._peephole_kind,
@@ -102,7 +113,7 @@ class TritonCell:
             stride_grad_output_w=strides[2],
             stride_grad_output_c=strides[3],
             C=self._layout.channels,
-            stride_grad_h_row=step.grad_h.stride(-2),
+            stride_grad_h_row=_row_stride(step.grad_h),
             ACTIVATED=activated,
             HAS_BIAS=self._bias is not None and not activated,
             PEEPHOLE=self._peephole_kind,

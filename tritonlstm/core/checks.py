@@ -1,6 +1,8 @@
 """What is checked before any kernel runs. Every message names the argument, what was wanted and what came."""
 
-from collections.abc import Collection
+import operator
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,10 +11,61 @@ from .dtypes import activation_dtypes, cell_dtype
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+Result = TypeVar("Result")
+
+_metadata = operator.attrgetter("shape", "dtype", "device")
+_passed: dict[tuple, object] = {}
+_MOST_PASSED = 1024
+
+
+def once(check: Callable[..., Result], tensors: Sequence[Tensor | None], *rest: object) -> Result:
+    """check(tensors, *rest), or its result from before if it passed with such tensors and the same rest.
+
+    For a check of shapes, dtypes and devices alone, in eager mode. In a loop over small steps it takes longer than the
+    step.
+    """
+    if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state():
+        return check(tensors, *rest)
+    try:
+        key = (check, *rest, *[None if tensor is None else _metadata(tensor) for tensor in tensors])
+        if key in _passed:
+            return _passed[key]
+    except (AttributeError, TypeError):  # an argument that is no tensor; a symbolic size, which has no hash
+        return check(tensors, *rest)
+    result = check(tensors, *rest)
+    if len(_passed) == _MOST_PASSED:
+        _passed.clear()
+    _passed[key] = result
+    return result
+
 
 def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
+
+
+def check_untraced(input: object, other: object) -> None:
+    """Raises RuntimeError under torch.jit.trace and torch.fx, which have no sizes for the loop over time to run on.
+
+    `other` is what torch.fx replaces where the call has no input.
+    """
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "tritonlstm: torch.jit.trace, which torch.onnx.export(dynamo=False) and TensorBoard's add_graph run, cannot"
+            " trace these layers; use torch.export.export, or torch.onnx.export with dynamo=True"
+        )
+    if not isinstance(input, Tensor) and isinstance(input if input is not None else other, torch.fx.Proxy):
+        raise RuntimeError(
+            "tritonlstm: torch.fx.symbolic_trace cannot trace these layers; use torch.export.export, or a"
+            " torch.fx.Tracer whose is_leaf_module returns True for them"
+        )
+
+
+def refuse_script() -> None:
+    """For a module's `__prepare_scriptable__`, which torch.jit.script calls first."""
+    raise RuntimeError(
+        "tritonlstm: torch.jit.script cannot compile these layers; use torch.compile or torch.export.export"
+    )
 
 
 def check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], meaning: str) -> None:
@@ -83,18 +136,27 @@ def check_parameters(
     check_odd("weight (its kernel)", tuple(kernel))
     if input_weight is not None:
         _check_input_weight(input_weight, weight, spatial_dims)
+    _check_bias_and_peephole(bias, peephole, "weight", weight, rows)
+
+
+def _check_bias_and_peephole(
+    bias: Tensor | None, peephole: Tensor | None, name_of_like: str, like: Tensor, rows: int
+) -> None:
+    """bias (rows), peephole (3, rows / 4, …) in as many dimensions as `like`."""
     for name, tensor in (("bias", bias), ("peephole", peephole)):
         if tensor is None:
             continue
         check_tensor(name, tensor)
-        check_device(name, tensor, weight.device)
-        if tensor.dtype not in (weight.dtype, torch.float32):
-            raise TypeError(f"{name}: expected {weight.dtype}, as weight has, or torch.float32, got {tensor.dtype}")
+        check_device(name, tensor, like.device)
+        if tensor.dtype not in (like.dtype, torch.float32):
+            raise TypeError(
+                f"{name}: expected {like.dtype}, as {name_of_like} has, or torch.float32, got {tensor.dtype}"
+            )
     if bias is not None:
         check_shape("bias", bias, (rows,), "(4·C)")
-    if peephole is not None and (peephole.dim() != 2 + spatial_dims or tuple(peephole.shape[:2]) != (3, rows // 4)):
+    if peephole is not None and (peephole.dim() != like.dim() or tuple(peephole.shape[:2]) != (3, rows // 4)):
         raise ValueError(
-            f"peephole: expected shape (3, C, …) = (3, {rows // 4}, …) in {2 + spatial_dims} dimensions,"
+            f"peephole: expected shape (3, C, …) = (3, {rows // 4}, …) in {like.dim()} dimensions,"
             f" got {tuple(peephole.shape)}"
         )
 
@@ -116,6 +178,23 @@ def _check_input_weight(input_weight: Tensor, weight: Tensor, spatial_dims: int)
     if input_weight.dtype != weight.dtype:
         raise TypeError(f"input_weight: expected {weight.dtype}, as weight has, got {input_weight.dtype}")
     check_odd("input_weight (its kernel)", tuple(input_weight.shape[2:]))
+
+
+def check_gates(preact: Tensor, c: Tensor, bias: Tensor | None, peephole: Tensor | None) -> None:
+    """preact (B, 4C, *spatial), c (B, C, *spatial), bias (4C), peephole (3, C, *spatial or ones)."""
+    check_tensor("preact", preact)
+    if preact.dtype not in DTYPES:
+        raise TypeError(f"preact: expected one of {', '.join(map(str, DTYPES))}, got {preact.dtype}")
+    if preact.dim() < 2 or preact.shape[1] == 0 or preact.shape[1] % 4:
+        raise ValueError(f"preact: expected (B, 4·C, …) with C of at least 1, got shape {tuple(preact.shape)}")
+    batch, rows, *spatial = preact.shape
+    check_tensor("c", c)
+    check_shape("c", c, (batch, rows // 4, *spatial), "(B, C, …)")
+    check_device("c", c, preact.device)
+    if c.dtype != cell_dtype(preact.dtype):
+        raise TypeError(f"c: expected {cell_dtype(preact.dtype)}, the cell state's dtype, got {c.dtype}")
+    _check_bias_and_peephole(bias, peephole, "preact", preact, rows)
+    check_peephole_size(peephole, tuple(spatial))
 
 
 def check_peephole_size(peephole: Tensor | None, spatial: tuple[int, ...]) -> None:
@@ -145,6 +224,18 @@ def check_input(name: str, input: Tensor, dims: tuple[str, ...], in_channels: in
         raise ValueError(f"{name}: expected {len(dims)} dimensions {meaning}, got shape {tuple(input.shape)}")
     if input.shape[dims.index("Cin")] != in_channels:
         raise ValueError(f"{name}: expected {meaning} with Cin = {in_channels}, got shape {tuple(input.shape)}")
+
+
+def is_batched(name: str, tensor: Tensor, dims: tuple[str, ...]) -> bool:
+    """Whether a tensor has all of `dims` rather than all but "B"."""
+    check_tensor(name, tensor)
+    if tensor.dim() not in (len(dims), len(dims) - 1):
+        unbatched = ", ".join(dim for dim in dims if dim != "B")
+        raise ValueError(
+            f"{name}: expected dimensions ({', '.join(dims)}) or, without a batch, ({unbatched}),"
+            f" got shape {tuple(tensor.shape)}"
+        )
+    return tensor.dim() == len(dims)
 
 
 def count_steps(steps: int | None, input: Tensor | None) -> int:

@@ -54,6 +54,7 @@ class EncoderForecaster(nn.Module):
                 raise TypeError(f"{name}: expected one for all layers, an integer or a pair, got {size!r}")
         if out_channels is not None:
             checks.check_integer("out_channels", out_channels, minimum=1)
+        self.in_channels = in_channels
         options |= {"device": device, "dtype": dtype}
         self.encoder = ConvLSTM2d(in_channels, hidden_channels, kernel_size, **options)
         mirrored = hidden_channels[::-1]
@@ -65,7 +66,7 @@ class EncoderForecaster(nn.Module):
 
     def forward(self, input: Tensor, steps: int) -> Tensor:
         checks.check_integer("steps", steps, minimum=1)
-        checks.check_input("input", input, ("T", "B", "Cin", "H", "W"), self.encoder.layers[0].in_channels)
+        checks.check_input("input", input, ("T", "B", "Cin", "H", "W"), self.in_channels)
         _, states = self.encoder(input)
         output, hidden = None, []
         for layer, state in zip(self.forecaster, reversed(states)):

@@ -103,14 +103,6 @@ class ConvLSTM2dCell(RecurrentCell):
             dtype=dtype,
         )
 
-    @property
-    def in_channels(self) -> int:
-        return self._in_channels
-
-    @property
-    def hidden_channels(self) -> int:
-        return self._channels
-
 
 class ConvLSTM2d(RecurrentStack):
     """A stack of ConvLSTM layers over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
@@ -144,6 +136,8 @@ class ConvLSTM2d(RecurrentStack):
     Raises:
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
+
+    spatial_dims = ("H", "W")
 
     def __init__(
         self,

@@ -76,11 +76,11 @@ class PeepholeLSTMCell(RecurrentCell):
 
     @property
     def input_size(self) -> int:
-        return self._in_channels
+        return self.in_channels
 
     @property
     def hidden_size(self) -> int:
-        return self._channels
+        return self.hidden_channels
 
 
 class PeepholeLSTM(RecurrentStack):

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import functional
 from ..core import checks
 from ..core.arguments import Arguments
 from ..core.spec import Spec
 from ..functional import State
+from ..functional.sequence import layer
+from ..functional.step import step
 
 
 class RecurrentCell(nn.Module):
     """The parameters of one layer, and its forward pass over one step or a sequence.
+
+    `in_channels` (Cin) and `hidden_channels` (C) are the sizes it was made with.
 
     Subclasses set `spatial_dims`, the names of the spatial dimensions.
     """
@@ -45,8 +48,8 @@ class RecurrentCell(nn.Module):
         checks.check_number("forget_bias", forget_bias)
         if dtype is not None and dtype not in checks.DTYPES:
             raise TypeError(f"dtype: expected one of {', '.join(map(str, checks.DTYPES))}, got {dtype!r}")
-        self._in_channels = in_channels
-        self._channels = channels
+        self.in_channels = in_channels
+        self.hidden_channels = channels
         self.spec = spec
         self.forget_bias = forget_bias
 
@@ -89,7 +92,6 @@ class RecurrentCell(nn.Module):
         input: Tensor | None,
         state: State | None = None,
         steps: int | None = None,
-        *,
         shares_output: bool = False,
     ) -> State | tuple[Tensor, State]:
         """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
@@ -98,28 +100,23 @@ class RecurrentCell(nn.Module):
         that hooks, parametrizations and sharding of a cell apply. With `shares_output`, the returned output is the
         tensor that the backward pass reads rather than a copy of it: the caller must not expose it.
         """
+        checks.check_untraced(input, state)
         if state is not None:
             checks.check_pair("state", state)
         if steps is not None:
-            return self._run(input, state, steps, shares_output)
-        dims = ("B", "Cin", *self.spatial_dims)
-        batched = _is_batched("input", input, dims, "state", state)
-        if not batched:
-            input, state = _with_batch(input, 0), _state_with_batch(state)
-        if input is not None:
-            checks.check_input("input", input, dims, self._in_channels)
-            input = input.unsqueeze(0)
-        _, state = self._run(input, state, steps=1, shares_output=True)
-        return state if batched else _state_without_batch(state)
+            arguments = self._arguments(input, state)
+            return layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+        return step(self._arguments(input, state), self.spec, self.spatial_dims)
 
-    def _run(self, input: Tensor | None, state: State | None, steps: int, shares_output: bool) -> tuple[Tensor, State]:
-        """The cell over a whole sequence (T, B, Cin, *spatial)."""
+    def _arguments(self, input: Tensor | None, state: State | None) -> Arguments:
         h, c = (None, None) if state is None else state
-        arguments = Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
-        return functional.layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+        return Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
+
+    def __prepare_scriptable__(self):
+        checks.refuse_script()
 
     def extra_repr(self) -> str:
-        parts = [f"{self._in_channels}, {self._channels}"]
+        parts = [f"{self.in_channels}, {self.hidden_channels}"]
         parts += [f"kernel_size={tuple(self.weight.shape[2:])}"] if self.spatial_dims else []
         if self.input_weight is not None:
             parts.append(f"input_kernel_size={tuple(self.input_weight.shape[2:])}")
@@ -129,7 +126,14 @@ class RecurrentCell(nn.Module):
 
 
 class RecurrentStack(nn.Module):
-    """A stack of cells. Each one reads the output sequence of the one below."""
+    """A stack of cells. Each one reads the output sequence of the one below.
+
+    A cell may be replaced by another module, such as an adapter or a wrapper around it. The stack calls it as
+    `cell(input, state, steps)`. If it has no in_channels or hidden_channels of its own, the stack leaves the check of
+    these sizes to it. Subclasses set `spatial_dims`, the names of the spatial dimensions.
+    """
+
+    spatial_dims: tuple[str, ...] = ()
 
     def __init__(self, cells: Sequence[RecurrentCell], batch_first: bool):
         super().__init__()
@@ -142,15 +146,16 @@ class RecurrentStack(nn.Module):
         return len(self.layers)
 
     def reset_parameters(self) -> None:
-        """Call `reset_parameters` of each cell."""
-        for cell in self.layers:
-            cell.reset_parameters()
+        """Call `reset_parameters` of each cell, those inside of wrappers too."""
+        for module in self.layers.modules():
+            if isinstance(module, RecurrentCell):
+                module.reset_parameters()
 
     def forward(
-        self, input: Tensor | None, state: Sequence[State] | None = None, *, steps: int | None = None
+        self, input: Tensor | None, state: Sequence[State] | None = None, steps: int | None = None
     ) -> tuple[Tensor, tuple[State, ...]]:
         time_dim = 1 if self.batch_first else 0
-        dims = ("Cin", *self._spatial_dims)
+        dims = ("Cin", *self.spatial_dims)
         dims = ("B", "T", *dims) if self.batch_first else ("T", "B", *dims)
         batched = self._check("input", input, dims, state)
         if not batched:
@@ -166,18 +171,15 @@ class RecurrentStack(nn.Module):
 
     def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[State, ...]]:
         """One time step, for streaming: frame (B, Cin, *spatial), or without B → (output (B, C, *spatial), state)."""
-        batched = self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
-        if not batched:
-            frame, state = _with_batch(frame, 0), state and [_state_with_batch(pair) for pair in state]
-        output, states = self._run(None if frame is None else frame.unsqueeze(0), state, 1)
-        output = output.squeeze(0)
-        if not batched:
-            output, states = output.squeeze(0), tuple(_state_without_batch(pair) for pair in states)
-        return output, states
+        self._check("frame", frame, ("B", "Cin", *self.spatial_dims), state)
+        states = []
+        for index, cell in enumerate(self.layers):
+            states.append(cell(frame, state and state[index]))
+            frame = states[-1][0]
+        return frame, tuple(states)
 
-    @property
-    def _spatial_dims(self) -> tuple[str, ...]:
-        return self.layers[0].spatial_dims
+    def __prepare_scriptable__(self):
+        checks.refuse_script()
 
     def _check(self, name: str, input: Tensor | None, dims: tuple[str, ...], state: Sequence[State] | None) -> bool:
         """Check the input and every state before the first layer runs. Returns whether they have a batch dimension.
@@ -185,6 +187,7 @@ class RecurrentStack(nn.Module):
         This reads no weight: it may be parametrized, or sharded and not gathered at this point. Each cell checks its
         input against its own weight.
         """
+        checks.check_untraced(input, state)
         if state is not None and (not isinstance(state, (tuple, list)) or len(state) != len(self.layers)):
             raise TypeError(
                 f"state: expected one pair (h, c) for each of {len(self.layers)} layers, got {checks.describe(state)}"
@@ -192,17 +195,21 @@ class RecurrentStack(nn.Module):
         batched = _is_batched(name, input, dims, "state[0]", state and state[0])
         if not batched:
             dims = tuple(dim for dim in dims if dim != "B")
-        if input is not None:
-            checks.check_input(name, input, dims, self.layers[0]._in_channels)
+        first = self.layers[0]
+        if input is not None and hasattr(first, "in_channels"):
+            checks.check_input(name, input, dims, first.in_channels)
         if state is not None:
             sizes = state[0][0] if input is None else input
-            spatial = tuple(sizes.shape[sizes.dim() - len(self._spatial_dims) :])
+            spatial = tuple(sizes.shape[sizes.dim() - len(self.spatial_dims) :])
             batch = ()
             if batched:
                 batch = (sizes.shape[0 if input is None else dims.index("B")],)
-            state_dims = ("B", "C", *self._spatial_dims)[0 if batched else 1 :]
+            state_dims = ("B", "C", *self.spatial_dims)[0 if batched else 1 :]
             for index, (cell, pair) in enumerate(zip(self.layers, state, strict=True)):
-                shape = (*batch, cell._channels, *spatial)
+                checks.check_pair(f"state[{index}]", pair)
+                known = hasattr(cell, "hidden_channels")
+                channels = (cell.hidden_channels,) if known else pair[0].shape[len(batch) :][:1]
+                shape = (*batch, *channels, *spatial)
                 checks.check_state(f"state[{index}]", pair, shape, state_dims, like=sizes)
         return batched
 
@@ -215,7 +222,8 @@ class RecurrentStack(nn.Module):
         for index, cell in enumerate(self.layers):
             # The output of an inner layer is not exposed, so it need not be copied.
             is_between = index + 1 < len(self.layers)
-            output, pair = cell(output, state and state[index], steps, shares_output=is_between)
+            options = {"shares_output": is_between} if isinstance(cell, RecurrentCell) else {}
+            output, pair = cell(output, state and state[index], steps, **options)
             states.append(pair)
         return output, tuple(states)
 
@@ -228,14 +236,7 @@ def _is_batched(name: str, input: Tensor | None, dims: tuple[str, ...], state_na
         checks.check_pair(state_name, state)
         name, input = f"{state_name}[0]", state[0]
         dims = ("B", "C", *(dim for dim in dims if dim not in ("T", "B", "Cin")))
-    checks.check_tensor(name, input)
-    if input.dim() not in (len(dims), len(dims) - 1):
-        unbatched = ", ".join(dim for dim in dims if dim != "B")
-        raise ValueError(
-            f"{name}: expected dimensions ({', '.join(dims)}) or, without a batch, ({unbatched}),"
-            f" got shape {tuple(input.shape)}"
-        )
-    return input.dim() == len(dims)
+    return checks.is_batched(name, input, dims)
 
 
 def _with_batch(tensor: Tensor | None, dim: int) -> Tensor | None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-def batching_rule(operator: Callable[..., tuple[Tensor, ...] | list[Tensor]]) -> Callable:
-    """The rule for `torch.library.register_vmap`, of an operator that returns several tensors."""
+def batching_rule(name: str) -> Callable:
+    """The rule for `torch.library.register_vmap`, of an operator `tritonlstm::name` that returns several tensors."""
 
     def rule(info, in_dims: tuple, *args: object) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         def sample(index: int) -> list[object]:
@@ -20,6 +20,7 @@ def batching_rule(operator: Callable[..., tuple[Tensor, ...] | list[Tensor]]) ->
                 for arg, dim in zip(args, in_dims)
             ]
 
+        operator = getattr(torch.ops.tritonlstm, name)
         calls = [operator(*sample(index)) for index in range(info.batch_size)]
         results = tuple(torch.stack(tensors) for tensors in zip(*calls))
         return results, (0,) * len(results)

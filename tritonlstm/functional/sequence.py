@@ -1,4 +1,4 @@
-"""Functional forms of the layers: one layer over a sequence, as a function of its parameters."""
+"""One layer over a sequence, as a function of its parameters."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import ops, reference
-from .core import checks
-from .core.arguments import Arguments, Results
-from .core.backend import resolve
-from .core.devices import architecture
-from .core.dtypes import cell_dtype, compute_dtype, without_autocast
-from .core.spec import Options, Spec
-from .launch import pick_schedule
+from .. import ops, reference
+from ..core import checks
+from ..core.arguments import Arguments, Results
+from ..core.backend import resolve
+from ..core.compiler import constant_when_compiled
+from ..core.devices import architecture
+from ..core.dtypes import cell_dtype, compute_dtype, without_autocast
+from ..core.spec import Options, Spec
+from ..launch import pick_schedule
+from .gates import State
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-State = tuple[Tensor, Tensor]
-"""(h, c): the hidden state in the input's dtype, and the cell state, in float32 if that is a half-precision dtype."""
 
 
 def conv_lstm(
@@ -80,6 +79,7 @@ def peephole_lstm(
 
 
 def _arguments(input, state, weight, input_weight, bias, peephole) -> Arguments:
+    checks.check_untraced(input, weight)
     if state is not None:
         checks.check_pair("state", state)
     h, c = (None, None) if state is None else state
@@ -150,7 +150,7 @@ def _schedule(schedule: str, arguments: Arguments) -> str:
     return _tuned_schedule(weight.device, weight.element_size(), columns - rows // 4, rows // 4, tuple(kernel))
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the reading of tables
+@constant_when_compiled  # torch.compile cannot trace the reading of tables
 def _tuned_schedule(
     device: torch.device, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]
 ) -> str:
