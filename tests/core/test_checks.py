@@ -125,7 +125,7 @@ CALLS = {
     "negative steps": Wrong(lambda m: m(frames(), steps=-3), V, ("steps", "at least 1", "-3")),
     "steps a float": Wrong(lambda m: m(frames(), steps=3.0), T, ("steps", "integer", "3.0")),
     "steps a bool": Wrong(lambda m: m(frames(1, 2, 2, 5, 4), steps=True), T, ("steps", "integer", "True")),
-    "another image size": Wrong(lambda m: m(frames(3, 2, 2, 6, 4)), V, ("peephole", "(5, 4)", "(6, 4)")),
+    "another image size": Wrong(lambda m: m(frames(3, 2, 2, 6, 4)), V, ("layers[0].peephole", "(5, 4)", "(6, 4)")),
     "state a tensor": Wrong(lambda m: m(frames(), H), T, ("state", "2 layers", "Tensor")),
     "state of one layer": Wrong(lambda m: m(frames(), state()[:1]), T, ("state", "2 layers", "length 1")),
     "state without c": Wrong(lambda m: m(frames(), replaced(state(), 1, (H,))), T, ("state[1]", "(h, c)", "length 1")),

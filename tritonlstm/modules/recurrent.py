@@ -10,6 +10,7 @@ from .. import functional
 from ..core import checks
 from ..core.arguments import Arguments
 from ..core.spec import Spec
+from ..core.state import NN_LSTM_ORDER, LSTMState, as_passed, check_layers, is_transposed
 from ..functional import State
 
 
@@ -41,10 +42,11 @@ class RecurrentCell(nn.Module):
         dtype: torch.dtype | None,
     ):
         super().__init__()
-        checks.check_bool("bias", bias)
-        checks.check_number("forget_bias", forget_bias)
-        if dtype is not None and dtype not in checks.DTYPES:
-            raise TypeError(f"dtype: expected one of {', '.join(map(str, checks.DTYPES))}, got {dtype!r}")
+        bias = checks.check_bool("bias", bias)
+        if dtype is not None:
+            checks.check_float_dtype("dtype", dtype)
+        largest = torch.finfo(dtype or torch.get_default_dtype()).max
+        forget_bias = checks.check_number("forget_bias", forget_bias, largest)
         self._in_channels = in_channels
         self._channels = channels
         self.spec = spec
@@ -91,7 +93,7 @@ class RecurrentCell(nn.Module):
         steps: int | None = None,
         *,
         shares_output: bool = False,
-    ) -> State | tuple[Tensor, State]:
+    ) -> LSTMState | tuple[Tensor, LSTMState]:
         """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
 
         With `steps`, a sequence: input (T, B, Cin, *spatial) → (output, (h, c)). The stack calls its cells this way, so
@@ -112,11 +114,15 @@ class RecurrentCell(nn.Module):
         _, state = self._run(input, state, steps=1, shares_output=True)
         return state if batched else _state_without_batch(state)
 
-    def _run(self, input: Tensor | None, state: State | None, steps: int, shares_output: bool) -> tuple[Tensor, State]:
+    def _run(
+        self, input: Tensor | None, state: State | None, steps: int, shares_output: bool
+    ) -> tuple[Tensor, LSTMState]:
         """The cell over a whole sequence (T, B, Cin, *spatial)."""
         h, c = (None, None) if state is None else state
         arguments = Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
-        return functional.layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+        checks.check_channels(arguments, self._in_channels, self._channels)
+        output, pair = functional.layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+        return output, as_passed(pair, state)
 
     def extra_repr(self) -> str:
         parts = [f"{self._in_channels}, {self._channels}"]
@@ -133,9 +139,8 @@ class RecurrentStack(nn.Module):
 
     def __init__(self, cells: Sequence[RecurrentCell], batch_first: bool):
         super().__init__()
-        checks.check_bool("batch_first", batch_first)
+        self.batch_first = checks.check_bool("batch_first", batch_first)
         self.layers = nn.ModuleList(cells)
-        self.batch_first = batch_first
 
     @property
     def num_layers(self) -> int:
@@ -148,7 +153,7 @@ class RecurrentStack(nn.Module):
 
     def forward(
         self, input: Tensor | None, state: Sequence[State] | None = None, *, steps: int | None = None
-    ) -> tuple[Tensor, tuple[State, ...]]:
+    ) -> tuple[Tensor, tuple[LSTMState, ...]]:
         time_dim = 1 if self.batch_first else 0
         dims = ("Cin", *self._spatial_dims)
         dims = ("B", "T", *dims) if self.batch_first else ("T", "B", *dims)
@@ -164,7 +169,7 @@ class RecurrentStack(nn.Module):
             output, states = output.squeeze(1 - time_dim), tuple(_state_without_batch(pair) for pair in states)
         return output, states
 
-    def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[State, ...]]:
+    def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[LSTMState, ...]]:
         """One time step, for streaming: frame (B, Cin, *spatial), or without B → (output (B, C, *spatial), state)."""
         batched = self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
         if not batched:
@@ -177,6 +182,8 @@ class RecurrentStack(nn.Module):
 
     @property
     def _spatial_dims(self) -> tuple[str, ...]:
+        if not self.layers:
+            raise ValueError("layers: expected at least one cell, got an empty ModuleList")
         return self.layers[0].spatial_dims
 
     def _check(self, name: str, input: Tensor | None, dims: tuple[str, ...], state: Sequence[State] | None) -> bool:
@@ -185,37 +192,56 @@ class RecurrentStack(nn.Module):
         This reads no weight: it may be parametrized, or sharded and not gathered at this point. Each cell checks its
         input against its own weight.
         """
-        if state is not None and (not isinstance(state, (tuple, list)) or len(state) != len(self.layers)):
-            raise TypeError(
-                f"state: expected one pair (h, c) for each of {len(self.layers)} layers, got {checks.describe(state)}"
-            )
-        batched = _is_batched(name, input, dims, "state[0]", state and state[0])
+        if input is None and state is not None:
+            check_layers(state, len(self.layers))
+        batched = _is_batched(name, input, dims, "state[0]", None if state is None or input is not None else state[0])
         if not batched:
             dims = tuple(dim for dim in dims if dim != "B")
         if input is not None:
             checks.check_input(name, input, dims, self.layers[0]._in_channels)
         if state is not None:
+            if input is not None:
+                check_layers(state, len(self.layers))
             sizes = state[0][0] if input is None else input
             spatial = tuple(sizes.shape[sizes.dim() - len(self._spatial_dims) :])
             batch = ()
             if batched:
                 batch = (sizes.shape[0 if input is None else dims.index("B")],)
             state_dims = ("B", "C", *self._spatial_dims)[0 if batched else 1 :]
-            for index, (cell, pair) in enumerate(zip(self.layers, state, strict=True)):
-                shape = (*batch, cell._channels, *spatial)
-                checks.check_state(f"state[{index}]", pair, shape, state_dims, like=sizes)
+            shapes = [(*batch, cell._channels, *spatial) for cell in self.layers]
+            try:
+                for index, (pair, shape) in enumerate(zip(state, shapes, strict=True)):
+                    checks.check_state(f"state[{index}]", pair, shape, state_dims, like=sizes)
+            except (TypeError, ValueError):
+                self._check_which_is_wrong(name, input, state, shapes)
+                raise
         return batched
+
+    def _check_which_is_wrong(
+        self, name: str, input: Tensor | None, state: Sequence[State], shapes: list[tuple[int, ...]]
+    ) -> None:
+        """Given that input and state do not fit each other, raise if it is not a single tensor of the state's fault."""
+        weight = next((each for each in self.layers[0].parameters() if each.is_floating_point()), None)
+        if input is not None and weight is not None:
+            checks.check_dtype(name, input, weight)
+            checks.check_device(name, input, weight.device)
+        if is_transposed(state, shapes):
+            raise TypeError(f"state: expected one pair (h, c) for each of 2 layers, got {NN_LSTM_ORDER}")
 
     def _run(
         self, input: Tensor | None, state: Sequence[State] | None, steps: int | None
-    ) -> tuple[Tensor, tuple[State, ...]]:
+    ) -> tuple[Tensor, tuple[LSTMState, ...]]:
         """The layers over (T, B, Cin, *spatial), one after another."""
         steps = checks.count_steps(steps, input)
         output, states = input, []
         for index, cell in enumerate(self.layers):
             # The output of an inner layer is not exposed, so it need not be copied.
             is_between = index + 1 < len(self.layers)
-            output, pair = cell(output, state and state[index], steps, shares_output=is_between)
+            try:
+                output, pair = cell(output, state and state[index], steps, shares_output=is_between)
+            except (TypeError, ValueError) as error:
+                checks.name_layer(error, index)
+                raise
             states.append(pair)
         return output, tuple(states)
 
@@ -243,31 +269,12 @@ def _with_batch(tensor: Tensor | None, dim: int) -> Tensor | None:
 
 
 def _state_with_batch(state: State | None) -> State | None:
-    return None if state is None else tuple(tensor.unsqueeze(0) for tensor in state)
+    if state is None:
+        return None
+    h, c = state
+    return as_passed(LSTMState(h.unsqueeze(0), c.unsqueeze(0)), state)
 
 
 def _state_without_batch(state: State) -> State:
     h, c = state
-    return h.squeeze(0), c.squeeze(0)
-
-
-def per_layer(name: str, value: object, num_layers: int) -> list:
-    """Expand one value to a list of length `num_layers`; check the length of a list."""
-    if not isinstance(value, list):
-        return [value] * num_layers
-    if len(value) != num_layers:
-        raise ValueError(f"{name}: expected one value or {num_layers}, one for each layer, got {value}")
-    return value
-
-
-def count_layers(num_layers: int | None, **options: object) -> int:
-    """`num_layers` or, if it is None, the common length of the lists among the options."""
-    if num_layers is not None:
-        checks.check_integer("num_layers", num_layers, minimum=1)
-        return num_layers
-    lengths = {name: len(value) for name, value in options.items() if isinstance(value, list)}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"num_layers: expected lists of one length, got {lengths}")
-    count = next(iter(lengths.values()), 1)
-    checks.check_integer(f"num_layers (the length of {', '.join(lengths)})", count, minimum=1)
-    return count
+    return as_passed(LSTMState(h.squeeze(0), c.squeeze(0)), state)
