@@ -125,6 +125,7 @@ def layer(
     arguments = arguments._replace(**cast)
     spec = replace(spec, backend=resolve(spec.backend, arguments.weight))
     if spec.backend == "torch":
+        checks.check_pixels(arguments.input, spatial)
         with without_autocast(weight):
             output, h, c = _by_reference(arguments, steps, spec, shape)
         return output, LSTMState(h, c)

@@ -199,6 +199,13 @@ def check_peephole_size(peephole: Tensor | None, spatial: tuple[int, ...]) -> No
         )
 
 
+def check_pixels(input: Tensor | None, spatial: tuple[int, ...]) -> None:
+    """PyTorch's convolutions take no image without pixels; the operators do."""
+    if any(size == 0 for size in spatial):
+        name, got = ("state", spatial) if input is None else ("input", tuple(input.shape))
+        raise ValueError(f'{name}: expected at least one pixel, which backend="torch" needs, got {got}')
+
+
 def check_peephole_offsets(peephole: Tensor | None) -> None:
     """The kernels count an image of a full peephole in 32 bits."""
     most = 2**30
