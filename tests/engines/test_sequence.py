@@ -109,6 +109,22 @@ def test_absent_cotangents_count_as_zero(path: str, used: tuple[str, ...]):
     check(problem, path, torch.float32)
 
 
+@pytest.mark.parametrize("path", PATHS)
+@each_mode
+@pytest.mark.parametrize("kind", ["channel", "full"])
+@pytest.mark.parametrize("sizes", [{"spatial": (0, 4)}, {"batch": 0}], ids=["no pixels", "no images"])
+def test_where_there_is_nothing_every_parameter_has_a_gradient_of_zeros(
+    path: str, mode: str, kind: str, sizes: dict[str, object]
+):
+    problem = Problem.random(Shape(peephole=kind, **sizes), torch.float32)
+    got = problem.solve(by_operator(**PATHS[path], **MODES[mode]))
+    for name in ("weight", "bias", "peephole"):
+        gradient = got[f"grad of {name}"]
+        assert gradient.shape == getattr(problem, name).shape
+        assert not gradient.any()
+    assert got["output"].numel() == 0
+
+
 STRIDE_ROWS = pairwise(
     {"tensor": ("input", "output gradient"), "layout": list(LAYOUTS)[1:], "mode": MODES, "path": PATHS}
 )

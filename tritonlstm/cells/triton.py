@@ -4,6 +4,8 @@ It allocates what a kernel needs, picks its configuration and lays out its grid.
 Triton interprets (TRITON_INTERPRET=1).
 """
 
+import math
+
 import triton
 from torch import Tensor
 
@@ -35,7 +37,8 @@ class TritonCell:
         self.bias, self._bias = None, None if bias is None else bias.contiguous()
         self._peephole, self._peephole_kind = None, "none"
         if peephole is not None:
-            self._peephole = peephole.reshape(3, -1, layout.channels)
+            pixels = math.prod(peephole.shape[1:-1])  # 0 for an empty image
+            self._peephole = peephole.reshape(3, pixels, layout.channels)
             self._peephole_kind = "channel" if self._peephole.shape[1] == 1 else "full"
 
     @staticmethod
@@ -125,18 +128,19 @@ class TritonCell:
         )
 
     def parameter_grads(self, like: Tensor, *, bias: bool, peephole: bool) -> "TritonParameterGrads":
-        pixels = self._peephole.shape[1] if peephole else 0
+        pixels = self._peephole.shape[1] if peephole else None
         return TritonParameterGrads(self._layout, like, bias=bias, peephole_pixels=pixels, itemsize=self._itemsize)
 
 
 class TritonParameterGrads:
-    """`peephole_pixels` is the packed peephole's (1 or H·W), 0 where its gradient is not wanted; dA has elements of
+    """`peephole_pixels` is the packed peephole's (1 or H·W), None where its gradient is not wanted; dA has elements of
     `itemsize` bytes."""
 
-    def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int, itemsize: int):
+    def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int | None, itemsize: int):
         self._layout = layout
-        self._bias, self._peephole = bias, peephole_pixels > 0
-        self._pixels = max(peephole_pixels, 1)
+        self._bias, self._peephole = bias, peephole_pixels is not None
+        self._is_empty = peephole_pixels == 0  # a full peephole of an image without pixels
+        self._pixels = peephole_pixels or 1
         columns = self._pixels * layout.channels
         self._column_block = min(triton.next_power_of_2(columns), 256)
         self._column_programs = triton.cdiv(columns, self._column_block)
@@ -171,4 +175,6 @@ class TritonParameterGrads:
     def result(self) -> tuple[Tensor | None, Tensor | None]:
         sums = self._sums.sum(0)
         bias = sums[:4].sum(1).flatten() if self._bias else None
-        return bias, sums[4:] if self._peephole else None
+        if not self._peephole:
+            return bias, None
+        return bias, sums[4:, :0] if self._is_empty else sums[4:]

@@ -1,11 +1,14 @@
 """A layer's static options. A new option is a field of `Spec`, with a default that leaves everything as it was."""
 
 import ast
+import difflib
 import functools
+import inspect
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
-from .checks import check_choice
+from .checks import check_choice, show
 
 
 class Options(TypedDict, total=False):
@@ -57,7 +60,10 @@ class Spec:
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+            value = getattr(self, name)
+            check_choice(name, value, choices)
+            if value.__class__ is not str:  # NumPy's, or an enumeration's, whose repr `decode` could not read
+                object.__setattr__(self, name, str.__str__(value))
 
     @property
     def recomputes(self) -> bool:
@@ -81,3 +87,28 @@ class Spec:
 
 
 _NAMES = tuple(field.name for field in fields(Spec))
+
+
+def check_keywords(
+    caller: str, options: dict[str, object], *functions: Callable, excluded: Collection[str] = ()
+) -> None:
+    """Raise a TypeError for a keyword that is no option, in the name of the class or function that was called.
+
+    Besides the options of `Spec`, the keywords of `functions` are valid, but for the excluded ones.
+    """
+    for name, value in options.items():
+        if name not in CHOICES:
+            _check_keyword(caller, name, value, functions, excluded)
+
+
+def _check_keyword(
+    caller: str, name: str, value: object, functions: Collection[Callable], excluded: Collection[str]
+) -> None:
+    own = [each for function in functions for each in inspect.signature(function).parameters.values()]
+    valid = dict.fromkeys([*(each.name for each in own if each.kind is not each.VAR_KEYWORD), *CHOICES])
+    valid = [each for each in valid if each != "self" and each not in excluded]
+    if name in valid:
+        return
+    nearest = difflib.get_close_matches(name, valid, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise TypeError(f"{caller}: expected one of the keywords {', '.join(valid)}, got {name}={show(value)}{hint}")

@@ -13,13 +13,15 @@ from .. import ops, reference
 from ..core import checks
 from ..core.backend import resolve
 from ..core.dtypes import without_autocast
-from ..core.spec import Options, Spec
+from ..core.spec import Options, Spec, check_keywords
+from ..core.state import LSTMState, as_passed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 State = tuple[Tensor, Tensor]
-"""(h, c): the hidden state in the input's dtype, and the cell state, in float32 if that is a half-precision dtype."""
+"""(h, c), an `LSTMState` or a plain tuple: the hidden state in the input's dtype, and the cell state, in float32 if
+that is a half-precision dtype."""
 
 
 def lstm_gates(
@@ -29,7 +31,7 @@ def lstm_gates(
     bias: Tensor | None = None,
     peephole: Tensor | None = None,
     **options: Unpack[Options],
-) -> State:
+) -> LSTMState:
     """The gates of one LSTM step, for pre-activations from a convolution, product or normalisation of your own.
 
         i = σ(A_i + w_ci ∘ c)    f = σ(A_f + w_cf ∘ c)    g = φ(A_g)         [A_i A_f A_g A_o] = preact + bias
@@ -49,16 +51,17 @@ def lstm_gates(
             `schedule` have no effect.
 
     Returns:
-        (h, c), each (B, C, *spatial), in the memory format of preact where that is channels last or contiguous; h has
-        its dtype. Differentiable once; with backend="torch" as often as PyTorch is. For the backward pass the gates
-        are kept, 4C channels in preact's dtype, but not preact.
+        An `LSTMState` (h, c), each (B, C, *spatial), in the memory format of preact where that is channels last or
+        contiguous; h has its dtype. Differentiable once; with backend="torch" as often as PyTorch is. For the backward
+        pass the operator keeps the gates, 4C channels in preact's dtype, but not preact.
 
     Raises:
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
+    check_keywords("lstm_gates", options, lstm_gates)
     checks.check_gates(preact, c, bias, peephole)
     spec = Spec(**options)
-    return gates(preact, c, bias, peephole, spec, resolve(spec.backend, preact))
+    return as_passed(LSTMState(*gates(preact, c, bias, peephole, spec, resolve(spec.backend, preact))), None)
 
 
 FEW = 16384

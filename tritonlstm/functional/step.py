@@ -14,7 +14,9 @@ from ..core.arguments import Arguments
 from ..core.backend import resolve
 from ..core.dtypes import cell_dtype, compute_dtype, convolution_dtype, without_autocast
 from ..core.layout import from_rows, to_rows
+from ..core.once import once
 from ..core.spec import Spec
+from ..core.state import LSTMState
 from .gates import State, gates
 
 
@@ -27,15 +29,17 @@ class _Plan(NamedTuple):
     convolution_dtype: torch.dtype  # or float32 where a CPU has no convolution in that
 
 
-def step(arguments: Arguments, spec: Spec, spatial_dims: tuple[str, ...]) -> State:
+def step(
+    arguments: Arguments, spec: Spec, spatial_dims: tuple[str, ...], sizes: tuple[int, int] | None = None
+) -> LSTMState:
     """One step of a layer: one convolution over [x ; h], which PyTorch differentiates, and `lstm_gates`.
 
     The basis of the modules' steps. arguments.input is (B, Cin, *spatial), h0 and c0 (B, C, *spatial), or all without
     B. Nothing is packed and nothing is kept from one call to the next, so that a loop of steps costs no more than one
     in plain PyTorch. Numbers differ by rounding from those of a sequence, whose convolutions may be computed in
-    another way.
+    another way. `sizes` are Cin and C where a module was made with them.
     """
-    plan = checks.once(_plan, arguments, spec.backend, spatial_dims)
+    plan = once(_plan, arguments, spec.backend, spatial_dims, sizes)
     input, h, c, weight, input_weight, bias, peephole = arguments
     if not plan.is_batched:
         input, h, c = (None if tensor is None else tensor.unsqueeze(0) for tensor in (input, h, c))
@@ -48,20 +52,24 @@ def step(arguments: Arguments, spec: Spec, spatial_dims: tuple[str, ...]) -> Sta
     else:
         preact = _convolve(input, input_weight, of_convolution, plan) + _convolve(h, weight, None, plan)
     h, c = gates(preact, c, of_gates, peephole, spec, plan.backend)
-    return (h, c) if plan.is_batched else (h.squeeze(0), c.squeeze(0))
+    return LSTMState(h, c) if plan.is_batched else LSTMState(h.squeeze(0), c.squeeze(0))
 
 
-def _plan(tensors: Sequence[Tensor | None], backend: str, spatial_dims: tuple[str, ...]) -> _Plan:
+def _plan(
+    tensors: Sequence[Tensor | None], backend: str, spatial_dims: tuple[str, ...], sizes: tuple[int, int] | None
+) -> _Plan:
     """Check a step's arguments, and tell how to compute it."""
     arguments = Arguments(*tensors)
     input, h, c, weight, input_weight, bias, peephole = arguments
+    if sizes is not None:
+        checks.check_channels(arguments, *sizes)
     checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
     dims = ("B", "Cin", *spatial_dims)
     if input is None and arguments.in_channels:
         raise ValueError(f"input: expected a Tensor with {arguments.in_channels} channels, got None")
     if input is not None:
         is_batched = checks.is_batched("input", input, dims)
-        sizes, dims = input, dims if is_batched else dims[1:]
+        like, dims = input, dims if is_batched else dims[1:]
         checks.check_input("input", input, dims, arguments.in_channels)
         checks.check_dtype("input", input, weight)
         checks.check_device("input", input, weight.device)
@@ -70,9 +78,10 @@ def _plan(tensors: Sequence[Tensor | None], backend: str, spatial_dims: tuple[st
     else:
         dims = ("B", "C", *spatial_dims)
         is_batched = checks.is_batched("state[0]", h, dims)
-        sizes, dims = h, dims if is_batched else dims[1:]
-    outer, spatial = sizes.shape[: 1 if is_batched else 0], sizes.shape[2 if is_batched else 1 :]
+        like, dims = h, dims if is_batched else dims[1:]
+    outer, spatial = like.shape[: 1 if is_batched else 0], like.shape[2 if is_batched else 1 :]
     checks.check_peephole_size(peephole, tuple(spatial))
+    checks.check_pixels(input, tuple(spatial))
     if h is not None:
         shape = (*outer, arguments.channels, *spatial)
         checks.check_state("state", (h, c), shape, ("B", "C", *spatial_dims)[0 if is_batched else 1 :], like=weight)

@@ -21,8 +21,23 @@ def batching_rule(name: str) -> Callable:
             ]
 
         operator = getattr(torch.ops.tritonlstm, name)
+        if info.batch_size == 0:
+            return _no_results(operator, args, in_dims)
         calls = [operator(*sample(index)) for index in range(info.batch_size)]
         results = tuple(torch.stack(tensors) for tensors in zip(*calls))
         return results, (0,) * len(results)
 
     return rule
+
+
+def _no_results(operator: Callable, args: tuple, in_dims: tuple) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The results for no samples, whose sizes and dtypes a sample of zeros tells."""
+    sample = []
+    for arg, dim in zip(args, in_dims):
+        if isinstance(arg, Tensor) and dim is not None:
+            sizes = list(arg.shape)
+            del sizes[dim]
+            arg = arg.new_zeros(sizes)
+        sample.append(arg)
+    results = tuple(result.new_empty((0, *result.shape)) for result in operator(*sample))
+    return results, (0,) * len(results)
