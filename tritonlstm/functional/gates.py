@@ -64,8 +64,9 @@ def lstm_gates(
     return as_passed(LSTMState(*gates(preact, c, bias, peephole, spec, resolve(spec.backend, preact))), None)
 
 
-FEW = 16384
-"""Elements of c up to which a CPU computes in plain operations: an operator's own overhead outweighs what it saves."""
+FEW = 2**17
+"""Elements of c up to which a CPU computes in plain operations: there they take no longer than the operator, and a
+third of its time in the smallest steps (bench/NOTES.md)."""
 
 
 def gates(preact: Tensor, c: Tensor, bias: Tensor | None, peephole: Tensor | None, spec: Spec, backend: str) -> State:

@@ -160,7 +160,7 @@ class RecurrentStack(nn.Module):
         time_dim = 1 if self.batch_first else 0
         dims = ("Cin", *self.spatial_dims)
         dims = ("B", "T", *dims) if self.batch_first else ("T", "B", *dims)
-        batched = self._check("input", input, dims, state)
+        batched = self._check("input", input, dims, state, list(self.layers))
         if not batched:
             input, state = _with_batch(input, 1 - time_dim), state and [_state_with_batch(pair) for pair in state]
         if self.batch_first and input is not None:
@@ -174,9 +174,10 @@ class RecurrentStack(nn.Module):
 
     def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[LSTMState, ...]]:
         """One time step, for streaming: frame (B, Cin, *spatial), or without B → (output (B, C, *spatial), state)."""
-        self._check("frame", frame, ("B", "Cin", *self.spatial_dims), state)
+        cells = list(self.layers)
+        self._check("frame", frame, ("B", "Cin", *self.spatial_dims), state, cells)
         output, states = frame, []
-        for index, cell in enumerate(self.layers):
+        for index, cell in enumerate(cells):
             try:
                 states.append(cell(output, state and state[index]))
             except (TypeError, ValueError) as error:
@@ -188,21 +189,28 @@ class RecurrentStack(nn.Module):
     def __prepare_scriptable__(self):
         refuse_script()
 
-    def _check(self, name: str, input: Tensor | None, dims: tuple[str, ...], state: Sequence[State] | None) -> bool:
+    @staticmethod
+    def _check(
+        name: str,
+        input: Tensor | None,
+        dims: tuple[str, ...],
+        state: Sequence[State] | None,
+        cells: Sequence[nn.Module],
+    ) -> bool:
         """Check the input and every state before the first layer runs. Returns whether they have a batch dimension.
 
         This reads no weight: it may be parametrized, or sharded and not gathered at this point. Each cell checks its
         input against its own weight.
         """
         check_untraced(input, state)
-        if not self.layers:
+        if not cells:
             raise ValueError("layers: expected at least one cell, got an empty ModuleList")
-        first, channels = self.layers[0], tuple([getattr(cell, "hidden_channels", None) for cell in self.layers])
+        first, channels = cells[0], tuple([getattr(cell, "hidden_channels", None) for cell in cells])
         sizes = name, dims, getattr(first, "in_channels", None), channels
         try:
             tensors = (input,)
             if state is not None:
-                check_layers(state, len(self.layers))
+                check_layers(state, len(cells))
                 for index, pair in enumerate(state):
                     checks.check_pair(f"state[{index}]", pair)
                     tensors += tuple(pair)
