@@ -92,8 +92,9 @@ class _AfterImport:
     def find_spec(self, name: str, path: object = None, target: object = None):
         if name != _COUNTER:
             return None
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, found), None)
+        # Those behind it, among which may be one of an earlier import of this package.
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is None:
             return None
         execute = spec.loader.exec_module
