@@ -15,31 +15,32 @@ from tritonlstm.core.layout import Layout
 from tritonlstm.engines import Engine, engine
 
 STEPS = (8, 24)
+"""The lengths of sequence that `per_step` compares."""
+
 NO_WORK = {
-    "select",
-    "slice",
-    "view",
-    "permute",
-    "movedim",
-    "expand",
     "_unsafe_view",
     "alias",
-    "t",
-    "transpose",
+    "as_strided",
+    "detach",
     "empty",
-}
-NO_WORK |= {
+    "empty_like",
+    "expand",
+    "lift_fresh",
+    "movedim",
     "new_empty",
     "new_empty_strided",
-    "detach",
-    "unsqueeze",
-    "as_strided",
+    "permute",
+    "select",
+    "slice",
     "split",
-    "lift_fresh",
-    "empty_like",
-    "unbind",
     "squeeze",
+    "t",
+    "transpose",
+    "unbind",
+    "unsqueeze",
+    "view",
 }
+"""The ATen calls that `Count` leaves out: views and allocations."""
 
 
 class Count(TorchDispatchMode):
@@ -94,6 +95,7 @@ class AllocationLog(TorchDispatchMode):
 
     @property
     def nbytes(self) -> int:
+        """The sum so far."""
         return sum(storage.nbytes() for storage in self._storages.values())
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -108,6 +110,7 @@ class AllocationLog(TorchDispatchMode):
 
 
 def layout_of(problem: Problem, **options: str) -> Layout:
+    """The sizes of a problem, by default with its gates in Triton."""
     spec = spec_of(problem, **{"backend": "triton"} | options)
     return Layout.of(arguments(problem), problem.shape.steps, spec)
 
