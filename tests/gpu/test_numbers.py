@@ -5,7 +5,17 @@ import torch
 
 from tests.gpu.conftest import ON_CUDA
 from tests.support.layouts import OF_IMAGES, OF_VECTORS
-from tests.support.problems import MODES, SHAPES, VECTORS, Problem, Shape, budgets, by_operator, by_reference, modes_of
+from tests.support.problems import (
+    MODES,
+    SHAPES,
+    VECTORS,
+    Problem,
+    Shape,
+    by_operator,
+    by_reference,
+    growing_budgets,
+    modes_of,
+)
 from tests.support.tolerances import assert_within
 from tritonlstm import ConvLSTM2d, Spec
 from tritonlstm.cells import BackwardStep, ForwardStep
@@ -29,7 +39,7 @@ def check(draw, dtype: torch.dtype, device: str, record_property, **mode: str) -
     backend = "aten" if dtype == torch.float64 else "triton"
     got = problem.to(device).solve(by_operator(backend=backend, **mode))
     oracle = problem.to(torch.float64).solve(by_reference)
-    budget = budgets(draw, dtype, device=device)
+    *_, budget = growing_budgets(draw, dtype, device=device)
     parts = {}
     for name in oracle:
         parts[name] = assert_within(name, got[name].cpu(), oracle[name], budget[name])

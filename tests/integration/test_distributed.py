@@ -1,5 +1,6 @@
 """Two processes on gloo train as one does, by the very code of examples/distributed.py."""
 
+import functools
 import json
 import re
 import subprocess
@@ -18,8 +19,6 @@ from tritonlstm import ConvLSTM2dCell
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
-
-pytestmark = pytest.mark.serial
 
 ONE_PROCESS = Options(strategy="none")
 CASES = {
@@ -68,14 +67,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@functools.cache
+def _losses_of_one_process(**options: object) -> torch.Tensor:
+    return torch.tensor(train(replace(ONE_PROCESS, **options), torch.device("cpu")))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_have_the_loss_curve_of_one(folder: Path, case: str):
     losses = torch.tensor(json.loads((folder / f"{case}.json").read_text()))
-    alone = replace(ONE_PROCESS, input_kernel=CASES[case].input_kernel)
-    alone = torch.tensor(train(alone, torch.device("cpu")))
+    alone = _losses_of_one_process(input_kernel=CASES[case].input_kernel)
     assert alone[-1] < 0.8 * alone[0], "the model learns"
     if CASES[case].bf16:
-        half = torch.tensor(train(replace(ONE_PROCESS, bf16=True), torch.device("cpu")))
+        half = _losses_of_one_process(bf16=True)
         # As near to float32's curve as one process in bfloat16 is, but for the order of roundings.
         assert (losses - alone).abs().max() <= 3 * (half - alone).abs().max()
     else:

@@ -1,7 +1,7 @@
 """Random problems for one layer, and the implementations that solve them."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -256,10 +256,13 @@ def _draws(problem: Problem) -> int:
     return min(40, max(5, 512 // max(1, shape.batch * shape.channels * math.prod(shape.spatial))))
 
 
-def budgets(
+def growing_budgets(
     draw: Callable[[int], Problem], dtype: torch.dtype, learning: Collection[str] = ARGUMENTS, device: str = "cpu"
-) -> dict[str, float]:
-    """The budget of each result by name: the largest over a few problems of one shape, drawn from their seeds."""
+) -> Iterator[dict[str, float]]:
+    """The budget of each result by name: the largest over one, then two, and so on up to a few problems of one shape.
+
+    `draw` makes a problem from its seed.
+    """
     largest = {}
     for seed in range(_draws(draw(0))):
         problem = draw(seed)
@@ -267,7 +270,7 @@ def budgets(
         oracle = problem.to(torch.float64).solve(by_reference, learning)
         for name in oracle:
             largest[name] = max(largest.get(name, 0.0), budget(reference[name].cpu(), oracle[name], dtype))
-    return largest
+        yield dict(largest)
 
 
 PATHS = {"aten": {"backend": "aten"}, "triton": {"backend": "triton"}}
