@@ -150,12 +150,18 @@ def test_estimates_obey_their_ceilings():
 
 
 def test_the_command():
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "bench.roofline", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    lines = run("latency", "--dtype", "fp32").stdout.splitlines()
+    command = [sys.executable, "-m", "bench.roofline", "latency", "--dtype", "fp32"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = result.stdout.splitlines()
     assert lines[0] == "a model, not a measurement"
     assert len(lines) == 2 + len(MODES)
-    assert "[case ...]" in run("--help").stdout
-    assert "expected some of paper, openstl" in run("late").stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [("--help", "[case ...]"), ("late", "expected some of paper, openstl")], ids=["help", "case"]
+)
+def test_the_command_explains_itself(argument: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["roofline", argument])
+    with pytest.raises(SystemExit):
+        roofline.main()
+    assert words in "".join(capsys.readouterr())
