@@ -272,7 +272,6 @@ def test_without_cuda_it_says_so_and_fails(monkeypatch, capsys):
     assert "no CUDA device" in capsys.readouterr().err
 
 
-@pytest.mark.serial
 def test_benchmarks_that_are_disabled_pass():
     """`pytest bench --benchmark-disable`, of a point against T, in a process of its own."""
     chosen = ["--benchmark-disable", "--no-compiled", "-k", "against_steps and 4"]

@@ -31,7 +31,8 @@ each_input = pytest.mark.parametrize("input_learns", [False, True], ids=["input 
 
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of tiny sequences too, and each chunk's weight gradient in one call, as on a GPU."""
+    """Of tiny sequences too, and each chunk's weight gradient in one call, as on a GPU. No kernel runs."""
+    counting.stand_in_for_kernels(monkeypatch, lambda name, arguments: None)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 0)
     monkeypatch.setattr(convolution, "CPU_STEPS", 10**6)
 
@@ -149,12 +150,18 @@ def test_estimates_obey_their_ceilings():
 
 
 def test_the_command():
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "bench.roofline", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    lines = run("latency", "--dtype", "fp32").stdout.splitlines()
+    command = [sys.executable, "-m", "bench.roofline", "latency", "--dtype", "fp32"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = result.stdout.splitlines()
     assert lines[0] == "a model, not a measurement"
     assert len(lines) == 2 + len(MODES)
-    assert "[case ...]" in run("--help").stdout
-    assert "expected some of paper, openstl" in run("late").stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [("--help", "[case ...]"), ("late", "expected some of paper, openstl")], ids=["help", "case"]
+)
+def test_the_command_explains_itself(argument: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["roofline", argument])
+    with pytest.raises(SystemExit):
+        roofline.main()
+    assert words in "".join(capsys.readouterr())

@@ -1,12 +1,14 @@
 """Steps one by one, composed of a convolution and the gates, against the float64 oracle."""
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.support.covering import Row, describe, pairwise
-from tests.support.problems import SHAPES, Problem, Shape, arguments, budgets, by_reference, spec_of
-from tests.support.tolerances import assert_within, budget
+from tests.support.problems import SHAPES, Problem, Shape, arguments, by_reference, growing_budgets, spec_of
+from tests.support.tolerances import assert_all_within, budget
 from tritonlstm import ConvLSTM2d, Spec
 from tritonlstm.core.arguments import Arguments, Results
 from tritonlstm.core.dtypes import cell_dtype
@@ -46,13 +48,12 @@ def fits(row: Row) -> bool:
     return (row.get("backend"), row.get("dtype")) != ("triton", "fp64")
 
 
-def check(problem: Problem, row: Row, allowed: dict[str, float]) -> None:
+def check(problem: Problem, row: Row, budgets: Iterable[dict[str, float]]) -> None:
     dtype = DTYPES[row["dtype"]]
     got = problem.solve(by_steps(row["backend"], row["format"]))
-    oracle = problem.to(torch.float64).solve(by_reference)
-    for name in oracle:
-        assert_within(name, got[name], oracle[name], allowed[name])
-        assert got[name].dtype == (cell_dtype(dtype) if name in ("c_n", "grad of c0") else dtype), name
+    assert_all_within(got, problem.to(torch.float64).solve(by_reference), budgets)
+    for name, tensor in got.items():
+        assert tensor.dtype == (cell_dtype(dtype) if name in ("c_n", "grad of c0") else dtype), name
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -64,7 +65,7 @@ def test_shapes_agree_with_the_oracle(row: Row):
     dtype = DTYPES[row["dtype"]]
     problem = Problem.random(SHAPES[row["shape"]], dtype)
     oracle, reference = (problem.to(each).solve(by_reference) for each in (torch.float64, dtype))
-    check(problem, row, {name: budget(reference[name], oracle[name], dtype) for name in oracle})
+    check(problem, row, [{name: budget(reference[name], oracle[name], dtype) for name in oracle}])
 
 
 OPTIONS = {
@@ -85,8 +86,8 @@ def test_options_agree_with_the_oracle(row: Row):
     dtype = DTYPES[row["dtype"]]
     shape = Shape(**{name: row[name] for name in ("peephole", "bias", "input_kernel", "state")})
     shape = shape.but(spec=Spec(**{name: row[name] for name in ACTIVATIONS}))
-    allowed = budgets(lambda seed: Problem.random(shape, dtype, seed), dtype)
-    check(Problem.random(shape, dtype), row, allowed)
+    budgets = growing_budgets(lambda seed: Problem.random(shape, dtype, seed), dtype)
+    check(Problem.random(shape, dtype), row, budgets)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -109,9 +110,7 @@ def test_no_step_packs_or_copies_a_weight():
             layer.step(frame, state)
     calls = {event.key: event.count for event in profile.key_averages()}
     assert calls["aten::convolution"] == calls["aten::cat"] == 2
-    assert not {"aten::copy_", "aten::clone", "aten::contiguous", "aten::to"} & calls.keys() or (
-        calls.get("aten::copy_", 0) == 0
-    )
+    assert not {"aten::copy_", "aten::clone", "aten::contiguous"} & calls.keys()
 
 
 @pytest.mark.parametrize("backend", ["auto", "aten"])

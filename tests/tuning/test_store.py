@@ -127,7 +127,6 @@ def _write_rows(folder: str, start: multiprocessing.Barrier, first: int) -> None
         update(path, HEADER, rows(channels))
 
 
-@pytest.mark.serial
 def test_processes_that_write_at_once_lose_nothing(cache_folder: Path):
     # Forked: spawned ones would import torch, one after another, and never meet.
     context = multiprocessing.get_context("fork")
