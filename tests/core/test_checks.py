@@ -389,6 +389,9 @@ CALLS = {
         runs_layers_below=True,
     ),
     "all layers removed": Wrong(lambda m: without_layers(m)(frames()), V, ("layers", "at least one", "empty")),
+    "step on an image without pixels": Wrong(
+        lambda m: ConvLSTM2d(2, 4, 3).step(frames(2, 2, 0, 4)), V, ("input", "at least one pixel", "(2, 2, 0, 4)")
+    ),
     "all layers removed, a step": Wrong(
         lambda m: without_layers(m).step(frames()[0]), V, ("layers", "at least one", "empty")
     ),
@@ -418,6 +421,10 @@ def bfloat16_layer(h: torch.Tensor, c: torch.Tensor) -> object:
 
 def layer_alone(input: torch.Tensor | None, pairs: list | None, **options: object) -> object:
     return ConvLSTM2d(0, [4, 3], 3)(input, pairs, **options)
+
+
+def gates(**options: object) -> object:
+    return functional.lstm_gates(**{"preact": torch.zeros(2, 16), "c": torch.zeros(2, 4), **options})
 
 
 def movie(**options: object) -> object:
@@ -509,6 +516,15 @@ FUNCTIONS = {
         T,
         ("peephole_lstm:", "weight, bias, peephole", "got input_weight="),
     ),
+    "gates, misspelt option": Wrong(
+        lambda: gates(activaton="relu"), T, ("lstm_gates:", "preact, c, bias, peephole", "did you mean 'activation'?")
+    ),
+    "gates, sparse pre-activations": Wrong(
+        lambda: gates(preact=torch.zeros(2, 16).to_sparse()), T, ("preact", "dense", "torch.sparse_coo")
+    ),
+    "gates, sparse c": Wrong(lambda: gates(c=torch.zeros(2, 4).to_sparse()), T, ("c:", "dense", "torch.sparse_coo")),
+    "gates, c of another size": Wrong(lambda: gates(c=torch.zeros(2, 5)), V, ("c", "(B, C) = (2, 4)", "(2, 5)")),
+    "gates, activation an array": Wrong(lambda: gates(activation=np.ones(2)), V, ("activation", "'tanh'", "array(")),
     "state a tensor": Wrong(
         lambda: functional.conv_lstm(SEQUENCE, H, WEIGHT), T, ("state", "(h, c)", "Tensor of shape (2, 4, 5, 4)")
     ),
@@ -649,3 +665,20 @@ def test_a_right_call_is_recorded(backend: str, name: str):
 
 def test_the_table_is_long_enough():
     assert len(TABLE) >= 120
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, torch.Tensor.to_mkldnn, torch.Tensor.double])
+@pytest.mark.parametrize("place", ["frame", "h", "c"])
+def test_a_right_step_before_does_not_let_a_wrong_one_of_the_same_sizes_pass(change: Callable, place: str):
+    module = ConvLSTM2d(2, 4, 3)
+    tensors = {"frame": frames()[0], "h": H, "c": H}
+
+    def step(frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> object:
+        module.layers[0](frame, (h, c))
+        return module.step(frame, [(h, c)])
+
+    step(**tensors)
+    wrong = {**tensors, place: change(tensors[place])}
+    for call in (lambda: step(**wrong), lambda: module.step(wrong["frame"], [(wrong["h"], wrong["c"])])):
+        with pytest.raises(TypeError, match=r"^(input|frame|state)\b"):
+            call()

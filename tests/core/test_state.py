@@ -49,6 +49,7 @@ class TestIsReturned:
         assert is_named(vectors(frames[..., 0, 0])[1])
         assert type(PeepholeLSTMCell(CIN, C)(frames[0, :, :, 0, 0])) is LSTMState
         weight = torch.randn(4 * C, CIN + C, 3, 3)
+        assert type(functional.lstm_gates(torch.randn(B, 4 * C), torch.randn(B, C))) is LSTMState
         for backend in ("auto", "torch"):
             assert type(functional.conv_lstm(frames, None, weight, backend=backend)[1]) is LSTMState
         assert type(functional.peephole_lstm(frames[..., 0, 0], None, weight[..., 0, 0])[1]) is LSTMState
