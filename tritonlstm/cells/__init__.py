@@ -1,4 +1,5 @@
-"""The pointwise part of a step, gates and cell state: one cell that launches Triton kernels, one of ATen calls."""
+"""The pointwise part of a step, gates and cell state: one cell that launches Triton kernels, one of ATen calls, and one
+that Inductor compiles for a CPU."""
 
 from typing import Protocol
 
@@ -47,6 +48,10 @@ def cell_type(spec: Spec) -> type[Cell]:
         from .triton import TritonCell  # imports Triton, which not every platform has
 
         return TritonCell
+    if spec.backend == "inductor":
+        from .compiled import CompiledCell  # imports the compiler's tracer
+
+        return CompiledCell
     from .aten import AtenCell
 
     return AtenCell

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ..core.arguments import Arguments, Results
+from ..core.backend import is_exporting
 from ..core.spec import Spec
 from . import operators  # noqa: F401  registers them
 
@@ -110,7 +111,7 @@ def sequence(arguments: Arguments, steps: int, spec: Spec, *, shares_output: boo
     """
     args = (*arguments, steps, spec.encode())
     differentiable = _is_differentiated(arguments)
-    if torch.compiler._is_exporting_flag:  # is_exporting() is True in all that torch 2.11 compiles
+    if is_exporting():
         return Results(*torch.ops.tritonlstm.inference(*args))
     if torch.compiler.is_compiling():
         if torch._C._are_functorch_transforms_active():
