@@ -8,6 +8,7 @@ import torch
 from bench.cases import Problem
 from tritonlstm import ConvLSTM2d
 
+from .eager import disable_compiler_caches
 from .protocol import Built, Provider, of_function
 
 
@@ -26,6 +27,8 @@ def build(options: dict[str, str], problem: Problem, *, compiled: bool = False) 
         for name, tensor in parameters._asdict().items():
             if tensor is not None:
                 setattr(cell, name, torch.nn.Parameter(tensor.detach()))
+    if compiled:
+        disable_compiler_caches()
     return of_function(torch.compile(layer, fullgraph=True) if compiled else layer, list(layer.parameters()))
 
 

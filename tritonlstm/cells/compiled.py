@@ -1,11 +1,12 @@
 """The gates and their gradients on a CPU, compiled by Inductor: one loop over the elements forward, one backward.
 
 The equations are the reference's. Each function is compiled once for any T, B, image and number of channels, when it is
-first called; the numbers of threads are free too. Where that fails, most likely for want of a C++ compiler, `AtenCell`
+first called, and runs on any number of threads. Where that fails, most likely for want of a C++ compiler, `AtenCell`
 computes the same from the same saved tensors.
 
-Dynamo is left out: its guards cost more than a small step, and a function that is called with so many kinds of views
-would reach its limit of recompilations. `torch._inductor.compile` takes a graph that was traced without it.
+Dynamo is left out. It compiled such a function anew for each relation between the views that it is called with, up to
+its limit of recompilations, and a user's `torch._dynamo.reset` or stance would reach it. `torch._inductor.compile`
+takes a graph that was traced without it.
 """
 
 import threading
@@ -36,6 +37,10 @@ OPTIONS = {
 NARROW_CHANNELS = 8
 """Rows of so many channels at most fill half a vector of 512 bits: 8 channels took 174 µs with those, 130 with 256
 bits (bench/NOTES.md)."""
+
+_IMAGES, _PIXELS, _CHANNELS, _GAP = 5, 1013, 37, 19
+"""The sizes of the examples, and what lies between two rows of a slot. No two sizes or strides are alike by chance,
+since equal ones become one symbol; there are enough rows that it pays to share them among threads."""
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -72,9 +77,8 @@ class Function:
         return _activation(self.activation, cell), _activation(self.recurrent_activation, cell)
 
     def _example(self, *, gap: int = 0, dtype: torch.dtype | None = None) -> Tensor:
-        """Rows with as many numbers between them. No two sizes are alike, since equal ones count as one and the same;
-        there are enough rows that it pays to share them among threads."""
-        sizes = (5, 1013) if self.peephole == "full" else (5003,)
+        """Rows with so many numbers between them."""
+        sizes = (_IMAGES, _PIXELS) if self.peephole == "full" else (_IMAGES * _PIXELS,)
         return torch.zeros(*sizes, _CHANNELS + gap, dtype=dtype or self.dtype)[..., :_CHANNELS]
 
     def _example_preacts(self) -> list[Tensor]:
@@ -83,11 +87,8 @@ class Function:
     def _example_peepholes(self) -> list[Tensor]:
         if self.peephole == "none":
             return []
-        sizes = (1013, _CHANNELS) if self.peephole == "full" else (_CHANNELS,)
+        sizes = (_PIXELS, _CHANNELS) if self.peephole == "full" else (_CHANNELS,)
         return [torch.zeros(sizes, dtype=cell_dtype(self.dtype)) for _ in range(3)]
-
-
-_CHANNELS, _GAP = 37, 19
 
 
 @dataclass(frozen=True)
@@ -183,14 +184,15 @@ def compiled(function: Forward | Backward) -> Callable[..., object] | None:
         if function not in _compiled:
             # A thread of its own has neither the modes nor the dispatch keys under which an operator runs.
             with ThreadPoolExecutor(1) as pool:
-                error = pool.submit(_compile, function).exception()
+                future = pool.submit(_compile, function)
+            error = future.exception()
+            _compiled[function] = future.result() if error is None else None
     if error is not None:
         _warn(error)
     return _compiled[function]
 
 
-def _compile(function: Forward | Backward) -> None:
-    _compiled[function] = None
+def _compile(function: Forward | Backward) -> Callable[..., object]:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # from inside the compiler
         from torch import _inductor  # takes a second
@@ -198,7 +200,7 @@ def _compile(function: Forward | Backward) -> None:
         graph = make_fx(function, tracing_mode="symbolic")(*function.examples())
         examples = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
         options = {**OPTIONS, "cpp.simdlen": 256} if function.narrow else OPTIONS
-        _compiled[function] = _inductor.compile(graph, examples, options=options)
+        return _inductor.compile(graph, examples, options=options)
 
 
 _warned = False
