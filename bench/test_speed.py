@@ -16,7 +16,7 @@ from .check import Oracle
 from .conftest import LONG
 from .flow import Point
 from .providers import COMPILED, EAGER_FORMATS, FLAX, FLOORS, KERAS, MAX_AUTOTUNE, OURS, OURS_WITHOUT_PEEPHOLE
-from .providers.ours import HOISTED, RECOMPUTE
+from .providers.ours import HOISTED, OURS_COMPILED, RECOMPUTE
 from .rows import MODES, OK, Rows, environment, results_folder
 
 CLOCK, DEADLINE = timer.CpuClock(), timer.Deadline()
@@ -38,7 +38,8 @@ def rows(request: pytest.FixtureRequest):
 @pytest.fixture(scope="session")
 def compilers(request: pytest.FixtureRequest) -> list:
     option = request.config.getoption
-    return [] if option("--no-compiled") else [COMPILED, *([MAX_AUTOTUNE] if option("--max-autotune") else [])]
+    autotuned = [MAX_AUTOTUNE] if option("--max-autotune") else []
+    return [] if option("--no-compiled") else [OURS_COMPILED, COMPILED, *autotuned]
 
 
 @functools.cache

@@ -96,11 +96,15 @@ def build_fused(problem: Problem, cell: Cell = torch.ops.aten._thnn_fused_lstm_c
     return of_stack(partial(fused_stack, cell), problem)
 
 
-def build_compiled(stack: Stack, mode: str | None, problem: Problem) -> Built:
-    # Imported late: it takes a second. Code cached on the disk by an earlier run would hide the time to compile.
-    from torch._inductor import config
+def disable_compiler_caches() -> None:
+    """Code cached on the disk by an earlier run would hide the time to compile."""
+    from torch._inductor import config  # takes a second
 
     config.force_disable_caches = True
+
+
+def build_compiled(stack: Stack, mode: str | None, problem: Problem) -> Built:
+    disable_compiler_caches()
     return of_stack(torch.compile(stack, fullgraph=True, dynamic=False, mode=mode), problem)
 
 

@@ -1,5 +1,6 @@
 """This package's layer, with its backends, schedules and memory modes."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -7,10 +8,11 @@ import torch
 from bench.cases import Problem
 from tritonlstm import ConvLSTM2d
 
+from .eager import disable_compiler_caches
 from .protocol import Built, Provider, of_function
 
 
-def build(options: dict[str, str], problem: Problem) -> Built:
+def build(options: dict[str, str], problem: Problem, *, compiled: bool = False) -> Built:
     case = problem.case
     layer = ConvLSTM2d(
         case.in_channels,
@@ -25,7 +27,9 @@ def build(options: dict[str, str], problem: Problem) -> Built:
         for name, tensor in parameters._asdict().items():
             if tensor is not None:
                 setattr(cell, name, torch.nn.Parameter(tensor.detach()))
-    return of_function(layer, list(layer.parameters()))
+    if compiled:
+        disable_compiler_caches()
+    return of_function(torch.compile(layer, fullgraph=True) if compiled else layer, list(layer.parameters()))
 
 
 def variant(name: str, *, peephole: bool = True, **options: str) -> Provider:
@@ -33,6 +37,7 @@ def variant(name: str, *, peephole: bool = True, **options: str) -> Provider:
 
 
 OURS = variant("tritonlstm")
+OURS_COMPILED = replace(OURS, name="tritonlstm, torch.compile", build=partial(build, {}, compiled=True), compiles=True)
 OURS_WITHOUT_PEEPHOLE = variant("tritonlstm, no peephole", peephole=False)
 RECOMPUTE = variant("tritonlstm, recompute", memory="recompute")
 HOISTED = variant("tritonlstm, hoisted", schedule="hoisted")

@@ -109,7 +109,11 @@ def test_every_provider_that_torch_runs_can_be_captured():
     foreign = (providers.FLAX, providers.KERAS)
     assert all(each.capturable == (each not in foreign) for each in providers.ALL)
     assert all(each.build.args[1] in (None, "max-autotune-no-cudagraphs") for each in providers.COMPILERS)
-    assert {each for each in providers.ALL if each.compiles} == {*foreign, *providers.COMPILERS}
+    assert {each for each in providers.ALL if each.compiles} == {
+        *foreign,
+        *providers.COMPILERS,
+        providers.OURS_COMPILED,
+    }
 
 
 def test_the_fused_cell_is_absent_where_aten_has_none():

@@ -274,7 +274,10 @@ def growing_budgets(
 
 
 PATHS = {"aten": {"backend": "aten"}, "triton": {"backend": "triton"}}
-"""The two implementations of the gates. On a CPU, "triton" is interpreted."""
+"""Two implementations of the gates. On a CPU, "triton" is interpreted."""
+
+ALL_PATHS = {**PATHS, "inductor": {"backend": "inductor"}}
+"""With the one that is compiled, which takes seconds for each choice of options: for tests of the default ones."""
 
 MODES = {
     "concat, save": {},

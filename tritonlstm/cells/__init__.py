@@ -1,4 +1,5 @@
-"""The pointwise part of a step, gates and cell state: one cell that launches Triton kernels, one of ATen calls."""
+"""The pointwise part of a step, gates and cell state: one cell that launches Triton kernels, one of ATen calls, and one
+that Inductor compiles for a CPU."""
 
 import functools
 from typing import Protocol
@@ -54,6 +55,10 @@ def cell_type(spec: Spec) -> type[Cell]:
     """The cell for a resolved backend."""
     if spec.backend == "triton":
         return _triton_cell()
+    if spec.backend == "inductor":
+        from .compiled import CompiledCell  # imports the compiler's tracer
+
+        return CompiledCell
     from .aten import AtenCell
 
     return AtenCell

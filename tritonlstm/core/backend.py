@@ -57,24 +57,35 @@ def as_operator_in_onnx() -> Iterator[None]:
 
 
 def resolve(backend: str, weight: Tensor) -> str:
-    """ "triton", "aten" or "torch" for a call. Raises ValueError where Triton is asked for and cannot run."""
+    """ "triton", "inductor", "aten" or "torch" for a call. Raises ValueError for one that cannot run here."""
     if backend == "torch" or (torch.onnx.is_in_onnx_export() and not _in_onnx_as_operator.get()):
         return "torch"
     if backend == "auto":
-        if not (weight.is_cuda and weight.dtype in TRITON_DTYPES):
-            return "aten"
-        if not TRITON_IS_INSTALLED:
+        if weight.is_cuda and weight.dtype in TRITON_DTYPES:
+            if TRITON_IS_INSTALLED:
+                return "triton"
             _warn_without_triton()
             return "aten"
-        return "triton"
-    reason = _obstacle(weight) if backend == "triton" else None
+        # An exported program must run where there is no compiler.
+        is_compiled = torch.compiler.is_compiling() and not is_exporting()
+        return "inductor" if is_compiled and weight.device.type == "cpu" else "aten"
+    reason = _obstacle(backend, weight)
     if reason is not None:
-        raise ValueError(f'backend: "triton" {reason}; "auto" works here')
+        raise ValueError(f'backend: "{backend}" {reason}; "auto" works here')
     return backend
 
 
-def _obstacle(weight: Tensor) -> str | None:
-    """Why Triton cannot run with this weight."""
+def is_exporting() -> bool:
+    """Whether torch.export traces. torch.compiler.is_exporting() is True in all that torch 2.11 compiles."""
+    return torch.compiler._is_exporting_flag
+
+
+def _obstacle(backend: str, weight: Tensor) -> str | None:
+    """Why a backend cannot run with this weight."""
+    if backend == "inductor" and weight.device.type not in ("cpu", "meta"):
+        return f"compiles for a CPU, got a weight on {weight.device}"
+    if backend != "triton":
+        return None
     if not TRITON_IS_INSTALLED:
         return f"needs the package triton, which is not installed ({INSTALL_TRITON})"
     if weight.dtype not in TRITON_DTYPES:

@@ -24,7 +24,7 @@ class Options(TypedDict, total=False):
 CHOICES = {
     "activation": ("tanh", "relu", "identity"),
     "recurrent_activation": ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2"),
-    "backend": ("auto", "triton", "aten", "torch"),
+    "backend": ("auto", "triton", "aten", "inductor", "torch"),
     "memory": ("save", "recompute"),
     "schedule": ("auto", "concat", "hoisted"),
 }
@@ -38,8 +38,9 @@ class Spec:
         activation: of the candidate g, and of c in the output: "tanh", "relu", or "identity".
         recurrent_activation: of the gates i, f and o. "sigmoid"; "hard_sigmoid", relu6(x + 3) / 6, as in Keras 3 and
             PyTorch; or "hard_sigmoid_keras2", clip(0.2 x + 0.5, 0, 1), as in Keras 1 and 2.
-        backend: "auto" (the Triton kernels on a GPU, the same algorithm in ATen calls elsewhere), "triton" or "aten"
-            for one of these, or "torch": `tritonlstm.reference`, which can be differentiated twice.
+        backend: "auto" (the Triton kernels on a GPU, the same algorithm in ATen calls elsewhere and, on a CPU under
+            torch.compile, compiled by Inductor), "triton", "aten" or "inductor" for one of these, or "torch":
+            `tritonlstm.reference`, which can be differentiated twice.
         memory: what training keeps for the backward pass beside input, output and c. "save": the gates of every step.
             "recompute": nothing; the backward pass recomputes them, for about half the memory and one more convolution
             a step. Backend "torch" keeps what autograd does.

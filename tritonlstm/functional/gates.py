@@ -73,7 +73,7 @@ def gates(preact: Tensor, c: Tensor, bias: Tensor | None, peephole: Tensor | Non
     """`lstm_gates` of arguments that were checked, on a resolved backend."""
     is_compiling = torch.compiler.is_compiling()
     is_plain_faster = spec.backend == "auto" and not c.is_cuda and (is_compiling or c.numel() <= FEW)
-    if backend == "torch" or (backend == "aten" and is_plain_faster):
+    if backend == "torch" or is_plain_faster:
         return _plain_gates(preact, c, bias, peephole, spec)
     if backend == "triton":
         checks.check_peephole_offsets(peephole)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..core.backend import is_exporting
 from .registration import register_autograd
 
 TENSORS, STATIC = tuple[Tensor | None, ...], tuple[object, ...]
@@ -40,7 +41,7 @@ class Differentiable:
 
     def __call__(self, tensors: TENSORS, static: STATIC) -> tuple[Tensor, ...]:
         """The results, and behind them what the training operator saves where a gradient is wanted."""
-        if torch.compiler._is_exporting_flag:  # is_exporting() is True in all that torch 2.11 compiles
+        if is_exporting():
             return self._inference(*tensors, *static)
         if torch.compiler.is_compiling():
             if torch._C._are_functorch_transforms_active():
