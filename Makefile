@@ -22,7 +22,7 @@ help:
 
 $(ENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' triton
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(ENV)/ready
@@ -80,5 +80,11 @@ lint: $(ENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+# Only what is this checkout's: ENV may name any folder, and make may run in any.
 clean:
-	rm -rf $(ENV) build dist *.egg-info demo
+	@grep -qs '^name = "tritonlstm"' pyproject.toml || { echo "clean: $(CURDIR) is no checkout of tritonlstm" >&2; exit 2; }
+	@if test -e '$(ENV)' || test -L '$(ENV)'; then \
+		case "$$(cd '$(ENV)' && pwd -P)" in "$$(pwd -P)"/?*) test -f '$(ENV)/pyvenv.cfg' ;; *) false ;; esac || \
+		{ echo "clean: ENV must be a virtual environment inside $(CURDIR), is '$(ENV)'" >&2; exit 2; }; \
+	fi
+	rm -rf -- '$(ENV)' build dist *.egg-info demo

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import triton
 
+from tritonlstm.core import files, output
 from tritonlstm.launch.config import find_config
 from tritonlstm.launch.tables import KERNELS
 from tritonlstm.tuning import aot
@@ -49,9 +50,9 @@ class Point:
         return f"{launch.kernel}/{launch.dtype}/C{launch.channels}/{launch.variant}/{self.arch}"
 
 
-def points() -> Iterator[Point]:
+def points(architectures: Iterable[str] = ARCHITECTURES) -> Iterator[Point]:
     """Every channel class in every dtype with channel peepholes; the other variants at 64 channels, not in fp16."""
-    for arch, kernel, dtype in itertools.product(ARCHITECTURES, KERNELS, DTYPES):
+    for arch, kernel, dtype in itertools.product(architectures, KERNELS, DTYPES):
         for channels in CHANNELS:
             yield Point(Launch(kernel, dtype, channels), arch)
         for variant in VARIANTS[kernel]:
@@ -84,12 +85,12 @@ def violations(point: Point, figures: dict) -> list[str]:
 
 
 def load() -> dict:
-    return json.loads(PATH.read_text())
+    return json.loads(files.read_text(PATH))
 
 
 def save(rows: Rows) -> None:
     lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items())
-    PATH.write_text(f'{{\n  "triton": "{triton.__version__}",\n  "kernels": {{\n{lines}\n  }}\n}}\n')
+    files.write(PATH, f'{{\n  "triton": "{triton.__version__}",\n  "kernels": {{\n{lines}\n  }}\n}}\n')
 
 
 def differences(rows: Rows, committed: Rows) -> list[str]:
@@ -113,6 +114,7 @@ def text(rows: Rows) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    output.make_robust()
     parser = argparse.ArgumentParser(prog="python -m bench.codegen", description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help=f"write the figures to {PATH.name}")
     options = parser.parse_args(arguments)

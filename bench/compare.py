@@ -31,6 +31,7 @@ import torch
 from scipy.stats import quantile_test
 
 from bench.rows import MODES, ROOT, commit
+from tritonlstm.core import output
 from tritonlstm.tuning.cases import CASES, SMALL
 from tritonlstm.tuning.timing import interleave
 
@@ -83,14 +84,21 @@ def tree_of(ref: str | None, folder: Path) -> Path:
         for name in PACKAGE:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     else:
-        command = ["git", "-C", str(ROOT), "archive", "--format=tar", ref, *PACKAGE]
-        archive = subprocess.run(command, capture_output=True, check=False)
-        if archive.returncode:
-            raise ValueError(f"{ref}: {archive.stderr.decode().strip()}")
-        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        # The commit by its hash: a ref that begins with "-" would be an option of git archive.
+        resolved = _git(ref, "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}").decode().strip()
+        archive = _git(ref, "archive", "--format=tar", resolved, *PACKAGE)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(folder, filter="data")
     shutil.move(folder / "kernels", folder / "tritonlstm" / "kernels")
     return folder
+
+
+def _git(ref: str, *arguments: str) -> bytes:
+    """What git prints. Raises ValueError, which names `ref`, where it fails."""
+    result = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False)
+    if result.returncode:
+        raise ValueError(f"{ref}: {result.stderr.decode().strip()}")
+    return result.stdout
 
 
 class Worker(subprocess.Popen):
@@ -147,6 +155,7 @@ def compare(
 
 
 def main(arguments: list[str]) -> int:
+    output.make_robust()
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__.splitlines()[0])
     parser.add_argument("base", help="a git ref")
     parser.add_argument("head", nargs="?", help="a git ref; the working tree by default")

@@ -21,6 +21,7 @@ from .providers import (
     MAX_AUTOTUNE,
     MAX_AUTOTUNE_FUSED_CELL,
     OURS,
+    OURS_COMPILED,
     OURS_WITHOUT_PEEPHOLE,
     RECOMPUTE,
     VARIANTS,
@@ -40,7 +41,7 @@ QUICK = ("nowcast", "latency")
 
 def on_cpu(cases: dict[str, Case] = SMALL, *, max_autotune: bool = False) -> list[Point]:
     """The small variants of the cases against every baseline that runs on a CPU, in float32."""
-    compilers = [COMPILED, *([MAX_AUTOTUNE] if max_autotune else [])]
+    compilers = [OURS_COMPILED, COMPILED, *([MAX_AUTOTUNE] if max_autotune else [])]
     foreign = [FLAX, KERAS]
     if any(each.why_absent(torch.device("cpu")) is None for each in foreign):
         foreign = [OURS_WITHOUT_PEEPHOLE, *foreign]

@@ -1,10 +1,13 @@
 """Plots of results: bars for each case, and time and memory against T."""
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+
+from tritonlstm.core import files
 
 from . import report
 from .rows import MODES
@@ -47,8 +50,10 @@ def against_steps(rows: pd.DataFrame, column: str, label: str, scale: float = 1.
 def save(figure: Figure, rows: pd.DataFrame, path: Path) -> None:
     first = rows.iloc[0]
     figure.suptitle(f"{first.device}, torch {first.torch}, commit {first.commit}", fontsize="medium")
-    figure.savefig(path, dpi=110)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=110, format=path.suffix.removeprefix(".") or "png")
     plt.close(figure)
+    files.write(path, image.getvalue())
 
 
 def draw(path: Path) -> list[Path]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from tritonlstm.core import files, output
+
 from . import report
 from .providers import COMPILED, EAGER, OURS
 from .rows import ABSENT, GRAPH, MODES, OK, ROOT
@@ -127,6 +129,7 @@ def updated(text: str, path: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    output.make_robust()
     parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
     options = parser.parse_args(arguments)
@@ -134,7 +137,13 @@ def main(arguments: list[str]) -> int:
     if path is None:
         print("readme: no bench/results/*/speed.csv yet", file=sys.stderr)
         return 1
-    text = README.read_text()
+    try:
+        text = files.read_text(README)
+        files.check_target(PLOT)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if BEGIN not in text or END not in text:
+        parser.error(f"{README} has no {BEGIN} … {END}")
     new = updated(text, path)
     if options.check:
         print(f"{README}: {'up to date' if new == text else 'out of date'} with {path}")
@@ -147,7 +156,7 @@ def main(arguments: list[str]) -> int:
         print(f"readme: {path} has no times to compare with the convolutions alone", file=sys.stderr)
         return 1
     plots.save(figure, shown, PLOT)
-    README.write_text(new)
+    files.write(README, new)
     return 0
 
 

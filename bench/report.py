@@ -1,10 +1,13 @@
 """Results as pandas tables: read from a file, compared within each point, and as text."""
 
+import io
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
+
+from tritonlstm.core import files
 
 from .providers import EAGER_FORMATS, FLOORS, OURS, OURS_WITHOUT_PEEPHOLE
 from .rows import OK, Row
@@ -31,9 +34,11 @@ def frame(records: Iterable[dict]) -> pd.DataFrame:
 
 
 def read(path: Path) -> pd.DataFrame:
-    names = pd.read_csv(path, nrows=0).columns
+    content = files.read_text(path)
+    names = pd.read_csv(io.StringIO(content), nrows=0).columns
     text = {name: str for name in names if name not in _NUMBERS}
-    rows = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={name: [""] for name in _FIGURES})
+    blank = {name: [""] for name in _FIGURES}
+    rows = pd.read_csv(io.StringIO(content), dtype=text, keep_default_na=False, na_values=blank)
     if rows.empty:
         raise ValueError(f"{path}: no rows")
     return frame(rows)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from tritonlstm.core import output
 from tritonlstm.core.layout import GPU_MULTIPLE
 from tritonlstm.engines.chunks import chunk_length
 from tritonlstm.engines.concat import RING_STEPS
@@ -228,6 +229,7 @@ def table(cases: Iterable[str], dtype: torch.dtype) -> pd.DataFrame:
 
 
 def main() -> None:
+    output.make_robust()
     parser = argparse.ArgumentParser(prog="python -m bench.roofline", description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; all if none is named")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")

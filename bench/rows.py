@@ -1,7 +1,7 @@
 """The schema of all results: one flat row for each provider and point, in a CSV file. Collecting needs no pandas."""
 
 import csv
-import os
+import io
 import platform
 import re
 import subprocess
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 import triton
+
+from tritonlstm.core import files
 
 MODES = ("inference", "training")
 ROOT = Path(__file__).parents[1]
@@ -88,6 +90,7 @@ class Rows:
     """Collects rows, and saves all of them to a file after every point."""
 
     def __init__(self, path: Path, environment: dict[str, str]):
+        files.check_target(path)
         self.path = path
         self.environment = environment
         self.all: list[Row] = []
@@ -98,10 +101,8 @@ class Rows:
     def add(self, rows: Iterable[Row]) -> None:
         self.all += rows
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Replaced at once: a run that is interrupted here leaves the earlier file.
-        beside = self.path.with_name(f".{self.path.name}.new")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*(each.name for each in fields(Row)), *self.environment])
-            writer.writeheader()
-            writer.writerows(self.records())
-        os.replace(beside, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [*(each.name for each in fields(Row)), *self.environment])
+        writer.writeheader()
+        writer.writerows(self.records())
+        files.write(self.path, text.getvalue())  # at once: a run that is interrupted here leaves the earlier file

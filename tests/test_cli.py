@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from tests.support.cache import cache_folder
 from tritonlstm import cli
 from tritonlstm.launch import Config, cache, config
-from tritonlstm.launch.tables import ConfigKey, ScheduleKey, Table
+from tritonlstm.launch.tables import ConfigKey, Entry, ScheduleKey, Table
 from tritonlstm.tuning import search, tune
 from tritonlstm.tuning.inspect import Figures
 from tritonlstm.tuning.launches import Layer
@@ -57,12 +58,12 @@ def device(without_compiling, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "cuda_bench", lambda: bench)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """`python -m tritonlstm` in a process that has no device, and in which Triton compiles rather than interprets."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(
         [sys.executable, "-m", "tritonlstm", *arguments],
-        env=inherited | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""},
+        env=inherited | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -218,6 +219,105 @@ def test_info_says_where_each_configuration_comes_from(capsys: pytest.CaptureFix
     assert "gates_backward  4 bytes    any C   1024/4  kernels/tuned/gfx942.json" in printed
 
 
+def test_info_counts_configurations_and_schedules_apart(capsys: pytest.CaptureFixture, cache_folder: Path):
+    configs = {ConfigKey("gates_forward", 2, channels): Entry(Config(256, 1), "") for channels in (1, 2, 3)}
+    schedules = {ScheduleKey(2, 1, 64, (3, 3)): Entry("hoisted", "")}
+    update(cache_folder / "sm_90.json", Header(cache.triton_version(), "sm_90", "x"), Table(configs, schedules))
+    assert cli.main(["info", "--arch", "sm_90"]) == 0
+    assert "sm_90.json: 3 configurations, 1 schedules" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x9b2J", "\x07\r\n", "\u202e", "\ud800", "\x7f"])
+@pytest.mark.parametrize("place", ["measured", "triton", "unknown key"])
+def test_nothing_in_a_table_reaches_the_terminal_raw(
+    text: str, place: str, capsys: pytest.CaptureFixture, cache_folder: Path
+):
+    path = cache_folder / "sm_90.json"
+    row = {"kernel": "gates_forward", "itemsize": 2, "channels": 64, "BLOCK": 256, "num_warps": 2}
+    content = {"schema": 1, "triton": cache.triton_version(), "arch": "sm_90", "configs": [row], "schedules": []}
+    path.parent.mkdir()
+    path.write_text(json.dumps(content | {text if place == "unknown key" else place: f"a {text} b"}))
+    assert cli.main(["info", "--arch", "sm_90"]) == 0
+    printed = capsys.readouterr().out
+    assert all(each.isprintable() or each == "\n" for each in printed)
+    assert repr(text)[1:-1] in printed
+
+
+def test_info_prints_to_ascii_and_to_nobody():
+    assert "\\u2192" in command("tune", "latency", "--dry-run", PYTHONIOENCODING="ascii").stdout
+    line = f"set -o pipefail; {sys.executable} -m tritonlstm info | head -1; {sys.executable} -m tritonlstm info >&-"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "tritonlstm  0.1.0\n", "")
+
+
+def test_info_without_a_home_says_that_there_is_no_cache(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("TRITONLSTM_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    assert cli.main(["info"]) == 0
+    assert "none: HOME, XDG_CACHE_HOME and TRITONLSTM_CACHE_DIR are not set" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("device")
+def test_without_a_cache_a_search_needs_a_file(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cache, "path_of", lambda arch: None)
+    monkeypatch.setattr(tune, "run", lambda *_: pytest.fail("searched before it looked"))
+    with pytest.raises(SystemExit):
+        cli.main(["tune", "latency"])
+    assert "argument --out: needed, since there is no cache" in capsys.readouterr().err
+
+
+TARGETS = {
+    "a device": (lambda path: path.symlink_to("/dev/null"), "expected a regular file, got a character device"),
+    "a FIFO": (os.mkfifo, "expected a regular file, got a FIFO"),
+    "a folder": (Path.mkdir, "expected a regular file, got a folder"),
+    "something else": (lambda path: path.write_text("precious"), "or no file, got something else"),
+}
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("option", ["--out", "--report", "the cache"])
+@pytest.mark.parametrize(("make", "words"), TARGETS.values(), ids=TARGETS.keys())
+def test_what_is_not_ours_is_refused_before_any_work(
+    option: str,
+    make: Callable,
+    words: str,
+    capsys: pytest.CaptureFixture,
+    cache_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(tune, "run", lambda *_: pytest.fail("searched before it looked"))
+    cache_folder.mkdir()
+    path = cache_folder / "sm_90.json" if option == "the cache" else cache_folder / "other"
+    make(path)
+    before = path.stat()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["tune", "latency", *(() if option == "the cache" else (option, str(path)))])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert str(path) in error and words in error
+    assert path.stat() == before
+    assert list(cache_folder.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("same", ["x/table", "x/../x/table", "link", "x/link"])
+def test_two_outputs_in_one_file_are_refused_before_any_work(
+    same: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tune, "run", lambda *_: pytest.fail("searched before it looked"))
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    Path("link").symlink_to("x/table")
+    Path("x/link").symlink_to("table")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["tune", "latency", "--out", str(tmp_path / "x/table"), "--report", same])
+    assert stopped.value.code == 2
+    assert "argument --report: expected another file than that of --out" in capsys.readouterr().err
+
+
 def test_info_reports_a_cache_that_is_not_used(capsys: pytest.CaptureFixture, cache_folder: Path):
     cache_folder.mkdir()
     (cache_folder / "sm_90.json").write_text("{")
@@ -241,6 +341,8 @@ def test_info_reports_a_cache_that_is_not_used(capsys: pytest.CaptureFixture, ca
         (["tune", "--kernels", "gates"], "argument --kernels: invalid choice: 'gates'"),
         (["tune", "--jobs", "none"], "argument --jobs: expected a positive integer, got 'none'"),
         (["tune", "--dry-run", "--report", "x.csv"], "argument --report: a dry run has nothing to report"),
+        (["info", "--arch", "../x"], "argument --arch: expected an architecture, as sm_90, gfx942 or cpu, got '../x'"),
+        (["info", "--arch", "sm_90\n"], "argument --arch: expected an architecture"),
         (["turn"], "argument command: invalid choice: 'turn'"),
         ([], "the following arguments are required: command"),
     ],

@@ -7,12 +7,22 @@ new ones. A failure prints the smallest problem that fails, and the decorator th
 from dataclasses import dataclass
 
 import torch
-from hypothesis import event, given, note
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from tests.support import layouts
-from tests.support.problems import ARGUMENTS, MODES, PATHS, RESULTS, Problem, Shape, budgets, by_operator, by_reference
-from tests.support.tolerances import assert_within
+from tests.support.problems import (
+    ARGUMENTS,
+    MODES,
+    PATHS,
+    RESULTS,
+    Problem,
+    Shape,
+    by_operator,
+    by_reference,
+    growing_budgets,
+)
+from tests.support.tolerances import assert_all_within
 from tritonlstm import Spec
 from tritonlstm.core.dtypes import cell_dtype
 from tritonlstm.core.spec import CHOICES
@@ -101,13 +111,13 @@ def problem_of(example: Example, seed: int = 0) -> Problem:
 def test_agrees_with_the_oracle(example: Example):
     event(f"{example.path} {example.dtype} {example.mode}")
     problem = problem_of(example)
-    budget = budgets(lambda seed: problem_of(example, seed), example.dtype, example.learning)
     got = problem.solve(by_operator(**PATHS[example.path], **MODES[example.mode]), example.learning)
     oracle = problem.to(torch.float64).solve(by_reference, example.learning)
     assert got.keys() == oracle.keys()
+    assert_all_within(
+        got, oracle, growing_budgets(lambda seed: problem_of(example, seed), example.dtype, example.learning)
+    )
     for name in oracle:
-        note(name)
-        assert_within(name, got[name], oracle[name], budget[name])
         assert got[name].dtype == (cell_dtype(example.dtype) if name in ("c_n", "grad of c0") else example.dtype)
     for name, tensor in problem.tensors().items():
         if name in example.learning and name in ("weight", "input_weight", "bias", "peephole"):

@@ -73,6 +73,17 @@ def test_works_from_another_directory(wheel: Path, tmp_path: Path, backend: str)
     assert result.returncode == 0, result.stderr
 
 
+def test_depends_on_torch_alone(wheel: Path):
+    """Above all not on Triton, which torch's wheels for CUDA and ROCm bring in a version of their own."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        lines = archive.read(name).decode().splitlines()
+    required = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    assert [requirement for requirement in required if "extra ==" not in requirement] == ["torch>=2.11"]
+    (triton,) = [requirement for requirement in required if requirement.startswith("triton>=")]
+    assert "extra == 'triton'" in triton.replace('"', "'")
+
+
 def test_has_the_command(wheel: Path, tmp_path: Path):
     target = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:

@@ -2,6 +2,7 @@
 
 from . import functional, models, modules, reference
 from .core.spec import Spec
+from .core.state import LSTMState
 from .modules import ConvLSTM2d, ConvLSTM2dCell, PeepholeLSTM, PeepholeLSTMCell
 
 __version__ = "0.1.0"
@@ -9,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConvLSTM2d",
     "ConvLSTM2dCell",
+    "LSTMState",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
     "Spec",

@@ -1,6 +1,7 @@
 """The command `tritonlstm`: `tune` searches for launch configurations, `info` shows which ones are in use."""
 
 import argparse
+import os
 import platform
 import re
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import __version__
-from .core import backend
+from .core import backend, files, output
 from .core.devices import architecture
 from .launch import cache, config
 from .launch.tables import KERNELS
@@ -22,11 +23,12 @@ from .tuning.cases import CASES, Case
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = ("bf16", "fp16", "fp32")
+_NO_CACHE = "HOME, XDG_CACHE_HOME and TRITONLSTM_CACHE_DIR are not set"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    output.make_robust()
+    options = _parser().parse_args(arguments)
     return options.run(options)
 
 
@@ -67,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     tune.set_defaults(run=partial(_tune, tune))
 
     info = commands.add_parser("info", help="print versions, device, backend and the source of each configuration")
-    info.add_argument("--arch", help="architecture of the configurations (that of the device, or sm_90)")
+    info.add_argument(
+        "--arch", type=_architecture, help="architecture of the configurations (that of the device, or sm_90)"
+    )
     info.set_defaults(run=_info)
     return parser
 
@@ -87,6 +91,9 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error(f"argument --arch: this machine has {device.name}, which is {device.arch}")
     plan = tune.plan(device, cases, options.dtype, options.kernels)
     target = options.out or (cache.path_of(device.arch) if device.timed else None)
+    if device.timed and target is None:
+        parser.error(f"argument --out: needed, since there is no cache ({_NO_CACHE})")
+    _check_targets(parser, {"--out": (target, store.read), "--report": (options.report, report.check_csv)})
     where = f"{device.name} ({device.arch})" if device.timed else f"{device.arch}, without a device"
     print("\n  ".join([f"tuning {options.dtype} for {where}:", *map(str, cases)]))
     if options.dry_run:
@@ -117,13 +124,33 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return 0 if saved else 1
 
 
+def _check_targets(parser: argparse.ArgumentParser, targets: dict[str, tuple[Path | None, Callable]]) -> None:
+    """Refuse, before the search, files that its results must not overwrite. `targets`: by option, with their checks."""
+    seen = {}
+    for option, (path, check) in targets.items():
+        if path is None:
+            continue
+        real = os.path.realpath(path)
+        if real in seen:
+            parser.error(f"argument {option}: expected another file than that of {seen[real]}, got {path}")
+        seen[real] = option
+        try:
+            files.check_target(path)
+            check(path)
+        except ValueError as error:
+            parser.error(f"argument {option}: {error}")
+        except OSError:
+            pass  # reported with the results, which are printed in any case
+
+
 def _save(option: str, path: Path, write: Callable[[], str | None]) -> bool:
     """Write `path` by calling `write`, and print the outcome. Returns whether it succeeded."""
     try:
         note = write()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         print(
-            f"tritonlstm: {path} cannot be written ({error.strerror or error}); the results are printed above, and"
+            f"tritonlstm: {path} cannot be written ({reason}); the results are printed above, and"
             f" {option} FILE writes them elsewhere",
             file=sys.stderr,
         )
@@ -148,28 +175,37 @@ def _info(options: argparse.Namespace) -> int:
         "backend": _backend_sentence(),
         "cache": _cache_sentence(arch),
     }
-    print("\n".join(f"{name:12}{line}" for name, line in lines.items()))
-    print(f"\nconfigurations on {arch}, BLOCK/num_warps:")
+    print("\n".join(f"{name:12}{_printable(line)}" for name, line in lines.items()))
+    print(f"\nconfigurations (BLOCK/num_warps) and schedules on {arch}:")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", cache.TuningCacheWarning)  # already reported in the line on the cache
-        print("\n".join(_configurations(arch)))
+        print("\n".join(map(_printable, _configurations(arch))))
     return 0
+
+
+def _printable(line: str) -> str:
+    """The line with control characters escaped: a terminal obeys those in a table from elsewhere."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 
 def _backend_sentence() -> str:
     if not has_triton():
         return '"auto" runs in ATen calls: triton is not installed'
-    if backend.TRITON_INTERPRETS:
+    if backend.interprets():
         return 'TRITON_INTERPRET is set: "triton" interprets the kernels on the CPU, where "auto" runs in ATen calls'
     return '"auto" runs in ' + ("Triton on CUDA tensors" if torch.cuda.is_available() else "ATen calls: no CUDA device")
 
 
 def _cache_sentence(arch: str) -> str:
     path = cache.path_of(arch)
+    if path is None:
+        return f"none: {_NO_CACHE}"
     table, problem = cache.examine(path, arch)
     if problem:
         return f"{path} is not used: {problem}"
-    return f"{path}" + (": no such file" if table is None else f": {len(table.configs)} configurations")
+    if table is None:
+        return f"{path}: no such file"
+    return f"{path}: {len(table.configs)} configurations, {len(table.schedules)} schedules"
 
 
 def _configurations(arch: str) -> Iterator[str]:
@@ -234,6 +270,12 @@ def _odd(text: str) -> int:
     if value % 2 == 0:
         raise argparse.ArgumentTypeError(f"expected an odd size, got {text!r}")
     return value
+
+
+def _architecture(text: str) -> str:
+    if not re.fullmatch(r"cpu|sm_[0-9]{2,3}|gfx[0-9a-f]{3,5}", text):
+        raise argparse.ArgumentTypeError(f"expected an architecture, as sm_90, gfx942 or cpu, got {text!r}")
+    return text
 
 
 def _size(text: str) -> tuple[int, int]:

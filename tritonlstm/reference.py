@@ -15,7 +15,7 @@ Any dtype, any device, differentiable as often as PyTorch is: this is also what 
 pass that the kernels implement stands here a second time by hand, so that it can be held against autograd on its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,7 +54,7 @@ ACTIVATIONS = {
 
 
 class Gates(NamedTuple):
-    """The gates of one step, each (B, C, *spatial), after their activations."""
+    """The gates of one step, each (B, C, *spatial), after their activations; or gradients of their pre-activations."""
 
     i: Tensor
     f: Tensor
@@ -62,11 +62,63 @@ class Gates(NamedTuple):
     o: Tensor
 
 
+def cell(
+    preacts: Sequence[Tensor],
+    c: Tensor,
+    peepholes: Sequence[Tensor] | None,
+    activate: Callable[[Tensor], Tensor],
+    gate: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Gates]:
+    """The pointwise part of a step, from A_i, A_f, A_g, A_o and C_{t-1}: H_t, C_t and the gates.
+
+    Tensors in any layout that broadcasts; peepholes w_ci, w_cf, w_co, or None; φ and σ.
+    """
+    a_i, a_f, a_g, a_o = preacts
+    if peepholes is not None:
+        w_ci, w_cf, w_co = peepholes
+        a_i = torch.addcmul(a_i, w_ci, c)
+        a_f = torch.addcmul(a_f, w_cf, c)
+    i, f, g = gate(a_i), gate(a_f), activate(a_g)
+    c = torch.addcmul(f * c, i, g)
+    if peepholes is not None:
+        a_o = torch.addcmul(a_o, w_co, c)
+    o = gate(a_o)
+    return o * activate(c), c, Gates(i, f, g, o)
+
+
+def cell_backward(
+    dh: Tensor,
+    dc: Tensor,
+    gates: Gates,
+    c_prev: Tensor,
+    c: Tensor,
+    peepholes: Sequence[Tensor] | None,
+    activation: Activation,
+    gate_slope: Callable[[Tensor], Tensor],
+) -> tuple[Gates, Tensor]:
+    """The gradients of `cell` by hand, from those of H_t and C_t: of A_i, A_f, A_g, A_o, and of C_{t-1}."""
+    i, f, g, o = gates
+    squashed = activation.apply(c)
+    da_o = dh * squashed * gate_slope(o)
+    dc = dc + dh * o * activation.slope(squashed)
+    if peepholes is not None:
+        w_ci, w_cf, w_co = peepholes
+        dc = dc + da_o * w_co
+    da_i = dc * g * gate_slope(i)
+    da_f = dc * c_prev * gate_slope(f)
+    da_g = dc * i * activation.slope(g)
+    dc = dc * f
+    if peepholes is not None:
+        dc = dc + da_i * w_ci + da_f * w_cf
+    return Gates(da_i, da_f, da_g, da_o), dc
+
+
 def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W * x + b: a convolution that keeps the image's size; a product where `weight` has no kernel dimensions."""
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
-    return _CONVOLUTIONS[weight.dim() - 2](x, weight, bias, padding="same")
+    padding = [size // 2 for size in weight.shape[2:]]
+    return _CONVOLUTIONS[len(padding)](x, weight, bias, padding=padding)
 
 
 def step(
@@ -87,24 +139,25 @@ def step(
     *input_kernel), weight is (4C, C, *kernel), of the hidden state alone. Returns H_t, C_t and the gates. The gates are
     computed in the dtype of c, which is float32 where h has a half type.
     """
-    activate, gate = ACTIVATIONS[spec.activation].apply, ACTIVATIONS[spec.recurrent_activation].apply
     if bias is not None:
         bias = bias.to(weight.dtype)
     if input_weight is None:
         preact = linear_map(h if x is None else torch.cat([x, h], 1), weight, bias)
     else:
         preact = linear_map(x, input_weight, bias) + linear_map(h, weight, None)
-    a_i, a_f, a_g, a_o = preact.to(c.dtype).chunk(4, 1)
     if peephole is not None:
-        w_ci, w_cf, w_co = peephole.to(c.dtype)
-        a_i = a_i + w_ci * c
-        a_f = a_f + w_cf * c
-    i, f, g = gate(a_i), gate(a_f), activate(a_g)
-    c = f * c + i * g
-    if peephole is not None:
-        a_o = a_o + w_co * c
-    o = gate(a_o)
-    return (o * activate(c)).to(h.dtype), c, Gates(i, f, g, o)
+        peephole = peephole.to(c.dtype)
+    new_h, c, values = gates(preact.to(c.dtype), c, peephole, spec=spec)
+    return new_h.to(h.dtype), c, values
+
+
+def gates(
+    preact: Tensor, c: Tensor, peephole: Tensor | None = None, *, spec: Spec = DEFAULT
+) -> tuple[Tensor, Tensor, Gates]:
+    """The gates of one step, all of one dtype: preact (B, 4C, *spatial) and C_{t-1} to H_t, C_t and the gates."""
+    activate, gate = ACTIVATIONS[spec.activation].apply, ACTIVATIONS[spec.recurrent_activation].apply
+    peepholes = None if peephole is None else peephole.unbind()
+    return cell(preact.chunk(4, 1), c, peepholes, activate, gate)
 
 
 def sequence(
@@ -160,7 +213,6 @@ def sequence_backward(
         cs.append(c)
         gates.append(gate)
 
-    w_ci, w_cf, w_co = (0, 0, 0) if peephole is None else peephole
     in_channels = weight.shape[1] - h0.shape[1]
     grad_weight = torch.zeros_like(weight)
     grad_input_weight = None if input_weight is None else torch.zeros_like(input_weight)
@@ -169,17 +221,9 @@ def sequence_backward(
     grad_frames = []
     dh, dc = grad_h_n, grad_c_n
     for t in reversed(range(len(frames))):
-        i, f, g, o = gates[t]
         c_prev, c = cs[t], cs[t + 1]
-        squashed = activation.apply(c)
-        dh = dh + grad_output[t]
-        da_o = dh * squashed * gate_slope(o)
-        dc = dc + dh * o * activation.slope(squashed) + da_o * w_co
-        da_i = dc * g * gate_slope(i)
-        da_f = dc * c_prev * gate_slope(f)
-        da_g = dc * i * activation.slope(g)
-        dc = dc * f + da_i * w_ci + da_f * w_cf
-        da = torch.cat([da_i, da_f, da_g, da_o], 1)
+        da_gates, dc = cell_backward(dh + grad_output[t], dc, gates[t], c_prev, c, peephole, activation, gate_slope)
+        da = torch.cat(da_gates, 1)
         if input_weight is None:
             z = hs[t] if frames[t] is None else torch.cat([frames[t], hs[t]], 1)
             dz, dw = _linear_map_backward(da, z, weight)
@@ -193,7 +237,7 @@ def sequence_backward(
         if grad_bias is not None:
             grad_bias += da.transpose(0, 1).flatten(1).sum(1)
         if grad_peephole is not None:
-            products = torch.stack([da_i * c_prev, da_f * c_prev, da_o * c])
+            products = torch.stack([da_gates.i * c_prev, da_gates.f * c_prev, da_gates.o * c])
             grad_peephole += products.sum(1).sum_to_size(peephole.shape)
     grad_input = None if input is None else torch.stack(grad_frames[::-1])
     return Arguments(grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole)

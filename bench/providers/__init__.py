@@ -50,5 +50,6 @@ COMPILED = _compiled("torch.compile", eager, None, EAGER)
 COMPILED_FUSED_CELL = _compiled("torch.compile, fused cell", fused, None, FUSED_CELL)
 MAX_AUTOTUNE = _compiled("torch.compile max-autotune", eager, _TUNED, EAGER)
 MAX_AUTOTUNE_FUSED_CELL = _compiled("torch.compile max-autotune, fused cell", fused, _TUNED, FUSED_CELL)
-COMPILERS = [COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL]
+OURS_COMPILED = replace(OURS, name="tritonlstm, torch.compile", build=partial(build_ours, compiled=True), compiles=True)
+COMPILERS = [OURS_COMPILED, COMPILED, COMPILED_FUSED_CELL, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL]
 ALL = [OURS, *FLOORS, *EAGER_FORMATS, OURS_WITHOUT_PEEPHOLE, FUSED_CELL, *VARIANTS, *COMPILERS, FLAX, KERAS]

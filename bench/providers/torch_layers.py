@@ -31,7 +31,7 @@ Stack = Callable[[Tensor, tuple[Parameters, ...]], tuple[Tensor, list[State]]]
 Cell = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
 
-def build_ours(problem: Problem, **options: str) -> Built:
+def build_ours(problem: Problem, *, compiled: bool = False, **options: str) -> Built:
     case = problem.case
     layer = ConvLSTM2d(
         case.in_channels,
@@ -45,7 +45,9 @@ def build_ours(problem: Problem, **options: str) -> Built:
     for cell, parameters in zip(layer.layers, problem.layers, strict=True):
         cell.load_state_dict(parameters)
     layer.to(memory_format=torch.channels_last)
-    return of_function(layer, list(layer.parameters()))
+    if compiled:
+        disable_compiler_caches()
+    return of_function(torch.compile(layer, fullgraph=True) if compiled else layer, list(layer.parameters()))
 
 
 def build(stack: Stack, problem: Problem, memory_format: torch.memory_format = torch.channels_last) -> Built:
@@ -53,11 +55,15 @@ def build(stack: Stack, problem: Problem, memory_format: torch.memory_format = t
     return of_function(lambda input: stack(input, layers), flat(layers), memory_format)
 
 
-def build_compiled(stack: Stack, mode: str | None, problem: Problem) -> Built:
-    # Imported late: it takes a second. Code cached on the disk by an earlier run would hide the time to compile.
-    from torch._inductor import config
+def disable_compiler_caches() -> None:
+    """Code cached on the disk by an earlier run would hide the time to compile."""
+    from torch._inductor import config  # takes a second
 
     config.force_disable_caches = True
+
+
+def build_compiled(stack: Stack, mode: str | None, problem: Problem) -> Built:
+    disable_compiler_caches()
     return build(torch.compile(stack, fullgraph=True, dynamic=False, mode=mode), problem)
 
 

@@ -1,5 +1,6 @@
 """The forecasts as a filmstrip (PNG) and as an animation (GIF)."""
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from tritonlstm.core import files
 
 SEQUENCES = 3
 ZOOM = 4
@@ -42,8 +45,10 @@ def filmstrip(path: Path, input: Tensor, truth: Tensor, forecasts: dict[str, Ten
                     ((LABELS + t * pitch) / width, bottom / height, TILE / width, TILE / height), xticks=[], yticks=[]
                 )
                 axis.imshow(movie[t, i_sequence, 0], cmap="gray", vmin=0, vmax=1)
-    figure.savefig(path, dpi=80)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=80)
     plt.close(figure)
+    files.write(path, png.getvalue())
 
 
 def animation(path: Path, input: Tensor, truth: Tensor, forecasts: dict[str, Tensor]) -> None:
@@ -57,4 +62,6 @@ def animation(path: Path, input: Tensor, truth: Tensor, forecasts: dict[str, Ten
         tiles = [torch.cat(list(torch.nn.functional.pad(column[t], (1, 1, 1, 1), value=0.4)), 0) for column in columns]
         pixels = (torch.cat(tiles, 1).clamp(0, 1) * 255).byte().numpy()
         frames.append(Image.fromarray(np.kron(pixels, np.ones((ZOOM, ZOOM), np.uint8))))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=200, loop=0)
+    gif = io.BytesIO()
+    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
+    files.write(path, gif.getvalue())

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +34,9 @@ class Candidate:
     @classmethod
     def of(cls, model: nn.Module, iterations: int, *, compiled: bool) -> "Candidate":
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+        # At least two iterations of warm-up: with one, OneCycleLR divides by zero.
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, LEARNING_RATE, total_steps=iterations, pct_start=WARM_UP
+            optimizer, LEARNING_RATE, total_steps=max(iterations, round(2 / WARM_UP)), pct_start=WARM_UP
         )
         return cls(model, torch.compile(model) if compiled else model, optimizer, schedule)
 
@@ -71,26 +72,34 @@ def horizon(progress: float) -> int:
 
 
 def train(
-    candidates: dict[str, Candidate], digits: Tensor, iterations: int, seconds: float, seed: int, device: torch.device
+    candidates: dict[str, Candidate],
+    digits: Tensor,
+    iterations: int,
+    seconds: float,
+    seed: int,
+    device: torch.device,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Train until the iterations are done, time is up or the user interrupts. Returns a sentence on how it ended."""
+    """Train until the iterations are done, time is up or `interrupted` says so; asked before each iteration.
+
+    Returns a sentence on how it ended.
+    """
     generator = torch.Generator().manual_seed(seed)
     start = time.monotonic()
     with tqdm(total=iterations, unit="it", dynamic_ncols=True) as bar:
-        try:
-            for iteration, (input, truth) in enumerate(_batches(digits, iterations, generator)):
-                if time.monotonic() - start > seconds:
-                    return f"time was up after {iteration} of {iterations} iterations"
-                input, truth = input.to(device), truth.to(device)
-                losses = {name: each.learn(input, truth) for name, each in candidates.items()}
-                bar.update()
-                frames = bar.n * BATCH * (FRAMES_IN + FRAMES_OUT) / (time.monotonic() - start)
-                bar.set_postfix_str(
-                    f"{frames:.0f} frames/s, loss at {len(truth)} frames: "
-                    + ", ".join(f"{name} {loss:.1f}" for name, loss in losses.items())
-                )
-        except KeyboardInterrupt:
-            return f"interrupted after {bar.n} of {iterations} iterations"
+        for iteration, (input, truth) in enumerate(_batches(digits, iterations, generator)):
+            if interrupted():
+                return f"interrupted after {iteration} of {iterations} iterations"
+            if time.monotonic() - start > seconds:
+                return f"time was up after {iteration} of {iterations} iterations"
+            input, truth = input.to(device), truth.to(device)
+            losses = {name: each.learn(input, truth) for name, each in candidates.items()}
+            bar.update()
+            frames = bar.n * BATCH * (FRAMES_IN + FRAMES_OUT) / (time.monotonic() - start)
+            bar.set_postfix_str(
+                f"{frames:.0f} frames/s, loss at {len(truth)} frames: "
+                + ", ".join(f"{name} {loss:.1f}" for name, loss in losses.items())
+            )
     return f"{iterations} iterations in {time.monotonic() - start:.0f} s"
 
 

@@ -84,6 +84,17 @@ def test_an_unknown_commit(tmp_path: Path, capsys):
     assert "error: no-such-ref: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ref", ["--output={}/written", "--help", "--", "", "HEAD:README.md"])
+def test_what_is_no_commit_reaches_no_command_of_git(ref: str, tmp_path: Path, capsys):
+    ref = ref.format(tmp_path)
+    with pytest.raises(ValueError, match="Needed a single revision"):
+        compare.tree_of(ref, tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        compare.main(["--", ref])
+    assert stopped.value.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_package_from_elsewhere_is_refused(tmp_path: Path):
     """Without the kernels in its tree, a version would be timed with those of another."""
     half = compare.tree_of(None, tmp_path)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,6 +154,11 @@ def test_rows_are_replaced_at_once(collected, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         collected.add([])
     assert collected.path.read_text() == before
+
+
+def test_rows_replace_no_device():
+    with pytest.raises(ValueError, match="/dev/null: expected a regular file, got a character device"):
+        Rows(Path("/dev/null"), environment(CPU, "a test"))
 
 
 def test_a_partial_run_leaves_the_whole_ones_results():

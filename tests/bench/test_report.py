@@ -171,6 +171,30 @@ def test_bars_need_the_convolutions(path: Path, file: Path, capsys):
     assert plots.draw(path) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("README", "/dev/zero", "expected a regular file, got a character device"),
+        ("PLOT", "/dev/null", "expected a regular file, got a character device"),
+        ("README", "/no/such/file", "No such file"),
+        ("README", ROOT / "CONTRIBUTING.md", "has no <!-- speed:begin -->"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_read_or_write(
+    name: str, given: str, words: str, file: Path, monkeypatch, capsys
+):
+    given, text = Path(given), file.read_text()
+    monkeypatch.setattr(readme, name, given)
+    before = given.read_bytes() if given.is_file() else None
+    with pytest.raises(SystemExit) as stopped:
+        readme.main([])
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+    assert before is None or given.read_bytes() == before
+    assert file.read_text() == text
+    assert list(file.parent.glob("speed.png")) == []
+
+
 def test_the_readme_says_what_the_committed_results_do():
     path = readme.results()
     if path is None:

@@ -1,5 +1,6 @@
 """The model of FLOPs, bytes and launches against what the operator does."""
 
+import subprocess
 import sys
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -30,7 +31,8 @@ each_input = pytest.mark.parametrize("input_learns", [False, True], ids=["input 
 
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of tiny sequences too, and each chunk's weight gradient in one call, as on a GPU."""
+    """Of tiny sequences too, and each chunk's weight gradient in one call, as on a GPU. No kernel runs."""
+    counting.stand_in_for_kernels(monkeypatch, lambda name, arguments: None)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 0)
     monkeypatch.setattr(convolution, "CPU_STEPS", 10**6)
 
@@ -136,13 +138,19 @@ def test_flops_of_the_paper_s_network():
     assert list(table["mode"]) == [str(mode) for mode in MODES]
 
 
-def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    monkeypatch.setattr(sys, "argv", ["roofline", "latency", "--dtype", "fp32"])
-    roofline.main()
-    lines = capsys.readouterr().out.splitlines()
+def test_the_command():
+    command = [sys.executable, "-m", "bench.roofline", "latency", "--dtype", "fp32"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = result.stdout.splitlines()
     assert lines[0] == "a model, not a measurement"
     assert len(lines) == 2 + len(MODES)
-    monkeypatch.setattr(sys, "argv", ["roofline", "late"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [("--help", "[case ...]"), ("late", "expected some of paper, openstl")], ids=["help", "case"]
+)
+def test_the_command_explains_itself(argument: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["roofline", argument])
     with pytest.raises(SystemExit):
         roofline.main()
-    assert "expected some of paper, openstl" in capsys.readouterr().err
+    assert words in "".join(capsys.readouterr())

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 LAST_LINES = {
     "sequence": "two parts equal the whole: True",
     "one_image": "gradient of the image (2, 3, 16, 16) is there: True",
-    "streaming": "steps equal the sequence: True",
+    "streaming": "steps agree with the sequence: True",
+    "scheduled_sampling": "the loss falls to less than half: True",
 }
 
 

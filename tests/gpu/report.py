@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.rows import ROOT, environment, results_folder
+from tritonlstm.core import files
 
 
 class Report:
@@ -48,5 +49,5 @@ class Report:
             "summary": self.summary(),
             "checks": self._checks,
         }
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        files.write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path.relative_to(ROOT)

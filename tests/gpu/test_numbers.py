@@ -5,7 +5,17 @@ import torch
 
 from tests.gpu.conftest import ON_CUDA
 from tests.support.layouts import OF_IMAGES, OF_VECTORS
-from tests.support.problems import MODES, SHAPES, VECTORS, Problem, Shape, budgets, by_operator, by_reference, modes_of
+from tests.support.problems import (
+    MODES,
+    SHAPES,
+    VECTORS,
+    Problem,
+    Shape,
+    by_operator,
+    by_reference,
+    growing_budgets,
+    modes_of,
+)
 from tests.support.tolerances import assert_within
 from tritonlstm import ConvLSTM2d, Spec
 from tritonlstm.cells import BackwardStep, ForwardStep
@@ -27,9 +37,9 @@ def check(draw, dtype: torch.dtype, device: str, record_property, **mode: str) -
     """Every result and every gradient; records the largest error, as a part of what is allowed."""
     problem = draw(0)
     backend = "aten" if dtype == torch.float64 else "triton"
-    got = problem.on(device).solve(by_operator(backend=backend, **mode))
+    got = problem.to(device).solve(by_operator(backend=backend, **mode))
     oracle = problem.to(torch.float64).solve(by_reference)
-    budget = budgets(draw, dtype, device=device)
+    *_, budget = growing_budgets(draw, dtype, device=device)
     parts = {}
     for name in oracle:
         parts[name] = assert_within(name, got[name].cpu(), oracle[name], budget[name])
@@ -94,7 +104,7 @@ def test_tf32_errs_no_more_than_pytorch_with_tf32(shape: str, device: str, recor
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 def test_20_runs_give_the_same_bits(dtype: torch.dtype, peephole: str, device: str):
     size = {"batch": 4, "channels": 64, "spatial": (24, 24)} if ON_CUDA else {}
-    problem = Problem.random(Shape(peephole=peephole, **size), dtype).on(device)
+    problem = Problem.random(Shape(peephole=peephole, **size), dtype).to(device)
     first = problem.solve(by_operator(backend="triton"))
     for _ in range(20 if ON_CUDA else 2):
         for name, tensor in problem.solve(by_operator(backend="triton")).items():
@@ -102,7 +112,7 @@ def test_20_runs_give_the_same_bits(dtype: torch.dtype, peephole: str, device: s
 
 
 def test_without_cudnns_determinism_all_but_the_weight_gradient_repeat(device: str):
-    problem = Problem.random(Shape(peephole="full"), torch.bfloat16).on(device)
+    problem = Problem.random(Shape(peephole="full"), torch.bfloat16).to(device)
     first = problem.solve(by_operator(backend="triton"))
     again = problem.solve(by_operator(backend="triton"))
     for name in first:
@@ -126,7 +136,7 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
     preact = empty(rows, 1, 4 * channels).normal_(generator=generator)
     assert preact.numel() > 2**31 or not ON_CUDA
     c = empty(rows, 1, channels, dtype=torch.float32).normal_(generator=generator)
-    peephole = torch.randn(3, channels, 1, device=device, generator=generator)
+    peephole = torch.randn(3, 1, channels, device=device, generator=generator)  # rows
     preacts, cells = ends(preact), ends(c)
     triton_cell = TritonCell(Layout(1, rows, (1,), 0, channels, multiple=1), Spec(), preact, None, peephole)
     part = Layout(1, few, (1,), 0, channels, multiple=1)
@@ -136,8 +146,8 @@ def test_gate_kernels_reach_beyond_2_31_elements(device: str, record_property):
     triton_cell.forward(ForwardStep(preact, addend=None, c_prev=c, gates=preact, c=c_next, h=h, h_next=h_next))
     expected = []
     for place, (a, c_prev) in enumerate(zip(preacts, cells)):
-        gates, c_part = AtenCell.new_gates(part, a, 1)[0], torch.empty_like(c_prev)
         h_part, h_next_part = torch.empty_like(a[..., :channels]), torch.empty_like(a[..., :channels])
+        gates, c_part = AtenCell.new_gates(h_part, 1)[0], torch.empty_like(c_prev)
         aten_cell.forward(ForwardStep(a, None, c_prev, gates=gates, c=c_part, h=h_part, h_next=h_next_part))
         expected.append((gates, c_part))
         in_rows = torch.cat(gates.unbind(), -1)

@@ -73,6 +73,60 @@ class TestGraphs:
             assert_same(*results)
 
 
+class TestSteps:
+    @each_dtype
+    def test_a_graph_captures_a_step(self, dtype: torch.dtype):
+        layer = larger(dtype=dtype)
+        frame = frames(1)[0].to("cuda", dtype)
+        with torch.no_grad():
+            _, state = layer.step(frame)
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                layer.step(frame, state)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                captured = layer.step(frame, state)
+            for _ in range(3):
+                frame.normal_()
+                expected = layer.step(frame, state)
+                graph.replay()
+                assert_same(captured, expected)
+
+    @each_dtype
+    def test_steps_agree_with_the_sequence(self, dtype: torch.dtype):
+        layer, input = larger(dtype=dtype), frames(6).to("cuda", dtype)
+        state, outputs = None, []
+        for frame in input:
+            output, state = layer.step(frame, state)
+            outputs.append(output)
+        tolerance = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
+        expected, _ = layer(input)
+        got = torch.stack(outputs)
+        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+        grads, wanted = (gradients(layer, each.float().square().mean()) for each in (got, expected))
+        for name in grads:
+            largest = wanted[name].abs().max().item()
+            torch.testing.assert_close(grads[name], wanted[name], rtol=0, atol=4 * tolerance * largest)
+
+    @pytest.mark.usefixtures("fresh_compiler")
+    def test_a_compiled_loop_of_steps_equals_eager(self):
+        layer, input = larger(), frames(4).cuda()
+
+        def run(input: Tensor) -> Tensor:
+            state, outputs = None, []
+            for frame in input:
+                output, state = layer.step(frame, state)
+                outputs.append(output)
+            return torch.stack(outputs)
+
+        got, expected = torch.compile(run, fullgraph=True)(input), run(input)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
+        grads = (gradients(layer, each.square().sum()) for each in (got, expected))
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.usefixtures("fresh_compiler")
 @each_memory
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])

@@ -1,5 +1,6 @@
 """Two processes on gloo train as one does, by the very code of examples/distributed.py."""
 
+import functools
 import json
 import re
 import subprocess
@@ -18,8 +19,6 @@ from tritonlstm import ConvLSTM2dCell
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
-
-pytestmark = pytest.mark.serial
 
 ONE_PROCESS = Options(strategy="none")
 CASES = {
@@ -61,29 +60,28 @@ def _bias_made_on_the_meta_device() -> list[float]:
     return cell.bias.full_tensor().tolist()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("losses")
-    mp.start_processes(_run_all, (folder,), nprocs=PROCESSES, start_method="spawn")
-    return folder
+@functools.cache
+def _losses_of_one_process(**options: object) -> torch.Tensor:
+    return torch.tensor(train(replace(ONE_PROCESS, **options), torch.device("cpu")))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_have_the_loss_curve_of_one(folder: Path, case: str):
-    losses = torch.tensor(json.loads((folder / f"{case}.json").read_text()))
-    alone = replace(ONE_PROCESS, input_kernel=CASES[case].input_kernel)
-    alone = torch.tensor(train(alone, torch.device("cpu")))
+def _check(case: str, losses: torch.Tensor) -> None:
+    alone = _losses_of_one_process(input_kernel=CASES[case].input_kernel)
     assert alone[-1] < 0.8 * alone[0], "the model learns"
     if CASES[case].bf16:
-        half = torch.tensor(train(replace(ONE_PROCESS, bf16=True), torch.device("cpu")))
+        half = _losses_of_one_process(bf16=True)
         # As near to float32's curve as one process in bfloat16 is, but for the order of roundings.
-        assert (losses - alone).abs().max() <= 3 * (half - alone).abs().max()
+        assert (losses - alone).abs().max() <= 3 * (half - alone).abs().max(), case
     else:
-        torch.testing.assert_close(losses, alone, rtol=1e-4, atol=0)
+        torch.testing.assert_close(losses, alone, rtol=1e-4, atol=0, msg=lambda text: f"{case}: {text}")
 
 
-def test_first_values_of_a_sharded_cell(folder: Path):
-    bias = json.loads((folder / "bias.json").read_text())
+# One test of all cases: they share two processes, which take long to start.
+def test_two_processes_have_the_loss_curve_of_one_and_the_first_values_of_a_sharded_cell(tmp_path: Path):
+    mp.start_processes(_run_all, (tmp_path,), nprocs=PROCESSES, start_method="spawn")
+    for case in CASES:
+        _check(case, torch.tensor(json.loads((tmp_path / f"{case}.json").read_text())))
+    bias = json.loads((tmp_path / "bias.json").read_text())
     assert bias == [0.0] * 3 + [0.5] * 3 + [0.0] * 6
 
 

@@ -14,7 +14,7 @@ from torch.export import Dim
 
 import tritonlstm.onnx
 from tests.support.layers import CIN, conv_lstm, frames, gradients, peephole_lstm, with_peepholes
-from tritonlstm import ConvLSTM2d
+from tritonlstm import ConvLSTM2d, LSTMState
 from tritonlstm.models import EncoderForecaster
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning")
@@ -57,7 +57,7 @@ class TestExport:
         with torch.no_grad():
             _, state = layer(input)
         t, b = Dim("T"), Dim("B")
-        dynamic = {"input": {0: t, 1: b}, "state": (({0: b}, {0: b}), ({0: b}, {0: b}))}
+        dynamic = {"input": {0: t, 1: b}, "state": (LSTMState({0: b}, {0: b}), LSTMState({0: b}, {0: b}))}
         module = torch.export.export(layer, (input, state), dynamic_shapes=dynamic).module()
         more = frames(steps=2, batch=6)
         _, state = layer(frames(batch=6))

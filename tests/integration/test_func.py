@@ -68,6 +68,30 @@ def test_gradients_of_each_sample_are_those_of_a_loop():
             assert torch.equal(together[name][index], expected), name
 
 
+OVER_SAMPLES = {
+    "results": lambda m, count: vmap(lambda x: functional_call(m, parameters(m), (x,)), in_dims=1)(
+        samples(frames(batch=count))
+    ),
+    "results by parameters": lambda m, count: vmap(output(m), in_dims=(0, None))(
+        {name: value.expand(count, *value.shape) for name, value in parameters(m).items()}, frames()
+    ),
+    "gradients": lambda m, count: vmap(grad(loss(m)), in_dims=(None, 1))(parameters(m), samples(frames(batch=count))),
+    "vmap in vmap": lambda m, count: vmap(
+        lambda x: vmap(lambda x: output(m)(parameters(m), x), in_dims=1)(x), in_dims=1, out_dims=1
+    )(samples(frames(batch=count)).unsqueeze(1).expand(-1, 2, -1, -1, -1, -1, -1)),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+@pytest.mark.parametrize("call", OVER_SAMPLES.values(), ids=OVER_SAMPLES.keys())
+def test_no_samples_give_empty_results(call, backend: str):
+    """Plain PyTorch cannot tell their sizes: its batching rules of cat and conv2d raise without samples."""
+    layer = conv_lstm(backend=backend)
+    none, one = (torch.utils._pytree.tree_leaves(call(layer, count)) for count in (0, 1))
+    assert [each.shape for each in none] == [(0, *each.shape[1:]) for each in one]
+    assert [each.dtype for each in none] == [each.dtype for each in one]
+
+
 FORWARD_MODE = {
     "jvp of the input": lambda m, x: jvp(lambda x: output(m)(parameters(m), x), (x,), (x,)),
     "jvp of a bias": lambda m, x: jvp(

@@ -296,7 +296,7 @@ class TestInputKernel:
         input = frames()
         assert torch.equal(same(input)[0], layer(input)[0])
 
-    def test_steps_equal_the_sequence(self):
+    def test_steps_agree_with_the_sequence(self):
         layer, _ = pair_of_layers(OPTIONS["input kernel"])
         input, state, outputs = frames(), None, []
         for frame in input:

@@ -345,7 +345,6 @@ def _memory() -> tuple[int, int]:
     return tensors, resident_pages * resource.getpagesize()
 
 
-@pytest.mark.serial
 def test_memory_does_not_grow_over_2000_iterations():
     layer = ConvLSTM2d(CIN, 16, 3)
     optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3)

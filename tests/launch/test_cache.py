@@ -1,13 +1,16 @@
 """The user's own tables: whatever is in a file, no layer breaks."""
 
 import json
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tritonlstm import ConvLSTM2d
+from tritonlstm.core import files
 from tritonlstm.launch import Config, TuningCacheWarning, cache, config, pick_config
 
 DEFAULT, OWN = Config(512, 4), Config(256, 2)
@@ -42,6 +45,23 @@ def test_location(monkeypatch: pytest.MonkeyPatch):
     assert cache.path_of("sm_90") == Path("/shared/tritonlstm/sm_90.json")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert cache.path_of("sm_90") == Path("/home/someone/.cache/tritonlstm/sm_90.json")
+    monkeypatch.setenv("TRITONLSTM_CACHE_DIR", "~/own")  # as a file of settings has it, which no shell expands
+    assert cache.path_of("sm_90") == Path("/home/someone/own/sm_90.json")
+
+
+@pytest.mark.parametrize("home", [None, ""])
+def test_without_a_home_there_is_no_cache(home: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in ("TRITONLSTM_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.chdir(tmp_path)
+    assert cache.path_of("sm_90") is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT
+        run_a_layer()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_file_there_is_no_warning():
@@ -69,6 +89,8 @@ UNUSABLE = {
     "nested": ("[" * 100_000, "corrupt"),
     "a list": ([GOOD], "table: expected an object"),
     "foreign": ({"gates_forward": {"2": {"BLOCK": 256, "num_warps": 2}}}, "no 'configs'"),
+    "a header nested deeply": (json.dumps(GOOD)[:-1] + f', "triton": {"[" * 900}{"]" * 900}}}', ""),
+    "a header of a megabyte": (change(triton="x" * 2**20), "its triton is 'xxx"),
     "another Triton": (change(triton="3.0.0"), "its triton is '3.0.0', here it is"),
     "another schema": (change(schema=2), "its schema is 2, here it is 1"),
     "no schema": ({key: value for key, value in GOOD.items() if key != "schema"}, "its schema is None"),
@@ -116,6 +138,7 @@ def test_an_unusable_file_warns_once_and_the_defaults_stand(content: object, rea
     (warning,) = caught
     assert str(path) in str(warning.message)
     assert reason in str(warning.message)
+    assert len(str(warning.message)) < 1000
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pick_config("gates_backward", "cpu", 2, 64) == Config(1024, 4)
@@ -127,6 +150,27 @@ def test_bytes_that_are_no_text_warn():
     write("").write_bytes(b"\xff\xfe\x00")
     with pytest.warns(TuningCacheWarning, match="corrupt"):
         assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT
+
+
+SPECIAL = {
+    "FIFO": (os.mkfifo, "got a FIFO"),
+    "/dev/zero": (lambda path: path.symlink_to("/dev/zero"), "got a character device"),
+    "/dev/full": (lambda path: path.symlink_to("/dev/full"), "got a character device"),
+    "a link to itself": (lambda path: path.symlink_to(path), "symbolic links"),
+    "too large": (lambda path: path.write_text(json.dumps(GOOD) + " " * files.LIMIT), "expected at most"),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), SPECIAL.values(), ids=SPECIAL.keys())
+def test_what_is_no_small_regular_file_warns_once_and_hangs_nothing(make: Callable, reason: str):
+    path = write("")
+    path.unlink()
+    make(path)
+    with pytest.warns(TuningCacheWarning, match=reason) as caught:
+        run_a_layer()
+    (warning,) = caught
+    assert str(path) in str(warning.message)
+    assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT
 
 
 def test_a_folder_in_the_files_place_warns():

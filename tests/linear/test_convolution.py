@@ -76,9 +76,9 @@ def test_a_gradient_of_many_steps_is_about_as_exact_as_one_of_each():
 def test_half_types_convolve_in_float32_where_a_cpu_has_no_convolution_in_them(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, is_missing: bool
 ):
-    monkeypatch.setattr(devices, "cpu_convolves", lambda dtype: not (is_missing and dtype in HALF))
-    seen, convolve = [], torch.convolution
-    monkeypatch.setattr(torch, "convolution", lambda *args: seen.append(args[0].dtype) or convolve(*args))
+    monkeypatch.setattr(devices, "CPU_LACKS", frozenset(HALF if is_missing else ()))
+    seen, convolve = [], torch.conv2d
+    monkeypatch.setattr(torch, "conv2d", lambda *args: seen.append(args[0].dtype) or convolve(*args))
     weight, rows = torch.randn(8, 5, 3, 3).to(dtype), torch.randn(2, 5, 6, 5).to(dtype)
     bias, grad = torch.randn(8).to(dtype), torch.randn(2, 5, 6, 8).to(dtype)
     map = Convolution(LAYOUT, weight, bias)
@@ -95,7 +95,7 @@ def test_half_types_convolve_in_float32_where_a_cpu_has_no_convolution_in_them(
 
 
 def test_a_half_layer_trains_in_float32_convolutions(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(devices, "cpu_convolves", lambda dtype: dtype not in HALF)
+    monkeypatch.setattr(devices, "CPU_LACKS", frozenset(HALF))
     layer = ConvLSTM2d(3, [4, 2], 3, dtype=torch.bfloat16)
     exact = ConvLSTM2d(3, [4, 2], 3, dtype=torch.float64, backend="torch")
     exact.load_state_dict(layer.state_dict())

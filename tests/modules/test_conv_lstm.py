@@ -203,21 +203,21 @@ class TestState:
         assert_same((output, state), (torch.cat([first, second]), carried))
 
     @pytest.mark.parametrize("activation", ["tanh", "relu"])
-    def test_steps_equal_the_sequence(self, frames: Tensor, activation: str):
+    def test_steps_agree_with_the_sequence(self, frames: Tensor, activation: str):
         layer = random_peepholes(ConvLSTM2d(CIN, [C, 3], 3, activation=activation))
         state, outputs = None, []
         for frame in frames:
             output, state = layer.step(frame, state)
             outputs.append(output)
-        assert_same((torch.stack(outputs), state), layer(frames))
+        torch.testing.assert_close((torch.stack(outputs), state), layer(frames))
 
-    def test_steps_of_the_cell_equal_the_layer(self, frames: Tensor):
+    def test_steps_of_the_cell_agree_with_the_layer(self, frames: Tensor):
         layer = random_peepholes(ConvLSTM2d(CIN, C, 3))
         state, hidden = None, []
         for frame in frames:
             state = layer.layers[0](frame, state)
             hidden.append(state[0])
-        assert_same((torch.stack(hidden), (state,)), layer(frames))
+        torch.testing.assert_close((torch.stack(hidden), (state,)), layer(frames))
 
     def test_zeros_are_the_default(self, layer: ConvLSTM2d, frames: Tensor):
         zeros = [tuple(torch.zeros_like(tensor) for tensor in pair) for pair in random_state(layer)]
@@ -238,7 +238,7 @@ class TestState:
         for _ in range(T):
             one, carried = layer.step(None, carried)
             outputs.append(one)
-        assert_same((output, states), (torch.stack(outputs), carried))
+        torch.testing.assert_close((output, states), (torch.stack(outputs), carried))
         h, c = layer.layers[0](None, state[0])
         assert h.shape == c.shape == (B, C, H, W)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.support.covering import Row, describe, pairwise
 from tests.support.layouts import flip_storage
 from tests.support.operators import OPERATORS, backward_arguments
-from tests.support.problems import MODES, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, operator_arguments
+from tests.support.problems import ALL_PATHS, MODES, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, operator_arguments
 from tritonlstm import Spec
 from tritonlstm.core.spec import CHOICES
 
@@ -86,14 +86,15 @@ def test_the_copy_of_an_output(learns: bool):
 
 
 SHAPE_ROWS = pairwise({"operator": OPERATORS, "shape": SOME_SHAPES, "path": PATHS})
+SHAPE_ROWS += [{"operator": operator, "shape": "base", "path": "inductor"} for operator in OPERATORS]
 
 
 @pytest.mark.parametrize("row", SHAPE_ROWS, ids=describe)
 def test_shapes(row: Row):
-    """Every operator has every shape, and both have either implementation of the gates."""
+    """Every operator has every shape, and both have every implementation of the gates."""
     problem = Problem.random(SHAPES[row["shape"]], torch.float32)
     learning = () if row["operator"] == "inference" else tuple(problem.tensors())
-    check(row["operator"], problem, learning, **PATHS[row["path"]])
+    check(row["operator"], problem, learning, **ALL_PATHS[row["path"]])
 
 
 @pytest.mark.parametrize("row", pairwise(OPTIONS, fits), ids=describe)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tests.support.operators import backward_arguments
 from tests.support.problems import (
+    ALL_PATHS,
     ARGUMENTS,
     PATHS,
     SHAPES,
@@ -43,13 +44,13 @@ def test_fakes_allocate_as_the_operators_do(shape: str, path: str, dtype: torch.
             assert one.storage_offset() == 0
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", ALL_PATHS)
 def test_no_result_shares_memory_with_another_tensor(path: str):
     problem = Problem.random(Shape(steps=1), torch.float32)
     for operator, args in (
-        (torch.ops.tritonlstm.training, operator_arguments(problem, **PATHS[path])),
-        (torch.ops.tritonlstm.inference, operator_arguments(problem, **PATHS[path])),
-        (torch.ops.tritonlstm.backward, backward_arguments(problem, problem.tensors(), **PATHS[path])),
+        (torch.ops.tritonlstm.training, operator_arguments(problem, **ALL_PATHS[path])),
+        (torch.ops.tritonlstm.inference, operator_arguments(problem, **ALL_PATHS[path])),
+        (torch.ops.tritonlstm.backward, backward_arguments(problem, problem.tensors(), **ALL_PATHS[path])),
     ):
         given = [arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, Tensor)]
         results = [result.untyped_storage().data_ptr() for result in operator(*args)]

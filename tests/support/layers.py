@@ -20,14 +20,17 @@ def with_peepholes(layer: nn.Module) -> nn.Module:
 
 
 def conv_lstm(**options: object) -> ConvLSTM2d:
+    """Two layers with different kernels, of 4 and 3 channels."""
     return with_peepholes(ConvLSTM2d(CIN, [4, 3], [3, (1, 5)], **options))
 
 
 def peephole_lstm(**options: object) -> PeepholeLSTM:
+    """Two layers of 4 and 3 channels."""
     return with_peepholes(PeepholeLSTM(CIN, [4, 3], **options))
 
 
 def frames(steps: int = T, batch: int = B, height: int = H, width: int = W) -> Tensor:
+    """A random input, (T, B, Cin, H, W)."""
     return torch.randn(steps, batch, CIN, height, width)
 
 
@@ -39,6 +42,7 @@ def pair_of_layers(backend: str = "auto") -> tuple[ConvLSTM2d, ConvLSTM2d]:
 
 
 def gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    """The gradients of all parameters, by name."""
     named = dict(module.named_parameters())
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 

@@ -1,7 +1,7 @@
 """Random problems for one layer, and the implementations that solve them."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -42,6 +42,7 @@ class Shape:
     """The options of the equations; how a problem is solved is said by who solves it."""
 
     def but(self, **changes: object) -> "Shape":
+        """The same shape but for these fields."""
         return replace(self, **changes)
 
 
@@ -116,6 +117,7 @@ class Problem:
 
     @classmethod
     def random(cls, shape: Shape, dtype: torch.dtype, seed: int = 0) -> "Problem":
+        """Tensors in `dtype` that `seed` decides; c0 and the cotangent of c_n in the dtype of the cell state."""
         generator = torch.Generator().manual_seed(seed)
         draw = partial(normal, generator, dtype=dtype)
         steps, batch, channels, cell = shape.steps, shape.batch, shape.channels, cell_dtype(dtype)
@@ -165,23 +167,14 @@ class Problem:
         named = {name: getattr(self, name) for name in ARGUMENTS}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def to(self, dtype: torch.dtype) -> "Problem":
-        """The same problem with every tensor in one dtype, c0 included."""
+    def to(self, *target: torch.dtype | torch.device | str) -> "Problem":
+        """The same problem with every tensor, c0 and the cotangents included, in another dtype, on a device, or both.
 
-        def cast(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(dtype)
-
-        return Problem(
-            self.shape,
-            **{name: cast(getattr(self, name)) for name in ARGUMENTS},
-            cotangents={name: cast(tensor) for name, tensor in self.cotangents.items()},
-        )
-
-    def on(self, device: str) -> "Problem":
-        """The same problem on another device."""
+        `target` is what `Tensor.to` takes: a device, a dtype, or the two in this order.
+        """
 
         def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
+            return None if tensor is None else tensor.to(*target)
 
         return replace(
             self,
@@ -226,6 +219,7 @@ def by_operator(**options: str) -> Callable[[Problem], Results]:
 
 
 def arguments(problem: Problem) -> Arguments:
+    """The tensors of a problem as the operators take them; those that are not there are None."""
     return Arguments(*(getattr(problem, name) for name in ARGUMENTS))
 
 
@@ -262,22 +256,28 @@ def _draws(problem: Problem) -> int:
     return min(40, max(5, 512 // max(1, shape.batch * shape.channels * math.prod(shape.spatial))))
 
 
-def budgets(
+def growing_budgets(
     draw: Callable[[int], Problem], dtype: torch.dtype, learning: Collection[str] = ARGUMENTS, device: str = "cpu"
-) -> dict[str, float]:
-    """The budget of each result by name: the largest over a few problems of one shape, drawn from their seeds."""
+) -> Iterator[dict[str, float]]:
+    """The budget of each result by name: the largest over one, then two, and so on up to a few problems of one shape.
+
+    `draw` makes a problem from its seed.
+    """
     largest = {}
     for seed in range(_draws(draw(0))):
         problem = draw(seed)
-        reference = problem.to(dtype).on(device).solve(by_reference, learning)
+        reference = problem.to(device, dtype).solve(by_reference, learning)
         oracle = problem.to(torch.float64).solve(by_reference, learning)
         for name in oracle:
             largest[name] = max(largest.get(name, 0.0), budget(reference[name].cpu(), oracle[name], dtype))
-    return largest
+        yield dict(largest)
 
 
 PATHS = {"aten": {"backend": "aten"}, "triton": {"backend": "triton"}}
-"""The two implementations of the gates. On a CPU, "triton" is interpreted."""
+"""Two implementations of the gates. On a CPU, "triton" is interpreted."""
+
+ALL_PATHS = {**PATHS, "inductor": {"backend": "inductor"}}
+"""With the one that is compiled, which takes seconds for each choice of options: for tests of the default ones."""
 
 MODES = {
     "concat, save": {},

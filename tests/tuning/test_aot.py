@@ -2,8 +2,6 @@
 
 import os
 
-import pytest
-
 from tritonlstm.cells import triton as cell
 from tritonlstm.launch import Config, config
 from tritonlstm.tuning import aot
@@ -41,7 +39,6 @@ class Fatal(Launch):
         return os._exit, (3,)  # when the process takes it up
 
 
-@pytest.mark.serial
 def test_a_compiler_that_ends_its_process_takes_no_other_with_it():
     good, count = (Launch("gates_forward", "bf16", 64), "sm_90", Config(128, 1)), []
     fatal = (Fatal("gates_forward", "bf16", 64), "sm_90", Config(128, 1))

@@ -63,12 +63,32 @@ def test_rows_for_something_else_are_replaced_and_that_is_said(other: Header, wo
     assert cache.examine(path, "cpu") == (rows(2), "")
 
 
-def test_a_corrupt_file_is_replaced_and_that_is_said():
+@pytest.mark.parametrize("content", ["", "{", "root:x:0:0", "[]", '{"configs": []}', "[" * 100_000])
+def test_what_is_no_table_is_never_overwritten(content: str):
     path = cache.path_of("cpu")
     path.parent.mkdir()
-    path.write_text("{")
-    assert "corrupt" in update(path, HEADER, rows(2))
-    assert cache.examine(path, "cpu") == (rows(2), "")
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"{path}: expected a table of ours or no file, got something else"):
+        update(path, HEADER, rows(2))
+    assert path.read_text() == content
+    assert files(path.parent) == ["cpu.json"]
+
+
+def test_a_link_to_a_table_stays_a_link(tmp_path: Path):
+    path, link = tmp_path / "table.json", tmp_path / "link.json"
+    update(path, HEADER, rows(1))
+    link.symlink_to(path)
+    update(link, HEADER, rows(2))
+    assert link.is_symlink()
+    assert cache.examine(path, "cpu") == (rows(1, 2), "")
+
+
+def test_any_text_that_json_may_hold_is_kept():
+    """A lone surrogate has no UTF-8: it is escaped, as JSON allows."""
+    path, table = cache.path_of("cpu"), Table({ConfigKey("gates_forward", 4, 1): Entry(OWN, "\ud800 σ\x1b")})
+    update(path, HEADER, table)
+    update(path, HEADER, Table())
+    assert cache.examine(path, "cpu") == (table, "")
 
 
 def test_a_table_for_any_device_keeps_its_rows_and_gets_no_header(tmp_path: Path):
@@ -107,7 +127,6 @@ def _write_rows(folder: str, start: multiprocessing.Barrier, first: int) -> None
         update(path, HEADER, rows(channels))
 
 
-@pytest.mark.serial
 def test_processes_that_write_at_once_lose_nothing(cache_folder: Path):
     # Forked: spawned ones would import torch, one after another, and never meet.
     context = multiprocessing.get_context("fork")

@@ -1,9 +1,12 @@
-"""The pointwise part of a step, gates and cell state: one cell that launches Triton kernels, one of ATen calls."""
+"""The pointwise part of a step, gates and cell state: one cell that launches Triton kernels, one of ATen calls, and one
+that Inductor compiles for a CPU."""
 
+import functools
 from typing import Protocol
 
 from torch import Tensor
 
+from ..core.backend import check_interpreter
 from ..core.layout import Layout
 from ..core.spec import Spec
 from .step import BackwardStep, ForwardStep
@@ -20,15 +23,22 @@ class ParameterGrads(Protocol):
 
 
 class Cell(Protocol):
-    """The gates of one layer, with its parameters. `bias` is what the convolution has to add."""
+    """The gates of one layer, with its parameters. `bias` is what the convolution has to add.
+
+    `like` has the dtype of the pre-activations; bias is (4C), peephole (3, *spatial or ones, C) as `rows` returns it.
+    """
 
     bias: Tensor | None
 
-    def __init__(self, layout: Layout, spec: Spec, weight: Tensor, bias: Tensor | None, peephole: Tensor | None): ...
+    def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None): ...
 
     @staticmethod
-    def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
-        """Uninitialised gates to save, in the cell's own form, of so many steps."""
+    def rows(images: Tensor) -> Tensor:
+        """Images (…, C, *spatial) as rows (…, *spatial, C) that this cell reads: without a copy where it can."""
+
+    @staticmethod
+    def new_gates(like: Tensor, steps: int) -> Tensor:
+        """Uninitialised gates to save, in the cell's own form, of so many steps, beside dense rows (B, *spatial, C)."""
 
     def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
         """For each step, the tensor its convolution should write to, given the gates; None if it may allocate one."""
@@ -44,12 +54,22 @@ class Cell(Protocol):
 def cell_type(spec: Spec) -> type[Cell]:
     """The cell for a resolved backend."""
     if spec.backend == "triton":
-        from .triton import TritonCell  # imports Triton, which not every platform has
+        return _triton_cell()
+    if spec.backend == "inductor":
+        from .compiled import CompiledCell  # imports the compiler's tracer
 
-        return TritonCell
+        return CompiledCell
     from .aten import AtenCell
 
     return AtenCell
+
+
+@functools.cache
+def _triton_cell() -> type[Cell]:
+    check_interpreter()  # before the kernels are defined
+    from .triton import TritonCell  # imports Triton, which not every platform has
+
+    return TritonCell
 
 
 __all__ = ["BackwardStep", "Cell", "ForwardStep", "ParameterGrads", "cell_type"]

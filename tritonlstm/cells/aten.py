@@ -3,6 +3,8 @@
 They compute in c's dtype, write into preallocated tensors, and accept inputs with any strides. The symbols are those of
 kernels/DERIVATION.md. Saved gates are (T, 4, B, *spatial, C), each of the four dense: slices of (…, 4C) rows
 are slower to compute on.
+
+Rows need not be NHWC in memory: a step's tensors keep the order of the dimensions that its pre-activations have.
 """
 
 from collections.abc import Callable
@@ -26,8 +28,14 @@ class Activation(NamedTuple):
     backward: Callable[[Tensor, Tensor], Tensor]
 
 
+_FEW = 8192
+"""Elements up to which one call of torch.tanh takes less time than the five of `_tanh` (bench/NOTES.md)."""
+
+
 def _tanh(x: Tensor, *, out: Tensor) -> Tensor:
     """tanh(x) = u / (u + 2), u = expm1(2x), within 2 ulp; no slower than torch.tanh (bench/NOTES.md)."""
+    if x.numel() <= _FEW:
+        return torch.tanh(x, out=out)
     torch.mul(x, 2, out=out).clamp_(max=40).expm1_()
     return out.div_(out + 2)
 
@@ -60,20 +68,25 @@ ACTIVATIONS = {
 
 
 class AtenCell:
-    def __init__(self, layout: Layout, spec: Spec, weight: Tensor, bias: Tensor | None, peephole: Tensor | None):
+    def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None):
         self._layout, self._recomputes = layout, spec.recomputes
         self._activation = ACTIVATIONS[spec.activation]
         self._recurrent_activation = ACTIVATIONS[spec.recurrent_activation]
         # A convolution adds the bias at no cost; here it would take a pass over 4C channels.
-        self.bias = None if bias is None else bias.to(weight.dtype).contiguous()
+        self.bias = None if bias is None else bias.to(like.dtype).contiguous()
         self._peephole, self._peepholes = None, (None,) * 3
         if peephole is not None:
-            self._peephole = to_rows(peephole.to(cell_dtype(weight.dtype))).contiguous()  # (3, *spatial or ones, C)
+            self._peephole = peephole.to(cell_dtype(like.dtype))
             self._peepholes = self._peephole.unbind()
 
     @staticmethod
-    def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
-        return like.new_empty(steps, 4, *layout.step_shape(layout.channels))
+    def rows(images: Tensor) -> Tensor:
+        return to_rows(images)
+
+    @staticmethod
+    def new_gates(like: Tensor, steps: int) -> Tensor:
+        size = like.numel()
+        return like.new_empty_strided((steps, 4, *like.shape), (4 * size, size, *like.stride()))
 
     def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
         return [None] * self._layout.steps
@@ -94,7 +107,7 @@ class AtenCell:
             other = scratch
             i, f, g, o = gates.unbind()
         self._gate(a_i, w_ci, c_prev, out=i)
-        i_g = torch.mul(i, activate(g.copy_(a_g), out=g), out=scratch)
+        i_g = torch.mul(i, activate(a_g, out=g), out=scratch)
         self._gate(a_f, w_cf, c_prev, out=f)
         torch.addcmul(i_g, f, c_prev, out=c)
         self._gate(a_o, w_co, c, out=o)
@@ -108,11 +121,9 @@ class AtenCell:
 
     def _gate(self, preact: Tensor, peephole: Tensor | None, c: Tensor, *, out: Tensor) -> Tensor:
         """σ(preact + peephole ∘ c), σ the recurrent activation."""
-        if peephole is None:
-            out.copy_(preact)
-        else:
-            torch.addcmul(preact, peephole, c, out=out)
-        return self._recurrent_activation.apply(out, out=out)
+        if peephole is not None:
+            preact = torch.addcmul(preact, peephole, c, out=out)
+        return self._recurrent_activation.apply(preact, out=out)
 
     def backward(self, step: BackwardStep) -> None:
         # Of pre-activations one gate is recomputed at a time, since its gradient may overwrite them.
@@ -143,7 +154,7 @@ class AtenCell:
             grad_c.addcmul_(of_o, w_co)
 
         i = gate(a_i, w_ci, c_prev)
-        g = activate(squashed.copy_(a_g), out=squashed) if recomputes else a_g.to(dtype)
+        g = activate(a_g, out=squashed) if recomputes else a_g.to(dtype)
         of_i = gate_slope(torch.mul(grad_c, g, out=dh), i)
         da_i.copy_(of_i)
         da_g.copy_(slope(torch.mul(grad_c, i, out=through), g))
@@ -170,7 +181,7 @@ class AtenParameterGrads:
 
     def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
         if self._bias is not None:
-            self._bias += grad_preact.flatten(0, -2).sum(0, dtype=self._bias.dtype)
+            self._bias += grad_preact.sum(list(range(grad_preact.dim() - 1)), dtype=self._bias.dtype)
         if self._peephole is not None:
             da_i, da_f, _, da_o = grad_preact.chunk(4, dim=-1)
             for total, da, cell in zip(self._peephole, (da_i, da_f, da_o), (c_prev, c_prev, c)):

@@ -4,6 +4,8 @@ It allocates what a kernel needs, picks its configuration and lays out its grid.
 Triton interprets (TRITON_INTERPRET=1).
 """
 
+import math
+
 import triton
 from torch import Tensor
 
@@ -22,20 +24,32 @@ number is fixed, so that sums of one configuration are added in the same order o
 measured."""
 
 
+def _row_stride(rows: Tensor) -> int:
+    """Elements between two rows of (B, *spatial, C); a dimension of one element may have any stride."""
+    strides = (stride for size, stride in zip(rows.shape[-2::-1], rows.stride()[-2::-1]) if size > 1)
+    return next(strides, rows.shape[-1])
+
+
 class TritonCell:
-    def __init__(self, layout: Layout, spec: Spec, weight: Tensor, bias: Tensor | None, peephole: Tensor | None):
-        self._layout, self._spec, self._itemsize = layout, spec, weight.element_size()
+    def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None):
+        self._layout, self._spec, self._itemsize = layout, spec, like.element_size()
         # The kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own.
         self.bias, self._bias = None, None if bias is None else bias.contiguous()
         self._peephole, self._peephole_kind = None, "none"
         if peephole is not None:
-            self._peephole = to_rows(peephole).reshape(3, -1, layout.channels).contiguous()
+            pixels = math.prod(peephole.shape[1:-1])  # 0 for an empty image
+            self._peephole = peephole.reshape(3, pixels, layout.channels)
             self._peephole_kind = "channel" if self._peephole.shape[1] == 1 else "full"
 
     @staticmethod
-    def new_gates(layout: Layout, like: Tensor, steps: int) -> Tensor:
-        """Gates (T, B, *spatial, 4C), written over their pre-activations."""
-        return layout.new_sequence(like, 4 * layout.channels, steps)
+    def rows(images: Tensor) -> Tensor:
+        return to_rows(images).contiguous()
+
+    @staticmethod
+    def new_gates(like: Tensor, steps: int) -> Tensor:
+        """Gates (steps, B, *spatial, 4C), written over their pre-activations."""
+        *outer, channels = like.shape
+        return like.new_empty(steps, *outer, 4 * channels)
 
     def preact_buffers(self, gates: Tensor) -> list[Tensor | None]:
         if len(gates):
@@ -64,7 +78,7 @@ class TritonCell:
             n_rows=self._layout.rows,
             n_pixels=self._layout.pixels,
             C=self._layout.channels,
-            stride_h_next_row=0 if step.h_next is None else step.h_next.stride(-2),
+            stride_h_next_row=0 if step.h_next is None else _row_stride(step.h_next),
             HAS_ADDEND=step.addend is not None,
             HAS_BIAS=self._bias is not None,
             PEEPHOLE=self._peephole_kind,
@@ -102,7 +116,7 @@ class TritonCell:
             stride_grad_output_w=strides[2],
             stride_grad_output_c=strides[3],
             C=self._layout.channels,
-            stride_grad_h_row=step.grad_h.stride(-2),
+            stride_grad_h_row=_row_stride(step.grad_h),
             ACTIVATED=activated,
             HAS_BIAS=self._bias is not None and not activated,
             PEEPHOLE=self._peephole_kind,
@@ -114,18 +128,19 @@ class TritonCell:
         )
 
     def parameter_grads(self, like: Tensor, *, bias: bool, peephole: bool) -> "TritonParameterGrads":
-        pixels = self._peephole.shape[1] if peephole else 0
+        pixels = self._peephole.shape[1] if peephole else None
         return TritonParameterGrads(self._layout, like, bias=bias, peephole_pixels=pixels, itemsize=self._itemsize)
 
 
 class TritonParameterGrads:
-    """`peephole_pixels` is the packed peephole's (1 or H·W), 0 where its gradient is not wanted; dA has elements of
+    """`peephole_pixels` is the packed peephole's (1 or H·W), None where its gradient is not wanted; dA has elements of
     `itemsize` bytes."""
 
-    def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int, itemsize: int):
+    def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int | None, itemsize: int):
         self._layout = layout
-        self._bias, self._peephole = bias, peephole_pixels > 0
-        self._pixels = max(peephole_pixels, 1)
+        self._bias, self._peephole = bias, peephole_pixels is not None
+        self._is_empty = peephole_pixels == 0  # a full peephole of an image without pixels
+        self._pixels = peephole_pixels or 1
         columns = self._pixels * layout.channels
         self._column_block = min(triton.next_power_of_2(columns), 256)
         self._column_programs = triton.cdiv(columns, self._column_block)
@@ -160,4 +175,6 @@ class TritonParameterGrads:
     def result(self) -> tuple[Tensor | None, Tensor | None]:
         sums = self._sums.sum(0)
         bias = sums[:4].sum(1).flatten() if self._bias else None
-        return bias, sums[4:] if self._peephole else None
+        if not self._peephole:
+            return bias, None
+        return bias, sums[4:, :0] if self._is_empty else sums[4:]

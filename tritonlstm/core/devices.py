@@ -8,14 +8,18 @@ CPU_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 """The widest vectors that PyTorch uses: "AVX512" of 512 bits, "AVX2" of 256, or another name."""
 
 
-@functools.cache
-def cpu_convolves(dtype: torch.dtype) -> bool:
-    """Whether oneDNN convolves in this dtype on this CPU; where it does not, PyTorch unrolls images into columns."""
+def _cpu_lacks() -> frozenset[torch.dtype]:
     if not torch.backends.mkldnn.is_available():
-        return True  # nothing is gained in any other dtype
-    if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype != torch.float16 or torch.ops.mkldnn._is_mkldnn_fp16_supported()
+        return frozenset()  # nothing is gained in any other dtype
+    has = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    return frozenset(dtype for dtype, is_there in has.items() if not is_there)
+
+
+CPU_LACKS = _cpu_lacks()
+"""The half types in which oneDNN does not convolve on this CPU; PyTorch unrolls images into columns there."""
 
 
 @functools.cache

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from . import devices
 
+_NOTHING = nullcontext()
+
 
 def cell_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of c where h has `dtype`: float32 for the half types, else the same."""
@@ -18,10 +20,9 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(weight.device.type) if _is_autocast(weight) else weight.dtype
 
 
-def convolution_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype in which this weight convolves: its own, or float32 where a CPU has no convolution in that."""
-    is_missing = weight.device.type == "cpu" and not devices.cpu_convolves(weight.dtype)
-    return torch.float32 if is_missing else weight.dtype
+def convolution_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which to convolve in `dtype`: the same, or float32 where a CPU has no convolution in that."""
+    return torch.float32 if device.type == "cpu" and dtype in devices.CPU_LACKS else dtype
 
 
 def activation_dtypes(like: Tensor) -> tuple[torch.dtype, ...]:
@@ -39,7 +40,8 @@ def _is_autocast(tensor: Tensor) -> bool:
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
     """Within it, operations on the tensor's device keep their dtypes."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if _has_autocast(device) else nullcontext()
+    is_on = _has_autocast(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if is_on else _NOTHING
 
 
 def _has_autocast(device: str) -> bool:

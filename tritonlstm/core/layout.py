@@ -116,12 +116,20 @@ class Layout:
 
 def to_rows(images: Tensor, channel_dim: int = 1) -> Tensor:
     """(B, C, *spatial) as (B, *spatial, C), without a copy."""
-    return images.movedim(channel_dim, -1)
+    return images if images.dim() == channel_dim + 1 else images.movedim(channel_dim, -1)
 
 
 def from_rows(rows: Tensor, channel_dim: int = 1) -> Tensor:
     """(B, *spatial, C) as (B, C, *spatial), without a copy."""
     return rows.movedim(-1, channel_dim)
+
+
+def unpack_peephole(grad: Tensor, peephole: Tensor) -> Tensor:
+    """The gradient of a peephole's rows (3, …, C) as one of `peephole`, with its dtype and its strides."""
+    result = torch.empty_like(peephole)
+    rows = to_rows(result)
+    rows.copy_(grad.view(rows.shape))
+    return result
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -1,11 +1,14 @@
 """A layer's static options. A new option is a field of `Spec`, with a default that leaves everything as it was."""
 
 import ast
+import difflib
 import functools
+import inspect
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
-from .checks import check_choice
+from .checks import check_choice, show
 
 
 class Options(TypedDict, total=False):
@@ -21,7 +24,7 @@ class Options(TypedDict, total=False):
 CHOICES = {
     "activation": ("tanh", "relu", "identity"),
     "recurrent_activation": ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2"),
-    "backend": ("auto", "triton", "aten", "torch"),
+    "backend": ("auto", "triton", "aten", "inductor", "torch"),
     "memory": ("save", "recompute"),
     "schedule": ("auto", "concat", "hoisted"),
 }
@@ -35,8 +38,9 @@ class Spec:
         activation: of the candidate g, and of c in the output: "tanh", "relu", or "identity".
         recurrent_activation: of the gates i, f and o. "sigmoid"; "hard_sigmoid", relu6(x + 3) / 6, as in Keras 3 and
             PyTorch; or "hard_sigmoid_keras2", clip(0.2 x + 0.5, 0, 1), as in Keras 1 and 2.
-        backend: "auto" (the Triton kernels on a GPU, the same algorithm in ATen calls elsewhere), "triton" or "aten"
-            for one of these, or "torch": `tritonlstm.reference`, which can be differentiated twice.
+        backend: "auto" (the Triton kernels on a GPU, the same algorithm in ATen calls elsewhere and, on a CPU under
+            torch.compile, compiled by Inductor), "triton", "aten" or "inductor" for one of these, or "torch":
+            `tritonlstm.reference`, which can be differentiated twice.
         memory: what training keeps for the backward pass beside input, output and c. "save": the gates of every step.
             "recompute": nothing; the backward pass recomputes them, for about half the memory and one more convolution
             a step. Backend "torch" keeps what autograd does.
@@ -57,7 +61,10 @@ class Spec:
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+            value = getattr(self, name)
+            check_choice(name, value, choices)
+            if value.__class__ is not str:  # NumPy's, or an enumeration's, whose repr `decode` could not read
+                object.__setattr__(self, name, str.__str__(value))
 
     @property
     def recomputes(self) -> bool:
@@ -81,3 +88,28 @@ class Spec:
 
 
 _NAMES = tuple(field.name for field in fields(Spec))
+
+
+def check_keywords(
+    caller: str, options: dict[str, object], *functions: Callable, excluded: Collection[str] = ()
+) -> None:
+    """Raise a TypeError for a keyword that is no option, in the name of the class or function that was called.
+
+    Besides the options of `Spec`, the keywords of `functions` are valid, but for the excluded ones.
+    """
+    for name, value in options.items():
+        if name not in CHOICES:
+            _check_keyword(caller, name, value, functions, excluded)
+
+
+def _check_keyword(
+    caller: str, name: str, value: object, functions: Collection[Callable], excluded: Collection[str]
+) -> None:
+    own = [each for function in functions for each in inspect.signature(function).parameters.values()]
+    valid = dict.fromkeys([*(each.name for each in own if each.kind is not each.VAR_KEYWORD), *CHOICES])
+    valid = [each for each in valid if each != "self" and each not in excluded]
+    if name in valid:
+        return
+    nearest = difflib.get_close_matches(name, valid, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise TypeError(f"{caller}: expected one of the keywords {', '.join(valid)}, got {name}={show(value)}{hint}")

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ..core import checks
 
+_FASTEST = 1e9
+"""Pixels per frame. At a higher speed, rounding of the path in float64 would reach pixels in long sequences."""
+
 
 def moving_mnist(
     digits: Tensor,
@@ -27,22 +30,27 @@ def moving_mnist(
         size: height and width of a frame in pixels, larger than h and w.
         digits_per_sequence: digits in each sequence. Where they overlap, a pixel is their maximum.
         speed: pixels per frame, the same for all digits; the direction is random. In the original data set it is a
-            tenth of size - h: 3.6 for digits of 28 pixels in frames of 64.
+            tenth of size - h: 3.6 for digits of 28 pixels in frames of 64. At most 1e9.
         generator: random number generator on the CPU. The same state gives the same sequences.
 
     Returns:
         (T, B, 1, size, size), in [0, 1], with the dtype of `digits`.
+
+    Raises:
+        TypeError, ValueError: for an invalid argument, which the message names.
     """
     checks.check_tensor("digits", digits)
-    checks.check_integer("size", size, minimum=2)
+    size = checks.check_integer("size", size, minimum=2)
     if digits.dim() != 3 or not digits.numel() or max(digits.shape[1:]) >= size:
         raise ValueError(
             f"digits: expected shape (N, h, w), none of them 0, with h, w < size = {size}, got {tuple(digits.shape)}"
         )
-    checks.check_integer("count", count, minimum=0)
-    checks.check_integer("frames", frames, minimum=1)
-    checks.check_integer("digits_per_sequence", digits_per_sequence, minimum=1)
-    checks.check_number("speed", speed)
+    count = checks.check_integer("count", count, minimum=0)
+    frames = checks.check_integer("frames", frames, minimum=1)
+    digits_per_sequence = checks.check_integer("digits_per_sequence", digits_per_sequence, minimum=1)
+    speed = checks.check_number("speed", speed, largest=_FASTEST)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {checks.show(generator)}")
     height, width = digits.shape[1:]
     room = torch.tensor([size - height, size - width], dtype=torch.float64)
     t = torch.arange(frames, dtype=torch.float64)[:, None, None]

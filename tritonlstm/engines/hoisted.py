@@ -5,6 +5,9 @@
 The first term goes to the cell as an addend. H_{t-1} is read from the output, where step t-1 wrote it. X is read in
 place if its rows are dense and need no padding, and is packed otherwise. The kernels of W_x and W_h may have different
 sizes.
+
+A first step without a state leaves the second term out, which takes time (bench/NOTES.md). So what is not finite in W_h
+has no effect before the second step, while in plain PyTorch 0 · NaN is NaN (docs/pytorch.md).
 """
 
 import math

@@ -5,13 +5,12 @@ most three a step: the cell's gradient, the gradient of the convolution's argume
 where the input wants it; then, for each chunk of time, a weight gradient and one parameter reduction.
 """
 
-import torch
 from torch import Tensor
 
 from ..cells import BackwardStep, ForwardStep, cell_type
 from ..core.arguments import Arguments, Results, Saved
 from ..core.dtypes import cell_dtype
-from ..core.layout import Layout, from_rows, to_rows
+from ..core.layout import Layout, from_rows, to_rows, unpack_peephole
 from ..core.spec import Spec
 from . import concat, hoisted
 from .chunks import chunks
@@ -26,7 +25,8 @@ class Sequence:
     def __init__(self, arguments: Arguments, layout: Layout, spec: Spec):
         self._arguments, self._layout, self._spec = arguments, layout, spec
         self._preactivations = PREACTIVATIONS[spec.schedule]
-        self._cell = cell_type(spec)(layout, spec, arguments.weight, arguments.bias, arguments.peephole)
+        peephole = None if arguments.peephole is None else to_rows(arguments.peephole).contiguous()
+        self._cell = cell_type(spec)(layout, spec, arguments.weight, arguments.bias, peephole)
 
     def forward(self, *, save: bool) -> tuple[Results, Saved | None]:
         """The results, each a tensor of its own and no view, and with `save` what the backward pass needs."""
@@ -39,7 +39,7 @@ class Sequence:
         cells = layout.new_sequence(c_n, layout.channels, layout.steps + 1) if save else c_n[None]
         cells[0] = 0 if c0 is None else to_rows(c0)
         saves_gates = save and not self._spec.recomputes
-        gates = cell.new_gates(layout, weight, layout.steps if saves_gates else 0)
+        gates = cell.new_gates(h_n, layout.steps if saves_gates else 0)
         gates_of = gates.unbind() if saves_gates else [None] * layout.steps
         buffers, outputs, cells_of = cell.preact_buffers(gates), output.unbind(), cells.unbind()
         for t in range(layout.steps if layout.rows else 0):
@@ -111,18 +111,10 @@ class Sequence:
             weight=grad_weight,
             input_weight=grad_input_weight,
             bias=grad_bias.to(bias.dtype) if needs.bias else None,
-            peephole=_unpack_peephole(grad_peephole, peephole) if needs.peephole else None,
+            peephole=unpack_peephole(grad_peephole, peephole) if needs.peephole else None,
         )
 
 
 def _copy_or_zeros(grad: Tensor | None, rows: Tensor) -> Tensor:
     """A final state's gradient as `rows`, which may be overwritten."""
     return rows.zero_() if grad is None else rows.copy_(to_rows(grad))
-
-
-def _unpack_peephole(grad: Tensor, peephole: Tensor) -> Tensor:
-    """The gradient of the packed peephole (3, …, C) as one of `peephole`, with its dtype and its strides."""
-    result = torch.empty_like(peephole)
-    rows = to_rows(result)
-    rows.copy_(grad.view(rows.shape))
-    return result

@@ -10,6 +10,7 @@ import os
 import warnings
 from pathlib import Path
 
+from ..core import files
 from .tables import Table, parse
 
 SCHEMA = 1
@@ -24,24 +25,29 @@ def triton_version() -> str:
         import triton
     except ImportError:
         return "none"
-    return triton.__version__
+    return str(getattr(triton, "__version__", "none"))  # a stub in sys.modules has none
 
 
-def path_of(arch: str) -> Path:
-    """The file in $TRITONLSTM_CACHE_DIR, else $XDG_CACHE_HOME/tritonlstm, else ~/.cache/tritonlstm."""
-    own = os.environ.get("TRITONLSTM_CACHE_DIR")
-    shared = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(own or f"{shared}/tritonlstm") / f"{arch}.json"
+def path_of(arch: str) -> Path | None:
+    """The file in $TRITONLSTM_CACHE_DIR, else $XDG_CACHE_HOME/tritonlstm, else $HOME/.cache/tritonlstm.
+
+    None where none of the three is set: there is no cache then.
+    """
+    own, shared, home = (os.environ.get(name) for name in ("TRITONLSTM_CACHE_DIR", "XDG_CACHE_HOME", "HOME"))
+    folder = own or (shared and f"{shared}/tritonlstm") or (home and f"{home}/.cache/tritonlstm")
+    return Path(os.path.expanduser(folder), f"{arch}.json") if folder else None
 
 
 def read(arch: str) -> Table | None:
     """The user's table for `arch`; None where there is none, and with a warning where it cannot be used."""
     path = path_of(arch)
+    if path is None:
+        return None
     table, problem = examine(path, arch)
     if problem:
         warnings.warn(
-            f"{path} is not used: {problem}. The layers go on with the default configurations;"
-            " `tritonlstm tune` writes the file anew, or delete it.",
+            f"{path} is not used: {problem}. The layers go on with the default configurations. Move the file away, or"
+            " delete it; `tritonlstm tune` then writes a new one.",
             TuningCacheWarning,
             stacklevel=2,
         )
@@ -53,17 +59,20 @@ def examine(path: Path, arch: str) -> tuple[Table | None, str]:
     try:
         content = load(path)
         table = parse(content)
+        wanted = {"schema": SCHEMA, "arch": arch, "triton": triton_version()}
+        for name, value in wanted.items():
+            if content.get(name) != value:
+                return None, f"its {name} is {content.get(name)!r:.40}, here it is {value!r}"
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, RecursionError) as error:
-        return None, f"{type(error).__name__}: {error}" if isinstance(error, OSError) else f"it is corrupt ({error})"
-    wanted = {"schema": SCHEMA, "arch": arch, "triton": triton_version()}
-    for name, value in wanted.items():
-        if content.get(name) != value:
-            return None, f"its {name} is {content.get(name)!r}, here it is {value!r}"
+    except OSError as error:
+        return None, f"{type(error).__name__}: {error}"
+    except (ValueError, RecursionError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        return None, f"it is corrupt ({reason:.200})"
     return table, ""
 
 
 def load(path: Path) -> object:
-    """The decoded JSON of a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The decoded JSON of a small regular file."""
+    return json.loads(files.read_text(path))

@@ -7,7 +7,10 @@ from ..core.dtypes import cell_dtype
 
 
 class Product:
-    """x ↦ x · Wᵀ + b; weight (O, K), bias (O)."""
+    """x ↦ x · Wᵀ + b; weight (O, K), bias (O).
+
+    As nn.Linear, it follows PyTorch's settings for the precision of float32 matrix products.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         self._weight, self._bias = weight, bias

@@ -1,12 +1,13 @@
 """A convolution with fewer multiplications, by minimal filtering, where that is faster and no less accurate.
 
 On ordinary numbers its errors are about half of those of a sum over all taps. But they are relative to the largest
-number in a tile and around it, and a NaN or an infinity spreads over the tile. So each call looks at its arguments, and
-leaves those with numbers that are not finite or out of range to PyTorch's convolution. So a pixel never
-changes by more than a rounding error because of a value outside its receptive field.
+number in a tile and around it, and a NaN or an infinity, in a weight too, spreads over the tile. So each call looks at
+its arguments, and leaves those with numbers that are not finite or out of range to PyTorch's convolution. So a pixel
+never changes by more than a rounding error because of a value outside its receptive field.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -70,8 +71,18 @@ def is_faster(layout: Layout, weight: Tensor) -> bool:
     """Whether a part of the work with weight (O, K, *kernel) is faster by minimal filtering."""
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or _bounds() is None:
         return False
-    # In lower precisions PyTorch's matrix products would not be as accurate as its convolutions.
-    return torch.get_float32_matmul_precision() == "highest" and any(_parts(layout, weight))
+    return _computes_in_float32() and any(_parts(layout, weight))
+
+
+def _computes_in_float32() -> bool:
+    """Whether oneDNN multiplies float32 numbers as such, in matrix products and in convolutions.
+
+    In products of lower precision minimal filtering would not be as accurate as PyTorch's convolutions, which do not
+    follow that setting. Where convolutions are allowed a lower precision, PyTorch's have it.
+    """
+    # torch.get_float32_matmul_precision raises where it contradicts these, which also follow torch.backends' own.
+    settings = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    return all(setting.fp32_precision in ("none", "ieee") for setting in settings)
 
 
 class Parts(NamedTuple):
@@ -140,7 +151,7 @@ class Winograd:
         return self._plain.forward(rows, out)
 
     def input_grad(self, grad: Tensor, first: int = 0) -> Tensor:
-        if self._parts.input_grad and is_even(grad):
+        if self._parts.input_grad and is_even(grad) and math.isfinite(self._norm):
             return self._filter("backward", first)(grad)
         return self._plain.input_grad(grad, first)
 

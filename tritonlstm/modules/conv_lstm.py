@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..core import checks
-from ..core.spec import Options, Spec
-from .recurrent import RecurrentCell, RecurrentStack, count_layers, per_layer
+from ..core.spec import Options, Spec, check_keywords
+from .recurrent import RecurrentCell, RecurrentStack
+from .sizes import channels_by_layer, count_layers, kernels_by_layer, pair
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,7 +29,8 @@ class ConvLSTM2dCell(RecurrentCell):
     Args:
         in_channels: Cin; 0 for a cell without an input, which is driven by its state alone.
         hidden_channels: C.
-        kernel_size: an odd size, or a pair (kh, kw) of odd sizes. The padding preserves H and W.
+        kernel_size: an odd size, or a pair (kh, kw) of odd sizes, a tuple or any other sequence. The padding preserves
+            H and W.
         bias: whether to add a bias.
         peephole: "channel", one weight per gate and channel, as in the paper; "full", one per gate, channel and pixel;
             or "none".
@@ -40,7 +43,7 @@ class ConvLSTM2dCell(RecurrentCell):
     Call:
         cell(input, state=None) → (h, c) runs one step. input: (B, Cin, H, W), or None if Cin = 0; state: (h, c), each
         (B, C, H, W), zeros if None. h has the input's dtype; c is float32 if that is a half-precision dtype. The batch
-        dimension B may be omitted from all of them.
+        dimension B may be omitted from all of them. What is returned is an `LSTMState`, a named tuple.
 
         cell(input, state, steps) → (output, (h, c)) runs T = steps steps: input (T, B, Cin, H, W), output
         (T, B, C, H, W). `ConvLSTM2d` calls its cells this way.
@@ -64,29 +67,30 @@ class ConvLSTM2dCell(RecurrentCell):
         self,
         in_channels: int,
         hidden_channels: int,
-        kernel_size: int | tuple[int, int],
+        kernel_size: int | Sequence[int],
         *,
         bias: bool = True,
         peephole: str = "channel",
-        spatial_size: tuple[int, int] | None = None,
-        input_kernel_size: int | tuple[int, int] | None = None,
+        spatial_size: int | Sequence[int] | None = None,
+        input_kernel_size: int | Sequence[int] | None = None,
         forget_bias: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ):
-        checks.check_integer("in_channels", in_channels, minimum=0)
-        checks.check_integer("hidden_channels", hidden_channels, minimum=1)
+        check_keywords(type(self).__name__, options, ConvLSTM2dCell.__init__)
+        in_channels = checks.check_integer("in_channels", in_channels, minimum=0)
+        hidden_channels = checks.check_integer("hidden_channels", hidden_channels, minimum=1)
         checks.check_choice("peephole", peephole, PEEPHOLES)
-        kernel_size = _pair("kernel_size", kernel_size)
+        kernel_size = pair("kernel_size", kernel_size)
         checks.check_odd("kernel_size", kernel_size)
         if input_kernel_size is not None:
-            input_kernel_size = _pair("input_kernel_size", input_kernel_size)
+            input_kernel_size = pair("input_kernel_size", input_kernel_size)
             checks.check_odd("input_kernel_size", input_kernel_size)
         if peephole == "full":
             if spatial_size is None:
                 raise ValueError('spatial_size: expected (H, W), which peephole="full" needs, got None')
-            spatial_size = _pair("spatial_size", spatial_size)
+            spatial_size = pair("spatial_size", spatial_size)
         elif spatial_size is not None:
             raise ValueError(f'spatial_size: expected None without peephole="full", got {spatial_size!r}')
         peephole_size = {"none": None, "channel": (1, 1), "full": spatial_size}[peephole]
@@ -103,24 +107,21 @@ class ConvLSTM2dCell(RecurrentCell):
             dtype=dtype,
         )
 
-    @property
-    def in_channels(self) -> int:
-        return self._in_channels
-
-    @property
-    def hidden_channels(self) -> int:
-        return self._channels
-
 
 class ConvLSTM2d(RecurrentStack):
     """A stack of ConvLSTM layers over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
 
     Args:
         in_channels: channels of the input; 0 for a stack without an input, such as the paper's forecaster.
-        hidden_channels: C, one value, or a list with one value per layer.
-        kernel_size: an odd size or a pair (kh, kw) of odd sizes, or a list with one of these per layer.
-        num_layers: number of layers. If None, it is the length of the lists, or 1 if there is none.
-        input_kernel_size: kernel sizes of the input's convolutions; if None, kernel_size.
+        hidden_channels: C, one value, or a sequence with one value per layer.
+        kernel_size: for all layers an odd size or a tuple (kh, kw) of odd sizes; or a list with one size or pair per
+            layer, [5, (3, 1)] or [[5, 5], [3, 1]]. A list of two integers, which may have been a tuple before it went
+            through JSON or YAML, is one size per layer if num_layers or another argument says that there are two
+            layers, and a pair if there is one; also a pair for more layers if both are equal. Otherwise it is
+            ambiguous and refused. Other sequences count as lists.
+        num_layers: number of layers. If None, it is the length of the sequences with one value per layer, or 1 if
+            there is none.
+        input_kernel_size: kernel sizes of the input's convolutions, given like kernel_size; if None, kernel_size.
         batch_first: if True, input and output are (B, T, …) instead of (T, B, …).
         bias, peephole, spatial_size, forget_bias, device, dtype, options: as in `ConvLSTM2dCell`.
 
@@ -130,7 +131,10 @@ class ConvLSTM2d(RecurrentStack):
         input: (T, B, Cin, H, W), or (B, T, Cin, H, W) with `batch_first`; B may be omitted. Any strides are accepted;
             an image expanded along T is not copied. None if Cin = 0: pass `steps` = T and a state instead.
         state: one pair (h, c) per layer, each (B, C, H, W); zeros if None. h has the input's dtype; c is float32 if
-            that is a half-precision dtype. The returned state can be passed to the next call.
+            that is a half-precision dtype. A tuple of `LSTMState`, named pairs, is returned, and can be passed to the
+            next call; plain tuples (h, c) are accepted too. nn.LSTM's order, all h and then all c, is not:
+            `list(zip(h_n, c_n))` converts it. Two layers of equal sizes do not accept lists as pairs, because
+            [[h0, h1], [c0, c1]] could not be told from [[h0, c0], [h1, c1]]; a pair of tuples is always (h, c).
         output: the last layer's h at every step, (T, B, C, H, W). Output and state are stored channels last. They may
             be modified in place before the backward pass. The input and the state passed in may not: PyTorch raises
             its usual error.
@@ -145,32 +149,34 @@ class ConvLSTM2d(RecurrentStack):
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
 
+    spatial_dims = ("H", "W")
+
     def __init__(
         self,
         in_channels: int,
-        hidden_channels: int | list[int],
-        kernel_size: int | tuple[int, int] | list[int | tuple[int, int]],
+        hidden_channels: int | Sequence[int],
+        kernel_size: int | Sequence[int] | Sequence[int | Sequence[int]],
         num_layers: int | None = None,
         *,
         bias: bool = True,
         peephole: str = "channel",
-        spatial_size: tuple[int, int] | None = None,
-        input_kernel_size: int | tuple[int, int] | list[int | tuple[int, int]] | None = None,
+        spatial_size: int | Sequence[int] | None = None,
+        input_kernel_size: int | Sequence[int] | Sequence[int | Sequence[int] | None] | None = None,
         forget_bias: float = 1.0,
         batch_first: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ):
+        check_keywords(type(self).__name__, options, ConvLSTM2d.__init__)
         count = count_layers(
             num_layers,
-            hidden_channels=hidden_channels,
-            kernel_size=kernel_size,
-            input_kernel_size=input_kernel_size,
+            {"hidden_channels": hidden_channels},
+            {"kernel_size": kernel_size, "input_kernel_size": input_kernel_size},
         )
-        channels = per_layer("hidden_channels", hidden_channels, count)
-        kernels = per_layer("kernel_size", kernel_size, count)
-        input_kernels = per_layer("input_kernel_size", input_kernel_size, count)
+        channels = channels_by_layer("hidden_channels", hidden_channels, count)
+        kernels = kernels_by_layer("kernel_size", kernel_size, count)
+        input_kernels = kernels_by_layer("input_kernel_size", input_kernel_size, count)
         cells = [
             ConvLSTM2dCell(
                 below,
@@ -188,14 +194,14 @@ class ConvLSTM2d(RecurrentStack):
             for below, above, kernel, input_kernel in zip([in_channels, *channels], channels, kernels, input_kernels)
         ]
         super().__init__(cells, batch_first)
+        self.in_channels = cells[0].in_channels
+        self.hidden_channels = tuple(channels)
+        self.kernel_size = tuple(kernels)
+        self.input_kernel_size = tuple(input_kernels)
 
-
-def _pair(name: str, value: object) -> tuple[int, int]:
-    """Expand a size to a pair of sizes; a pair is returned unchanged."""
-    if isinstance(value, int):
-        value = (value, value)
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise TypeError(f"{name}: expected an integer or a pair of them, got {value!r}")
-    for size in value:
-        checks.check_integer(name, size, minimum=1)
-    return value
+    def extra_repr(self) -> str:
+        """The constructor's arguments as they were understood, with one value per layer."""
+        parts = [f"{self.in_channels}, {list(self.hidden_channels)}, kernel_size={list(self.kernel_size)}"]
+        if any(size is not None for size in self.input_kernel_size):
+            parts.append(f"input_kernel_size={list(self.input_kernel_size)}")
+        return ", ".join([*parts, f"batch_first={self.batch_first}"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..core import checks
-from ..core.spec import Options, Spec
-from .recurrent import RecurrentCell, RecurrentStack, count_layers, per_layer
+from ..core.spec import Options, Spec, check_keywords
+from .recurrent import RecurrentCell, RecurrentStack
+from .sizes import channels_by_layer, count_layers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,7 +34,7 @@ class PeepholeLSTMCell(RecurrentCell):
     Call:
         cell(input, state=None) → (h, c) runs one step. input: (B, Cin), or None if Cin = 0; state: (h, c), each (B, C),
         zeros if None. h has the input's dtype; c is float32 if that is a half-precision dtype. The batch dimension B
-        may be omitted from all of them.
+        may be omitted from all of them. What is returned is an `LSTMState`, a named tuple.
 
         cell(input, state, steps) → (output, (h, c)) runs T = steps steps: input (T, B, Cin), output (T, B, C).
         `PeepholeLSTM` calls its cells this way.
@@ -59,9 +61,10 @@ class PeepholeLSTMCell(RecurrentCell):
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ):
-        checks.check_integer("input_size", input_size, minimum=0)
-        checks.check_integer("hidden_size", hidden_size, minimum=1)
-        checks.check_bool("peephole", peephole)
+        check_keywords(type(self).__name__, options, PeepholeLSTMCell.__init__)
+        input_size = checks.check_integer("input_size", input_size, minimum=0)
+        hidden_size = checks.check_integer("hidden_size", hidden_size, minimum=1)
+        peephole = checks.check_bool("peephole", peephole)
         super().__init__(
             input_size,
             hidden_size,
@@ -76,11 +79,11 @@ class PeepholeLSTMCell(RecurrentCell):
 
     @property
     def input_size(self) -> int:
-        return self._in_channels
+        return self.in_channels
 
     @property
     def hidden_size(self) -> int:
-        return self._channels
+        return self.hidden_channels
 
 
 class PeepholeLSTM(RecurrentStack):
@@ -88,8 +91,8 @@ class PeepholeLSTM(RecurrentStack):
 
     Args:
         input_size: size of the input vectors; 0 for a stack without an input, which is driven by its state alone.
-        hidden_size: C, one value, or a list with one value per layer.
-        num_layers: number of layers. If None, it is the length of the list, or 1 if there is none.
+        hidden_size: C, one value, or a sequence with one value per layer.
+        num_layers: number of layers. If None, it is the length of that sequence, or 1 if there is none.
         batch_first: if True, input and output are (B, T, …) instead of (T, B, …).
         bias, peephole, forget_bias, device, dtype, options: as in `PeepholeLSTMCell`.
 
@@ -107,7 +110,7 @@ class PeepholeLSTM(RecurrentStack):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int | list[int],
+        hidden_size: int | Sequence[int],
         num_layers: int | None = None,
         *,
         bias: bool = True,
@@ -118,7 +121,9 @@ class PeepholeLSTM(RecurrentStack):
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ):
-        sizes = per_layer("hidden_size", hidden_size, count_layers(num_layers, hidden_size=hidden_size))
+        check_keywords(type(self).__name__, options, PeepholeLSTM.__init__)
+        count = count_layers(num_layers, {"hidden_size": hidden_size})
+        sizes = channels_by_layer("hidden_size", hidden_size, count)
         cells = [
             PeepholeLSTMCell(
                 below,
@@ -133,3 +138,9 @@ class PeepholeLSTM(RecurrentStack):
             for below, above in zip([input_size, *sizes], sizes)
         ]
         super().__init__(cells, batch_first)
+        self.input_size = cells[0].input_size
+        self.hidden_size = tuple(sizes)
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments as they were understood, with one value per layer."""
+        return f"{self.input_size}, {list(self.hidden_size)}, batch_first={self.batch_first}"

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import functional
 from ..core import checks
 from ..core.arguments import Arguments
+from ..core.once import once
 from ..core.spec import Spec
+from ..core.state import NN_LSTM_ORDER, LSTMState, as_passed, check_layers, is_transposed
+from ..core.tracing import check_untraced, refuse_script
 from ..functional import State
+from ..functional.sequence import layer
+from ..functional.step import step
 
 
 class RecurrentCell(nn.Module):
     """The parameters of one layer, and its forward pass over one step or a sequence.
+
+    `in_channels` (Cin) and `hidden_channels` (C) are the sizes it was made with.
 
     Subclasses set `spatial_dims`, the names of the spatial dimensions.
     """
@@ -41,12 +47,13 @@ class RecurrentCell(nn.Module):
         dtype: torch.dtype | None,
     ):
         super().__init__()
-        checks.check_bool("bias", bias)
-        checks.check_number("forget_bias", forget_bias)
-        if dtype is not None and dtype not in checks.DTYPES:
-            raise TypeError(f"dtype: expected one of {', '.join(map(str, checks.DTYPES))}, got {dtype!r}")
-        self._in_channels = in_channels
-        self._channels = channels
+        bias = checks.check_bool("bias", bias)
+        if dtype is not None:
+            checks.check_float_dtype("dtype", dtype)
+        largest = torch.finfo(dtype or torch.get_default_dtype()).max
+        forget_bias = checks.check_number("forget_bias", forget_bias, largest)
+        self.in_channels = in_channels
+        self.hidden_channels = channels
         self.spec = spec
         self.forget_bias = forget_bias
 
@@ -89,37 +96,31 @@ class RecurrentCell(nn.Module):
         input: Tensor | None,
         state: State | None = None,
         steps: int | None = None,
-        *,
         shares_output: bool = False,
-    ) -> State | tuple[Tensor, State]:
+    ) -> LSTMState | tuple[Tensor, LSTMState]:
         """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
 
         With `steps`, a sequence: input (T, B, Cin, *spatial) → (output, (h, c)). The stack calls its cells this way, so
         that hooks, parametrizations and sharding of a cell apply. With `shares_output`, the returned output is the
         tensor that the backward pass reads rather than a copy of it: the caller must not expose it.
         """
+        check_untraced(input, state)
         if state is not None:
             checks.check_pair("state", state)
-        if steps is not None:
-            return self._run(input, state, steps, shares_output)
-        dims = ("B", "Cin", *self.spatial_dims)
-        batched = _is_batched("input", input, dims, "state", state)
-        if not batched:
-            input, state = _with_batch(input, 0), _state_with_batch(state)
-        if input is not None:
-            checks.check_input("input", input, dims, self._in_channels)
-            input = input.unsqueeze(0)
-        _, state = self._run(input, state, steps=1, shares_output=True)
-        return state if batched else _state_without_batch(state)
-
-    def _run(self, input: Tensor | None, state: State | None, steps: int, shares_output: bool) -> tuple[Tensor, State]:
-        """The cell over a whole sequence (T, B, Cin, *spatial)."""
         h, c = (None, None) if state is None else state
         arguments = Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
-        return functional.layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+        sizes = self.in_channels, self.hidden_channels
+        if steps is None:
+            return as_passed(step(arguments, self.spec, self.spatial_dims, sizes), state)
+        checks.check_channels(arguments, *sizes)
+        output, pair = layer(arguments, steps, self.spec, self.spatial_dims, shares_output=shares_output)
+        return output, as_passed(pair, state)
+
+    def __prepare_scriptable__(self):
+        refuse_script()
 
     def extra_repr(self) -> str:
-        parts = [f"{self._in_channels}, {self._channels}"]
+        parts = [f"{self.in_channels}, {self.hidden_channels}"]
         parts += [f"kernel_size={tuple(self.weight.shape[2:])}"] if self.spatial_dims else []
         if self.input_weight is not None:
             parts.append(f"input_kernel_size={tuple(self.input_weight.shape[2:])}")
@@ -129,30 +130,37 @@ class RecurrentCell(nn.Module):
 
 
 class RecurrentStack(nn.Module):
-    """A stack of cells. Each one reads the output sequence of the one below."""
+    """A stack of cells. Each one reads the output sequence of the one below.
+
+    A cell may be replaced by another module, such as an adapter or a wrapper around it. The stack calls it as
+    `cell(input, state, steps)`. If it has no in_channels or hidden_channels of its own, the stack leaves the check of
+    these sizes to it. Subclasses set `spatial_dims`, the names of the spatial dimensions.
+    """
+
+    spatial_dims: tuple[str, ...] = ()
 
     def __init__(self, cells: Sequence[RecurrentCell], batch_first: bool):
         super().__init__()
-        checks.check_bool("batch_first", batch_first)
+        self.batch_first = checks.check_bool("batch_first", batch_first)
         self.layers = nn.ModuleList(cells)
-        self.batch_first = batch_first
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
 
     def reset_parameters(self) -> None:
-        """Call `reset_parameters` of each cell."""
-        for cell in self.layers:
-            cell.reset_parameters()
+        """Call `reset_parameters` of each cell, those inside of wrappers too."""
+        for module in self.layers.modules():
+            if isinstance(module, RecurrentCell):
+                module.reset_parameters()
 
     def forward(
-        self, input: Tensor | None, state: Sequence[State] | None = None, *, steps: int | None = None
-    ) -> tuple[Tensor, tuple[State, ...]]:
+        self, input: Tensor | None, state: Sequence[State] | None = None, steps: int | None = None
+    ) -> tuple[Tensor, tuple[LSTMState, ...]]:
         time_dim = 1 if self.batch_first else 0
-        dims = ("Cin", *self._spatial_dims)
+        dims = ("Cin", *self.spatial_dims)
         dims = ("B", "T", *dims) if self.batch_first else ("T", "B", *dims)
-        batched = self._check("input", input, dims, state)
+        batched = self._check("input", input, dims, state, list(self.layers))
         if not batched:
             input, state = _with_batch(input, 1 - time_dim), state and [_state_with_batch(pair) for pair in state]
         if self.batch_first and input is not None:
@@ -164,78 +172,120 @@ class RecurrentStack(nn.Module):
             output, states = output.squeeze(1 - time_dim), tuple(_state_without_batch(pair) for pair in states)
         return output, states
 
-    def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[State, ...]]:
+    def step(self, frame: Tensor | None, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[LSTMState, ...]]:
         """One time step, for streaming: frame (B, Cin, *spatial), or without B → (output (B, C, *spatial), state)."""
-        batched = self._check("frame", frame, ("B", "Cin", *self._spatial_dims), state)
-        if not batched:
-            frame, state = _with_batch(frame, 0), state and [_state_with_batch(pair) for pair in state]
-        output, states = self._run(None if frame is None else frame.unsqueeze(0), state, 1)
-        output = output.squeeze(0)
-        if not batched:
-            output, states = output.squeeze(0), tuple(_state_without_batch(pair) for pair in states)
-        return output, states
+        cells = list(self.layers)
+        self._check("frame", frame, ("B", "Cin", *self.spatial_dims), state, cells)
+        output, states = frame, []
+        for index, cell in enumerate(cells):
+            try:
+                states.append(cell(output, state and state[index]))
+            except (TypeError, ValueError) as error:
+                checks.name_layer(error, index)
+                raise
+            output = states[-1][0]
+        return output, tuple(states)
 
-    @property
-    def _spatial_dims(self) -> tuple[str, ...]:
-        return self.layers[0].spatial_dims
+    def __prepare_scriptable__(self):
+        refuse_script()
 
-    def _check(self, name: str, input: Tensor | None, dims: tuple[str, ...], state: Sequence[State] | None) -> bool:
+    @staticmethod
+    def _check(
+        name: str,
+        input: Tensor | None,
+        dims: tuple[str, ...],
+        state: Sequence[State] | None,
+        cells: Sequence[nn.Module],
+    ) -> bool:
         """Check the input and every state before the first layer runs. Returns whether they have a batch dimension.
 
         This reads no weight: it may be parametrized, or sharded and not gathered at this point. Each cell checks its
         input against its own weight.
         """
-        if state is not None and (not isinstance(state, (tuple, list)) or len(state) != len(self.layers)):
-            raise TypeError(
-                f"state: expected one pair (h, c) for each of {len(self.layers)} layers, got {checks.describe(state)}"
-            )
-        batched = _is_batched(name, input, dims, "state[0]", state and state[0])
-        if not batched:
-            dims = tuple(dim for dim in dims if dim != "B")
-        if input is not None:
-            checks.check_input(name, input, dims, self.layers[0]._in_channels)
-        if state is not None:
-            sizes = state[0][0] if input is None else input
-            spatial = tuple(sizes.shape[sizes.dim() - len(self._spatial_dims) :])
-            batch = ()
-            if batched:
-                batch = (sizes.shape[0 if input is None else dims.index("B")],)
-            state_dims = ("B", "C", *self._spatial_dims)[0 if batched else 1 :]
-            for index, (cell, pair) in enumerate(zip(self.layers, state, strict=True)):
-                shape = (*batch, cell._channels, *spatial)
-                checks.check_state(f"state[{index}]", pair, shape, state_dims, like=sizes)
-        return batched
+        check_untraced(input, state)
+        if not cells:
+            raise ValueError("layers: expected at least one cell, got an empty ModuleList")
+        first, channels = cells[0], tuple([getattr(cell, "hidden_channels", None) for cell in cells])
+        sizes = name, dims, getattr(first, "in_channels", None), channels
+        try:
+            tensors = (input,)
+            if state is not None:
+                check_layers(state, len(cells))
+                for index, pair in enumerate(state):
+                    checks.check_pair(f"state[{index}]", pair)
+                    tensors += tuple(pair)
+            return once(_check_sizes, tensors, *sizes)
+        except (TypeError, ValueError):
+            if input is not None:  # a wrong input is to blame before a state beside it
+                _check_sizes((input,), *sizes)
+                weight = next((each for each in first.parameters() if each.is_floating_point()), None)
+                if weight is not None:
+                    checks.check_dtype(name, input, weight)
+                    checks.check_device(name, input, weight.device)
+            raise
 
     def _run(
         self, input: Tensor | None, state: Sequence[State] | None, steps: int | None
-    ) -> tuple[Tensor, tuple[State, ...]]:
+    ) -> tuple[Tensor, tuple[LSTMState, ...]]:
         """The layers over (T, B, Cin, *spatial), one after another."""
         steps = checks.count_steps(steps, input)
         output, states = input, []
         for index, cell in enumerate(self.layers):
             # The output of an inner layer is not exposed, so it need not be copied.
             is_between = index + 1 < len(self.layers)
-            output, pair = cell(output, state and state[index], steps, shares_output=is_between)
+            options = {"shares_output": is_between} if isinstance(cell, RecurrentCell) else {}
+            try:
+                output, pair = cell(output, state and state[index], steps, **options)
+            except (TypeError, ValueError) as error:
+                checks.name_layer(error, index)
+                raise
             states.append(pair)
         return output, tuple(states)
 
 
-def _is_batched(name: str, input: Tensor | None, dims: tuple[str, ...], state_name: str, state: State | None) -> bool:
-    """Whether the input, or without one the state, has all of `dims` rather than all but "B"."""
-    if input is None:
-        if state is None:
-            return True
-        checks.check_pair(state_name, state)
-        name, input = f"{state_name}[0]", state[0]
-        dims = ("B", "C", *(dim for dim in dims if dim not in ("T", "B", "Cin")))
-    checks.check_tensor(name, input)
-    if input.dim() not in (len(dims), len(dims) - 1):
-        unbatched = ", ".join(dim for dim in dims if dim != "B")
-        raise ValueError(
-            f"{name}: expected dimensions ({', '.join(dims)}) or, without a batch, ({unbatched}),"
-            f" got shape {tuple(input.shape)}"
+def _check_sizes(
+    tensors: Sequence[Tensor | None],
+    name: str,
+    dims: tuple[str, ...],
+    in_channels: int | None,
+    channels: tuple[int | None, ...],
+) -> bool:
+    """`_check` of (input, h, c, h, c, …), for cells with these channels; None where a cell does not tell them.
+
+    dims: of the input, named `name`, with a batch.
+    """
+    input, *states = tensors
+    spatial_dims = tuple(dim for dim in dims if dim not in ("T", "B", "Cin"))
+    state_dims = ("B", "C", *spatial_dims)
+    if input is None and not states:
+        return True
+    like, like_dims = (states[0], state_dims) if input is None else (input, dims)
+    is_batched = checks.is_batched("state[0][0]" if input is None else name, like, like_dims)
+    if not is_batched:
+        dims, state_dims, like_dims = (
+            tuple(dim for dim in each if dim != "B") for each in (dims, state_dims, like_dims)
         )
-    return input.dim() == len(dims)
+    if input is not None and in_channels is not None:
+        checks.check_input(name, input, dims, in_channels)
+    outer = (like.shape[like_dims.index("B")],) if is_batched else ()
+    spatial = tuple(like.shape[like.dim() - len(spatial_dims) :])
+    pairs = list(zip(states[::2], states[1::2]))
+    shapes = [
+        (*outer, pair[0].shape[len(outer)] if known is None and pair[0].dim() == len(state_dims) else known, *spatial)
+        for pair, known in zip(pairs, channels)
+    ]
+    try:
+        for index, (pair, shape) in enumerate(zip(pairs, shapes)):
+            checks.check_state(f"state[{index}]", pair, shape, state_dims, like=like)
+    except (TypeError, ValueError):
+        if is_transposed(pairs, shapes):
+            raise TypeError(f"state: expected one pair (h, c) for each of 2 layers, got {NN_LSTM_ORDER}") from None
+        raise
+    return is_batched
+
+
+def _without_batch(dims: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dim for dim in dims if dim != "B")
 
 
 def _with_batch(tensor: Tensor | None, dim: int) -> Tensor | None:
@@ -243,31 +293,12 @@ def _with_batch(tensor: Tensor | None, dim: int) -> Tensor | None:
 
 
 def _state_with_batch(state: State | None) -> State | None:
-    return None if state is None else tuple(tensor.unsqueeze(0) for tensor in state)
+    if state is None:
+        return None
+    h, c = state
+    return as_passed(LSTMState(h.unsqueeze(0), c.unsqueeze(0)), state)
 
 
 def _state_without_batch(state: State) -> State:
     h, c = state
-    return h.squeeze(0), c.squeeze(0)
-
-
-def per_layer(name: str, value: object, num_layers: int) -> list:
-    """Expand one value to a list of length `num_layers`; check the length of a list."""
-    if not isinstance(value, list):
-        return [value] * num_layers
-    if len(value) != num_layers:
-        raise ValueError(f"{name}: expected one value or {num_layers}, one for each layer, got {value}")
-    return value
-
-
-def count_layers(num_layers: int | None, **options: object) -> int:
-    """`num_layers` or, if it is None, the common length of the lists among the options."""
-    if num_layers is not None:
-        checks.check_integer("num_layers", num_layers, minimum=1)
-        return num_layers
-    lengths = {name: len(value) for name, value in options.items() if isinstance(value, list)}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"num_layers: expected lists of one length, got {lengths}")
-    count = next(iter(lengths.values()), 1)
-    checks.check_integer(f"num_layers (the length of {', '.join(lengths)})", count, minimum=1)
-    return count
+    return as_passed(LSTMState(h.squeeze(0), c.squeeze(0)), state)

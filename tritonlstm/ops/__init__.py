@@ -1,8 +1,13 @@
-"""The registered operators: schemas, implementations and fakes, batching rule, autograd.
+"""The registered operators: schemas, implementations and fakes, batching rule, autograd, FLOP formulas.
 
-A whole sequence is one opaque operator, so that a compiler sees neither the time loop nor its length.
+A whole sequence is one opaque operator, so that a compiler sees neither the time loop nor its length. The gates of one
+step are another, for one step at a time and for pre-activations from elsewhere.
 """
 
-from .autograd import sequence
+from . import flops
+from .gates import gates
+from .sequence import sequence
 
-__all__ = ["sequence"]
+flops.register_when_counted()
+
+__all__ = ["gates", "sequence"]

@@ -1,125 +1,142 @@
 """The operators' gradients, twice over the same functions: registered on the operators for torch.compile and
 torch.export, and as `autograd.Function` for eager code and torch.func."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from ..core.arguments import Arguments, Results
-from ..core.spec import Spec
-from . import operators  # noqa: F401  registers them
+from ..core.backend import is_exporting
+from .registration import register_autograd
 
-_COUNT = len(Arguments._fields)
-
-
-def _setup_training(ctx, inputs, output):
-    *arguments, ctx.steps, ctx.spec = inputs
-    public_output, _, _, cells, gates = output
-    ctx.mark_non_differentiable(cells, gates)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*arguments, public_output, cells, gates)
+TENSORS, STATIC = tuple[Tensor | None, ...], tuple[object, ...]
 
 
-def _gradients(ctx, backward, grads, tensors):
-    """The gradients of all inputs, from those of (output, h_n, c_n), by `backward`."""
-    needs = list(ctx.needs_input_grad[:_COUNT])
-    wanted = iter(backward(*grads, *tensors, ctx.steps, ctx.spec, needs))
-    return (*(next(wanted) if needed else None for needed in needs), None, None)
+class Differentiable:
+    """Three operators that belong together, as one function that is differentiable once.
 
+        <prefix>inference(*tensors, *static) -> results
+        <prefix>training(*tensors, *static) -> (*results, *saved)
+        <prefix>backward(*grad_results, *kept, *static, needs) -> the gradients of the tensors that `needs` names
 
-class _Backward(torch.autograd.Function):
-    """The backward operator, which refuses to be differentiated rather than be taken for a constant."""
+    `keep(tensors, outputs)` chooses what the backward operator gets of the training operator's arguments and outputs;
+    `results` is the number of results.
+    """
 
-    generate_vmap_rule = True
+    def __init__(self, prefix: str, results: int, keep: Callable[[TENSORS, tuple[Tensor, ...]], TENSORS]):
+        self._prefix, self._results, self._keep = prefix, results, keep
+        self._inference, self._training, self._backward = (
+            getattr(torch.ops.tritonlstm, prefix + name) for name in ("inference", "training", "backward")
+        )
+        self._tensors = sum("Tensor" in str(arg.type) for arg in self._inference.default._schema.arguments)
+        self._refusing_backward = _refusing_backward(self._backward)
+        self._function = self._eager_function()
+        register_autograd(
+            prefix + "training",
+            lambda ctx, *grads: self._gradients(ctx, self._backward, grads, ctx.saved_tensors),
+            setup_context=self._setup_training,
+        )
+        register_autograd(prefix + "inference", self._inference_backward, setup_context=self._setup_inference)
 
-    @staticmethod
-    def forward(*args):
-        return tuple(torch.ops.tritonlstm.backward(*args))
+    def __call__(self, tensors: TENSORS, static: STATIC) -> tuple[Tensor, ...]:
+        """The results, and behind them what the training operator saves where a gradient is wanted."""
+        if is_exporting():
+            return self._inference(*tensors, *static)
+        if torch.compiler.is_compiling():
+            if torch._C._are_functorch_transforms_active():
+                raise RuntimeError(
+                    "tritonlstm: torch.compile cannot trace torch.func's transforms of this backend; transform the"
+                    ' compiled function, or use backend="torch"'
+                )
+            run = self._training if is_differentiated(tensors) else self._inference
+        elif is_differentiated(tensors) or _forward_mode_is_on():
+            is_transformed = torch._C._are_functorch_transforms_active()
+            run = self._training_function.apply if is_transformed else self._function
+        else:
+            with torch._C._AutoDispatchBelowAutograd():  # spares small steps the operators' layer of autograd
+                return self._inference(*tensors, *static)
+        return run(*tensors, *static)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
+    def _setup_training(self, ctx, inputs, output):
+        tensors, ctx.static = inputs[: self._tensors], inputs[self._tensors :]
+        ctx.mark_non_differentiable(*output[self._results :])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*self._keep(tensors, output))
 
-    @staticmethod
-    def backward(ctx, *grads):
-        raise RuntimeError(
-            'tritonlstm: this backend is differentiable once; use backend="torch" for second derivatives'
+    def _setup_inference(self, ctx, inputs, output):
+        tensors, ctx.static = inputs[: self._tensors], inputs[self._tensors :]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    def _inference_backward(self, ctx, *grads):
+        """For an exported graph that is trained: reruns the forward pass as training."""
+        tensors = ctx.saved_tensors
+        kept = self._keep(tensors, self._training(*tensors, *ctx.static))
+        return self._gradients(
+            ctx, self._backward if torch.compiler.is_compiling() else self._refusing_backward, grads, kept
         )
 
+    def _gradients(self, ctx, backward, grads, kept):
+        """The gradients of all inputs, from those of the results, by `backward`."""
+        needs = list(ctx.needs_input_grad[: self._tensors])
+        wanted = iter(backward(*grads[: self._results], *kept, *ctx.static, needs))
+        return (*(next(wanted) if needed else None for needed in needs), *(None for _ in ctx.static))
 
-class _Training(torch.autograd.Function):
-    generate_vmap_rule = True
+    def _eager_function(self) -> Callable[..., tuple[Tensor, ...]]:
+        family = self
 
-    @staticmethod
-    def forward(*args):
-        return torch.ops.tritonlstm.training(*args)
+        class Training(Function):
+            generate_vmap_rule = True
 
-    setup_context = staticmethod(_setup_training)
+            @staticmethod
+            def forward(*args):
+                return family._training(*args)
 
-    @staticmethod
-    def backward(ctx, *grads):
-        return _gradients(ctx, _Backward.apply, grads[:3], ctx.saved_tensors)
+            setup_context = staticmethod(self._setup_training)
 
-    @staticmethod
-    def jvp(ctx, *tangents):
-        raise RuntimeError('tritonlstm: this backend has no forward mode (jvp); use backend="torch" for it')
+            @staticmethod
+            def backward(ctx, *grads):
+                is_differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+                run = family._refusing_backward if is_differentiated else family._backward
+                return family._gradients(ctx, run, grads, ctx.saved_tensors)
 
+            @staticmethod
+            def jvp(ctx, *tangents):
+                raise RuntimeError('tritonlstm: this backend has no forward mode (jvp); use backend="torch" for it')
 
-torch.library.register_autograd(
-    "tritonlstm::training",
-    lambda ctx, *grads: _gradients(ctx, torch.ops.tritonlstm.backward, grads[:3], ctx.saved_tensors),
-    setup_context=_setup_training,
-)
-
-
-def _setup_inference(ctx, inputs, output):
-    *arguments, ctx.steps, ctx.spec = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*arguments)
-
-
-def _inference_backward(ctx, *grads):
-    """For an exported graph that is trained: reruns the forward pass as training."""
-    arguments = ctx.saved_tensors
-    output, _, _, cells, gates = torch.ops.tritonlstm.training(*arguments, ctx.steps, ctx.spec)
-    backward = torch.ops.tritonlstm.backward if torch.compiler.is_compiling() else _Backward.apply
-    return _gradients(ctx, backward, grads, (*arguments, output, cells, gates))
+        self._training_function = Training
+        # What Training.apply does where no transform of torch.func is active, at a third of its cost.
+        return super(Function, Training).apply
 
 
-torch.library.register_autograd("tritonlstm::inference", _inference_backward, setup_context=_setup_inference)
+def _refusing_backward(operator: Callable[..., list[Tensor]]) -> Callable[..., tuple[Tensor, ...]]:
+    """The backward operator, which refuses to be differentiated rather than be taken for a constant."""
+
+    class Backward(Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args):
+            return tuple(operator(*args))
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, *grads):
+            raise RuntimeError(
+                'tritonlstm: this backend is differentiable once; use backend="torch" for second derivatives'
+            )
+
+    return Backward.apply
 
 
-def _copy(output: Tensor) -> Tensor:
-    return torch.ops.tritonlstm.copy(output) if torch.compiler.is_compiling() else output.clone()
-
-
-def _is_differentiated(arguments: Arguments) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in arguments)
+def is_differentiated(tensors: TENSORS) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _forward_mode_is_on() -> bool:
     # A plain operator would silently drop the tangents; a Function without a jvp refuses them.
     return torch.autograd.forward_ad._current_level >= 0
-
-
-def sequence(arguments: Arguments, steps: int, spec: Spec, *, shares_output: bool = False) -> Results:
-    """One layer over a sequence, with a resolved backend and schedule, differentiable once. Checks nothing.
-
-    A state of None is zero; h0 and c0 come both or neither. The schedule "hoisted", and an input_weight, need an input.
-    The results are stored channels last. They may be written to before the backward pass, which keeps an output of its
-    own; with `shares_output` it keeps the one that is returned.
-    """
-    args = (*arguments, steps, spec.encode())
-    differentiable = _is_differentiated(arguments)
-    if torch.compiler._is_exporting_flag:  # is_exporting() is True in all that torch 2.11 compiles
-        return Results(*torch.ops.tritonlstm.inference(*args))
-    if torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
-            raise RuntimeError(
-                "tritonlstm: torch.compile cannot trace torch.func's transforms of this backend; transform the compiled"
-                ' function, or use backend="torch"'
-            )
-        run = torch.ops.tritonlstm.training if differentiable else torch.ops.tritonlstm.inference
-    else:
-        run = _Training.apply if differentiable or _forward_mode_is_on() else torch.ops.tritonlstm.inference
-    output, h_n, c_n, *_ = run(*args)
-    return Results(_copy(output) if differentiable and not shares_output else output, h_n, c_n)

@@ -1,7 +1,6 @@
 """Compile a launch ahead of time, exactly as the launcher specialises it, without a GPU.
 
-Triton must compile, not interpret: TRITON_INTERPRET is read when the kernels are defined, so it must not have been set
-when this package was imported.
+Triton must compile, not interpret: it reads TRITON_INTERPRET when it is imported, which must not have been set then.
 """
 
 import multiprocessing

@@ -1,12 +1,15 @@
 """What a search found: a table to read, and a CSV with a line for every candidate."""
 
 import csv
+import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from ..core import files
 from ..launch.cache import triton_version
 from ..launch.tables import ConfigKey, ScheduleKey
 from .occupancy import limits
@@ -37,14 +40,26 @@ def table(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, *map(_schedule_line, schedules)])
 
 
+def check_csv(path: Path) -> None:
+    """Raise ValueError where a file is there that `write_csv` did not write. Raises OSError where it cannot be read."""
+    with suppress(FileNotFoundError):
+        if not files.read_text(path).startswith(",".join(FIELDS[:3])):
+            raise ValueError(f"{path}: expected an earlier report or no file, got something else")
+
+
 def write_csv(plan: Plan, outcomes: Sequence[Outcome], path: Path) -> None:
-    """Every configuration with its figures, its verdict and its times. Raises OSError where it cannot be written."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        for outcome in outcomes:
-            if isinstance(outcome.key, ConfigKey):
-                writer.writerows(_record(plan, outcome, trial) for trial in outcome.trials)
+    """Every configuration with its figures, its verdict and its times.
+
+    Raises OSError where it cannot be written, and ValueError where another file is there.
+    """
+    check_csv(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, FIELDS)
+    writer.writeheader()
+    for outcome in outcomes:
+        if isinstance(outcome.key, ConfigKey):
+            writer.writerows(_record(plan, outcome, trial) for trial in outcome.trials)
+    files.write(path, text.getvalue())
 
 
 def _config_line(device: Device, outcome: Outcome) -> str:

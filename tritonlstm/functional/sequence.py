@@ -1,4 +1,4 @@
-"""Functional forms of the layers: one layer over a sequence, as a function of its parameters."""
+"""One layer over a sequence, as a function of its parameters."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import ops, reference
-from .core import checks
-from .core.arguments import Arguments, Results
-from .core.backend import resolve
-from .core.devices import architecture
-from .core.dtypes import cell_dtype, compute_dtype, without_autocast
-from .core.spec import Options, Spec
-from .launch import pick_schedule
+from .. import ops, reference
+from ..core import checks
+from ..core.arguments import Arguments, Results
+from ..core.backend import resolve
+from ..core.compiler import constant_when_compiled
+from ..core.devices import architecture
+from ..core.dtypes import cell_dtype, compute_dtype, without_autocast
+from ..core.spec import Options, Spec, check_keywords
+from ..core.state import LSTMState, as_passed
+from ..core.tracing import check_untraced
+from ..launch import pick_schedule
+from .gates import State
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-State = tuple[Tensor, Tensor]
-"""(h, c): the hidden state in the input's dtype, and the cell state, in float32 if that is a half-precision dtype."""
 
 
 def conv_lstm(
@@ -36,7 +37,7 @@ def conv_lstm(
     input_weight: Tensor | None = None,
     steps: int | None = None,
     **options: Unpack[Options],
-) -> tuple[Tensor, State]:
+) -> tuple[Tensor, LSTMState]:
     """A ConvLSTM layer over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
 
     Args:
@@ -51,15 +52,17 @@ def conv_lstm(
         options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
 
     Returns:
-        output (T, B, C, H, W) and the last state (h, c), stored channels last. Under autocast, h has autocast's dtype.
-        They may be modified in place before the backward pass. The input and the state passed in are saved without a
-        copy: if they are modified, the backward pass raises PyTorch's usual error.
+        output (T, B, C, H, W) and the last state, an `LSTMState` (h, c), stored channels last. Under autocast, h has
+        autocast's dtype. They may be modified in place before the backward pass. The input and the state passed in are
+        saved without a copy: if they are modified, the backward pass raises PyTorch's usual error.
 
     Raises:
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
+    check_keywords("conv_lstm", options, conv_lstm)
     arguments = _arguments(input, state, weight, input_weight, bias, peephole)
-    return layer(arguments, steps, Spec(**options), ("H", "W"))
+    output, pair = layer(arguments, steps, Spec(**options), ("H", "W"))
+    return output, as_passed(pair, state)
 
 
 def peephole_lstm(
@@ -71,15 +74,18 @@ def peephole_lstm(
     *,
     steps: int | None = None,
     **options: Unpack[Options],
-) -> tuple[Tensor, State]:
+) -> tuple[Tensor, LSTMState]:
     """A peephole LSTM layer over a sequence of vectors (the FC-LSTM of Shi et al. 2015, equation 2).
 
     As `conv_lstm` without spatial dimensions: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C).
     """
-    return layer(_arguments(input, state, weight, None, bias, peephole), steps, Spec(**options), ())
+    check_keywords("peephole_lstm", options, peephole_lstm)
+    output, pair = layer(_arguments(input, state, weight, None, bias, peephole), steps, Spec(**options), ())
+    return output, as_passed(pair, state)
 
 
 def _arguments(input, state, weight, input_weight, bias, peephole) -> Arguments:
+    check_untraced(input, weight)
     if state is not None:
         checks.check_pair("state", state)
     h, c = (None, None) if state is None else state
@@ -93,19 +99,19 @@ def layer(
     spatial_dims: Sequence[str],
     *,
     shares_output: bool = False,
-) -> tuple[Tensor, State]:
+) -> tuple[Tensor, LSTMState]:
     """A layer with any number of spatial dimensions: the basis of `conv_lstm`, `peephole_lstm` and the modules.
 
     With `shares_output`, the returned output is the tensor that the backward pass reads rather than a copy of it: it
     must not be modified before.
     """
     weight, input_weight, peephole = arguments.weight, arguments.input_weight, arguments.peephole
+    checks.check_parameters(weight, input_weight, arguments.bias, peephole, len(spatial_dims))
     if spec.schedule == "concat" and input_weight is not None:
         raise ValueError(
             'schedule: "concat" needs one kernel for input and hidden state, got input_weight'
             f' {tuple(input_weight.shape)}; "auto" works here'
         )
-    checks.check_parameters(weight, input_weight, arguments.bias, peephole, len(spatial_dims))
     steps, batch, spatial = _sizes(arguments, spatial_dims, steps)
     checks.check_peephole_size(peephole, spatial)
     shape = (batch, arguments.channels, *spatial)
@@ -119,14 +125,15 @@ def layer(
     arguments = arguments._replace(**cast)
     spec = replace(spec, backend=resolve(spec.backend, arguments.weight))
     if spec.backend == "torch":
+        checks.check_pixels(arguments.input, spatial)
         with without_autocast(weight):
             output, h, c = _by_reference(arguments, steps, spec, shape)
-        return output, (h, c)
+        return output, LSTMState(h, c)
     if spec.backend == "triton":
         checks.check_peephole_offsets(peephole)
     spec = replace(spec, schedule=_schedule(spec.schedule, arguments))
     output, h, c = ops.sequence(arguments, steps, spec, shares_output=shares_output)
-    return output, (h, c)
+    return output, LSTMState(h, c)
 
 
 def _by_reference(arguments: Arguments, steps: int, spec: Spec, shape: tuple[int, ...]) -> Results:
@@ -150,7 +157,7 @@ def _schedule(schedule: str, arguments: Arguments) -> str:
     return _tuned_schedule(weight.device, weight.element_size(), columns - rows // 4, rows // 4, tuple(kernel))
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the reading of tables
+@constant_when_compiled  # torch.compile cannot trace the reading of tables
 def _tuned_schedule(
     device: torch.device, itemsize: int, in_channels: int, channels: int, kernel: tuple[int, ...]
 ) -> str:

@@ -1,4 +1,4 @@
-"""The operators' schemas, implementations and fakes.
+"""The operators of a whole sequence: schemas, implementations, fakes, gradients.
 
 A schema has tensors, the number of steps and one string, the encoded `Spec`: a new option changes none of them.
 Training and inference have an operator each, so that inference saves nothing.
@@ -10,12 +10,12 @@ from torch import Tensor
 from ..cells import cell_type
 from ..core.arguments import Arguments, Results, Saved
 from ..core.dtypes import cell_dtype, without_autocast
-from ..core.layout import Layout
+from ..core.layout import Layout, to_rows
 from ..core.spec import Spec
 from ..engines import engine
+from .autograd import Differentiable
+from .registration import define, register_autograd
 from .vmap import batching_rule
-
-TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
 
 _ARGUMENTS = ", ".join(f"Tensor{'' if name == 'weight' else '?'} {name}" for name in Arguments._fields)
 _RESULTS = ", ".join(f"Tensor {name}" for name in Results._fields)
@@ -75,11 +75,11 @@ def _fake_inference(*args):
 
 def _fake_training(*args):
     arguments, spec, layout = _decode(args)
-    weight = arguments.weight
+    weight, results = arguments.weight, layout.new_results(arguments.weight)
     return (
-        *layout.new_results(weight),
+        *results,
         layout.new_sequence(weight, layout.channels, layout.steps + 1, cell_dtype(weight.dtype)),
-        cell_type(spec).new_gates(layout, weight, 0 if spec.recomputes else layout.steps),
+        cell_type(spec).new_gates(to_rows(results.h_n), 0 if spec.recomputes else layout.steps),
     )
 
 
@@ -103,13 +103,31 @@ for _name, _implementation, _fake in (
     ("training", _training, _fake_training),
     ("backward", _backward, _fake_backward),
 ):
-    torch.library.define(f"tritonlstm::{_name}", SCHEMAS[_name], tags=TAGS)
-    torch.library.impl(f"tritonlstm::{_name}", "CompositeExplicitAutograd", _implementation)
-    torch.library.register_fake(f"tritonlstm::{_name}", _fake)
-    torch.library.register_vmap(f"tritonlstm::{_name}", batching_rule(getattr(torch.ops.tritonlstm, _name)))
+    define(_name, SCHEMAS[_name], _implementation, _fake, batching_rule(_name))
 
 # Inductor elides `clone`, which would alias the output with a saved tensor.
-torch.library.define("tritonlstm::copy", "(Tensor output) -> Tensor", tags=TAGS)
-torch.library.impl("tritonlstm::copy", "CompositeExplicitAutograd", torch.clone)
-torch.library.register_fake("tritonlstm::copy", torch.clone)
-torch.library.register_autograd("tritonlstm::copy", lambda _, grad: grad)
+define("copy", "(Tensor output) -> Tensor", torch.clone, torch.clone)
+register_autograd("copy", lambda _, grad: grad)
+
+
+def _keep(tensors, outputs):
+    output, _, _, cells, gates = outputs
+    return *tensors, output, cells, gates
+
+
+_differentiable = Differentiable("", results=len(Results._fields), keep=_keep)
+
+
+def _copy(output: Tensor) -> Tensor:
+    return torch.ops.tritonlstm.copy(output) if torch.compiler.is_compiling() else output.clone()
+
+
+def sequence(arguments: Arguments, steps: int, spec: Spec, *, shares_output: bool = False) -> Results:
+    """One layer over a sequence, with a resolved backend and schedule, differentiable once. Checks nothing.
+
+    A state of None is zero; h0 and c0 come both or neither. The schedule "hoisted", and an input_weight, need an input.
+    The results are stored channels last. They may be written to before the backward pass, which keeps an output of its
+    own; with `shares_output` it keeps the one that is returned.
+    """
+    output, h_n, c_n, *saved = _differentiable(arguments, (steps, spec.encode()))
+    return Results(_copy(output) if saved and not shares_output else output, h_n, c_n)

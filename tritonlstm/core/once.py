@@ -1,0 +1,35 @@
+"""Checks of tensors' shapes, dtypes and devices, once for each combination of them."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Result = TypeVar("Result")
+
+_metadata = operator.attrgetter("shape", "dtype", "device", "layout")
+_passed: dict[tuple, object] = {}
+_MOST_PASSED = 1024
+
+
+def once(check: Callable[..., Result], tensors: Sequence[Tensor | None], *rest: object) -> Result:
+    """check(tensors, *rest), or its result from before if it passed with such tensors and the same rest.
+
+    For a check of shapes, dtypes and devices alone, in eager mode. In a loop over small steps it takes longer than the
+    step.
+    """
+    if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state():
+        return check(tensors, *rest)
+    try:
+        key = (check, *rest, *[None if tensor is None else _metadata(tensor) for tensor in tensors])
+        if key in _passed:
+            return _passed[key]
+    except (AttributeError, TypeError, RuntimeError):  # no tensor; a symbolic size, which has no hash; a nested tensor
+        return check(tensors, *rest)
+    result = check(tensors, *rest)
+    if len(_passed) == _MOST_PASSED:
+        _passed.clear()
+    _passed[key] = result
+    return result

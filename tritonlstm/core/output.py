@@ -1,0 +1,27 @@
+"""What the commands print: no encoding and no absent reader makes them fail."""
+
+import io
+import os
+import sys
+
+
+class _Descriptor(io.FileIO):
+    """A file descriptor that drops what nobody reads any more, as after `| head -1`."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def make_robust() -> None:
+    """From here on, stdout and stderr escape what their encoding lacks, and may be closed. Call it first in `main`."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif stream is getattr(sys, f"__{name}__"):  # not what a test or a notebook put in its place
+            stream.flush()
+            buffer = io.BufferedWriter(_Descriptor(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=True))

@@ -1,0 +1,118 @@
+"""One step of a layer, composed of a convolution and the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..core import checks
+from ..core.arguments import Arguments
+from ..core.backend import resolve
+from ..core.dtypes import cell_dtype, compute_dtype, convolution_dtype, without_autocast
+from ..core.layout import from_rows, to_rows
+from ..core.once import once
+from ..core.spec import Spec
+from ..core.state import LSTMState
+from .gates import State, gates
+
+
+class _Plan(NamedTuple):
+    """What follows from the metadata of a step's arguments."""
+
+    is_batched: bool
+    backend: str  # resolved
+    dtype: torch.dtype  # in which to convolve, as autocast has it
+    convolution_dtype: torch.dtype  # or float32 where a CPU has no convolution in that
+
+
+def step(
+    arguments: Arguments, spec: Spec, spatial_dims: tuple[str, ...], sizes: tuple[int, int] | None = None
+) -> LSTMState:
+    """One step of a layer: one convolution over [x ; h], which PyTorch differentiates, and `lstm_gates`.
+
+    The basis of the modules' steps. arguments.input is (B, Cin, *spatial), h0 and c0 (B, C, *spatial), or all without
+    B. Nothing is packed and nothing is kept from one call to the next, so that a loop of steps costs no more than one
+    in plain PyTorch. Numbers differ by rounding from those of a sequence, whose convolutions may be computed in
+    another way. `sizes` are Cin and C where a module was made with them.
+    """
+    plan = once(_plan, arguments, spec.backend, spatial_dims, sizes)
+    input, h, c, weight, input_weight, bias, peephole = arguments
+    if not plan.is_batched:
+        input, h, c = (None if tensor is None else tensor.unsqueeze(0) for tensor in (input, h, c))
+    if h is None:
+        h, c = _zero_state(input, arguments.channels, plan.dtype)
+    reads_rows = plan.backend == "triton"
+    of_convolution, of_gates = (None, bias) if reads_rows else (bias, None)
+    if input_weight is None:
+        preact = _convolve(_concatenate(input, h, as_rows=reads_rows), weight, of_convolution, plan)
+    else:
+        preact = _convolve(input, input_weight, of_convolution, plan) + _convolve(h, weight, None, plan)
+    h, c = gates(preact, c, of_gates, peephole, spec, plan.backend)
+    return LSTMState(h, c) if plan.is_batched else LSTMState(h.squeeze(0), c.squeeze(0))
+
+
+def _plan(
+    tensors: Sequence[Tensor | None], backend: str, spatial_dims: tuple[str, ...], sizes: tuple[int, int] | None
+) -> _Plan:
+    """Check a step's arguments, and tell how to compute it."""
+    arguments = Arguments(*tensors)
+    input, h, c, weight, input_weight, bias, peephole = arguments
+    if sizes is not None:
+        checks.check_channels(arguments, *sizes)
+    checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
+    dims = ("B", "Cin", *spatial_dims)
+    if input is None and arguments.in_channels:
+        raise ValueError(f"input: expected a Tensor with {arguments.in_channels} channels, got None")
+    if input is not None:
+        is_batched = checks.is_batched("input", input, dims)
+        like, dims = input, dims if is_batched else dims[1:]
+        checks.check_input("input", input, dims, arguments.in_channels)
+        checks.check_dtype("input", input, weight)
+        checks.check_device("input", input, weight.device)
+    elif h is None:
+        raise ValueError("state: expected (h, c), which alone tells the sizes without input, got None")
+    else:
+        dims = ("B", "C", *spatial_dims)
+        is_batched = checks.is_batched("state[0]", h, dims)
+        like, dims = h, dims if is_batched else dims[1:]
+    outer, spatial = like.shape[: 1 if is_batched else 0], like.shape[2 if is_batched else 1 :]
+    checks.check_peephole_size(peephole, tuple(spatial))
+    checks.check_pixels(input, tuple(spatial))
+    if h is not None:
+        shape = (*outer, arguments.channels, *spatial)
+        checks.check_state("state", (h, c), shape, ("B", "C", *spatial_dims)[0 if is_batched else 1 :], like=weight)
+    dtype = compute_dtype(weight)
+    return _Plan(is_batched, resolve(backend, weight), dtype, convolution_dtype(weight.device, dtype))
+
+
+def _zero_state(input: Tensor, channels: int, dtype: torch.dtype) -> State:
+    """h and c of zeros (B, C, *spatial), channels last if the input is."""
+    rows = to_rows(input)
+    zeros = (rows.new_zeros(*rows.shape[:-1], channels, dtype=each) for each in (dtype, cell_dtype(dtype)))
+    h, c = map(from_rows, zeros)
+    return (h, c) if rows.is_contiguous() else (h.contiguous(), c.contiguous())
+
+
+def _concatenate(input: Tensor | None, h: Tensor, *, as_rows: bool) -> Tensor:
+    """[x ; h] (B, Cin + C, *spatial), with `as_rows` stored channels last."""
+    if input is None:
+        return h
+    if as_rows:
+        return from_rows(torch.cat([to_rows(input), to_rows(h)], -1))
+    return torch.cat([input, h], 1)
+
+
+def _convolve(images: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    """W * images + bias."""
+    if plan.convolution_dtype == plan.dtype:
+        if bias is not None and bias.dtype != weight.dtype:
+            bias = bias.to(weight.dtype)
+        return reference.linear_map(images, weight, bias)
+    wanted = plan.convolution_dtype
+    with without_autocast(weight):
+        bias = None if bias is None else bias.to(wanted)
+        return reference.linear_map(images.to(wanted), weight.to(wanted), bias).to(plan.dtype)
