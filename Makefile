@@ -52,7 +52,7 @@ test-isa: $(ENV)/ready
 		$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ISA_TESTS) $(ARGS)
 
 bench: $(ENV)/ready
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m pytest bench $(ARGS)
 
 # The working tree, or HEAD=<ref>, against BASE=<ref>.
 bench-compare: $(ENV)/ready
@@ -74,7 +74,7 @@ gpu-check:
 gpu-bench:
 	@$(PYTHON) -c "import torch, sys; torch.cuda.is_available() or sys.exit('gpu-bench: torch finds no CUDA device')"
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
-	$(PYTHON) -m bench --device cuda $(ARGS)
+	$(PYTHON) -m pytest bench --device cuda $(ARGS)
 
 lint: $(ENV)/ready
 	$(BIN)/ruff check

@@ -17,6 +17,7 @@ from tritonlstm.tuning.timing import Failed, Sampler, host_sampler, interleave
 from . import rows
 from .cases import Problem, name_of, sequence
 from .check import Oracle, WrongResult
+from .providers import OURS
 from .providers.protocol import Built, Provider
 from .rows import MODES, Row, Rows
 from .timer import Clock, Deadline, OutOfTime, peak_memory, settle, summary
@@ -60,12 +61,13 @@ class Session:
     """A provider may take so long to compile a case, all modes together."""
     oracle: Callable[..., Oracle] = field(default_factory=lambda: functools.cache(Oracle))
 
-    def time(self, untimed: Sequence[Row], samplers: dict[str, Sampler], per_run: int = 1) -> list[Row]:
-        """The rows with the times of their providers' samplers, or with the status of those that failed.
+    def measure(self, turns: "Turns") -> tuple[list[Row], dict[str, list[float]]]:
+        """Add a row for each provider, with its times or with the status of its failure.
 
-        One that fails is left out, and the others are timed again. Rows without a sampler stay as they are.
+        Returns the rows, and the seconds of each provider that was timed. One that fails is left out, and the others
+        are timed again.
         """
-        left, seconds, failed = dict(samplers), {}, {}
+        left, seconds, failed = dict(turns.samplers), {}, {}
         while left and not seconds:
             try:
                 with self.deadline.limit():
@@ -78,16 +80,62 @@ class Session:
             except (Exception, OutOfTime) as error:
                 failed |= dict.fromkeys(left, failure(error))
                 break
+        seconds = {name: [each / turns.per_run for each in of] for name, of in seconds.items()}
 
         def timed(row: Row) -> Row:
             if row.provider in seconds:
-                return replace(row, **summary(seconds[row.provider], per_run))
+                return turns.with_limit(replace(row, **summary(seconds[row.provider])))
             if row.provider in failed:
                 status, reason = failed[row.provider]
                 return replace(row, status=status, reason=reason)
             return row
 
-        return [timed(row) for row in untimed]
+        measured = [timed(row) for row in turns.untimed]
+        self.collected.add(measured)
+        return measured, seconds
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What is timed in turns: a row for each provider, ours first, and the sampler of each that can run.
+
+    `per_run` units of work are in one sample; times are of one unit.
+    """
+
+    untimed: Sequence[Row]
+    samplers: dict[str, Sampler]
+    per_run: int = 1
+    limits: dict[str, float] = field(default_factory=dict)
+    """Seconds that a unit of a provider may take, where that is known."""
+
+    def with_limit(self, row: Row) -> Row:
+        limit = self.limits.get(row.provider)
+        if limit is None:
+            return row
+        return replace(row, reason=f"{row.median_ms / 1e3 / limit:.2f} of the limit, {1e6 * limit:.1f} µs")
+
+
+def faults(measured: Sequence[Row]) -> list[str]:
+    """The rows of ours that are wrong or did not run, in words. Others, and lack of time or memory, are no faults."""
+    bad = [row for row in measured if row.provider.startswith(OURS.name) and row.status in (rows.WRONG, rows.FAILED)]
+    return [f"{row.provider}, {row.case}, {row.mode}: {row.status}: {row.reason}" for row in bad]
+
+
+def show(collected: Rows) -> None:
+    """Print the tables, draw the plots beside the file of results, and say what is missing."""
+    if not collected.all:
+        return
+    try:
+        from . import plots, report
+    except ImportError as error:  # collecting needs no pandas
+        print(f"no tables and plots: {error}")
+    else:
+        print(report.text(report.frame(collected.records())))
+        print(*plots.draw(collected.path), sep="\n")
+    print(f"written to {collected.path}")
+    dropped = sum(row.status == rows.DROPPED for row in collected.all)
+    if dropped:
+        print(f"{dropped} of {len(collected.all)} rows were dropped for lack of time, the least important ones")
 
 
 @dataclass(frozen=True)
@@ -103,8 +151,8 @@ class Point:
     """Whether those that can are timed as CUDA graphs, on a GPU."""
     modes: Sequence[str] = MODES
 
-    def measure(self, session: Session) -> None:
-        """Check and time the providers in each mode, and add a row for each."""
+    def prepare(self, session: Session) -> dict[str, Turns]:
+        """The providers built and checked, once for all modes: what is timed in each mode."""
         untimed, samplers = {mode: [] for mode in self.modes}, {mode: {} for mode in self.modes}
         for provider in self.providers:
             try:
@@ -119,8 +167,7 @@ class Point:
                 untimed[mode].append(row)
                 if sampler is not None:
                     samplers[mode][provider.name] = sampler
-        for mode in self.modes:
-            session.collected.add(session.time(untimed[mode], samplers[mode]))
+        return {mode: Turns(untimed[mode], samplers[mode]) for mode in self.modes}
 
     def _row(self, mode: str, provider: Provider, status: str, reason: str, **figures: object) -> Row:
         point = self.run, self.name, str(self.case), self.case.steps, name_of(self.dtype), mode

@@ -4,7 +4,7 @@ Each part runs over a whole sequence, or over as many tensors as overflow the L2
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.launches import Launch, bind
 
 from . import rows
-from .flow import Session, failure
+from .flow import Session, Turns, failure
 from .providers.conv_floor import Layer, convolution_backward, data_gradient, weight_gradient
 from .rows import Row
 from .timer import OutOfTime
@@ -52,24 +52,22 @@ class Part:
     """Seconds that a unit of a function may take, where that is known."""
     dtype: str = "bfloat16"
 
-    def measure(self, session: Session) -> None:
+    @property
+    def modes(self) -> tuple[str]:
+        return (self.run,)
+
+    def prepare(self, session: Session) -> dict[str, Turns]:
+        """What is timed in its only mode, which is named as the run."""
         point, clock = (self.run, self.name, str(self.case), self.case.steps, self.dtype, self.run), session.clock
         try:
             with session.deadline.limit():
                 functions = self.functions(clock.device)
                 samplers = {name: clock.sampler(run, graph=clock.graphs) for name, run in functions.items()}
         except (Exception, OutOfTime) as error:
-            session.collected.add([Row(*point, "all", False, *failure(error))])
-            return
+            return {self.run: Turns([Row(*point, "all", False, *failure(error))], {})}
         launch = rows.GRAPH if clock.graphs else rows.CALLS
         untimed = [Row(*point, name, False, rows.OK, launch=launch) for name in samplers]
-        session.collected.add(map(self._with_limit, session.time(untimed, samplers, self.per_run)))
-
-    def _with_limit(self, row: Row) -> Row:
-        limit = self.limits.get(row.provider)
-        if limit is None or row.median_ms is None:
-            return row
-        return replace(row, reason=f"{row.median_ms / 1e3 / limit:.2f} of the limit, {1e6 * limit:.1f} µs")
+        return {self.run: Turns(untimed, samplers, self.per_run, self.limits)}
 
 
 def _layers(case: Case) -> list[Case]:

@@ -1,5 +1,8 @@
 """What `make bench` and `make gpu-bench` measure, in the order of importance."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
 from tritonlstm.tuning.cases import CASES, SMALL, Case
@@ -10,6 +13,7 @@ from .parts import Part
 from .providers import (
     COMPILED,
     COMPILED_FUSED_CELL,
+    COMPILERS,
     CONV_FLOOR,
     EAGER,
     EAGER_FORMATS,
@@ -87,4 +91,13 @@ def on_gpu(cases: dict[str, Case] = CASES, cold_bytes: int = parts.COLD_BYTES) -
         *each("max-autotune", slow, *both, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL),
         *each("baselines", main, OURS, CONV_FLOOR, EAGER, dtype=torch.float16),
         *each("baselines", main, OURS, CONV_FLOOR, *EAGER_FORMATS, RECOMPUTE, dtype=torch.float32),
+    ]
+
+
+def without_compilers(work: Sequence[Point | Part]) -> list[Point | Part]:
+    return [
+        replace(item, providers=[each for each in item.providers if each not in COMPILERS])
+        if isinstance(item, Point)
+        else item
+        for item in work
     ]

@@ -107,7 +107,7 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
     return max(itertools.accumulate((event.nbytes() for event in events), initial=0))
 
 
-def summary(seconds: list[float], per_run: int = 1) -> dict[str, float]:
-    """A row's figures of the times of several runs, each of `per_run` units of work."""
+def summary(seconds: list[float]) -> dict[str, float]:
+    """A row's figures of the times of several runs."""
     names = "median_ms", "p20_ms", "p80_ms"
-    return {name: 1e3 * each / per_run for name, each in zip(names, spread(seconds))} | {"samples": len(seconds)}
+    return {name: 1e3 * each for name, each in zip(names, spread(seconds))} | {"samples": len(seconds)}

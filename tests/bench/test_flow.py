@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -13,13 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import __main__ as command
 from bench import flow, parts, plans, report, rows
 from bench.flow import Point, Session
 from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, OURS
 from bench.providers.protocol import Provider
 from bench.providers.torch_layers import build, eager
-from bench.rows import MODES, ROOT, Row, Rows, environment, results_folder
+from bench.rows import MODES, Row, Rows, environment, results_folder
 from bench.timer import CpuClock, Deadline, OutOfTime
 from tests.bench.tiny import TINY
 
@@ -58,9 +56,15 @@ def measure(
     collected: Rows, *providers: Provider, modes=MODES, deadline=None, rounds=1, limit=math.inf
 ) -> dict[str, Row]:
     """The rows of the last mode, by provider."""
-    session = Session(CpuClock(), collected, deadline or Deadline(), rounds, limit)
-    Point("baselines", "paper", TINY, torch.float32, providers, modes=modes).measure(session)
+    point = Point("baselines", "paper", TINY, torch.float32, providers, modes=modes)
+    measure_all([point], Session(CpuClock(), collected, deadline or Deadline(), rounds, limit))
     return {row.provider: row for row in collected.all}
+
+
+def measure_all(work: list, session: Session) -> None:
+    for item in work:
+        for turns in item.prepare(session).values():
+            session.measure(turns)
 
 
 def test_each_provider_gets_a_row_whatever_it_does(collected):
@@ -194,7 +198,7 @@ def test_without_pandas_the_run_says_so_and_where_the_rows_are(collected, monkey
     measure(collected, OURS)
     monkeypatch.setitem(sys.modules, "bench.report", None)  # importing it raises
     monkeypatch.delattr("bench.report")
-    assert command.finish(collected) == 0
+    flow.show(collected)
     printed = capsys.readouterr().out
     assert "no tables and plots: " in printed and f"written to {collected.path}" in printed
 
@@ -233,22 +237,21 @@ def test_the_cpu_run_has_every_case_and_only_training_against_steps():
 def test_everything_in_a_plan_is_measured(plan, runs: set[str], collected):
     """In its order, without the compilers, which are slow here."""
     cases = {"nowcast": TINY.but(channels=(4,)), "odd": TINY.but(channels=(3,))}
-    work, said = command.without_compilers(plan(cases)), []
-    command.run(work, Session(CpuClock(), collected, Deadline(), 2), said.append)
-    assert len(said) == len(work)
+    work = plans.without_compilers(plan(cases))
+    measure_all(work, Session(CpuClock(), collected, Deadline(), 2))
     assert {row.run for row in collected.all if row.status == rows.OK} == runs
     bad = [row for row in collected.all if row.status not in (rows.OK, rows.ABSENT)]
     assert not bad, [(row.provider, row.reason) for row in bad]
     assert "tritonlstm, recompute" in {row.provider for row in collected.all if row.dtype == "float32"}
-    assert command.finish(collected) == 0
+    assert flow.faults(collected.all) == []
+    flow.show(collected)
     names = {path.name for path in collected.path.parent.iterdir()}
     assert names == {"speed.csv", "bars.png", "time.png", "memory.png"}
 
 
 def test_the_parts_of_a_layer(collected):
     session = Session(CpuClock(), collected, Deadline(), 2)
-    for part in parts.convolutions("paper", TINY) + parts.gates("paper", TINY, cold_bytes=1):
-        part.measure(session)
+    measure_all(parts.convolutions("paper", TINY) + parts.gates("paper", TINY, cold_bytes=1), session)
     assert {row.provider for row in collected.all if row.run == "convolutions"} == {
         "forward",
         "dW, step by step",
@@ -280,38 +283,20 @@ def test_what_there_is_no_time_for_is_dropped_and_reported(collected, capsys):
 
     slow = Provider("slow", lambda given: time.sleep(60))
     work = [point(slow), point(OURS, CONV_FLOOR), *parts.gates("paper", TINY, cold_bytes=1)]
-    command.run(work, Session(CpuClock(), collected, Deadline(0.5), 2))
+    measure_all(work, Session(CpuClock(), collected, Deadline(0.5), 2))
     assert {row.status for row in collected.all} == {rows.DROPPED}
     assert len(collected.all) == 2 + 4 + 4
-    command.finish(collected)
+    flow.show(collected)
     assert "dropped for lack of time" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_wrong_result_of_ours_fails_the_run(collected, capsys):
-    measure(collected, replace(OURS, build=partial(build, off_by_a_little)))
-    assert command.finish(collected) == 1
-    assert "tritonlstm, paper, training: wrong" in capsys.readouterr().err
-
-
-def test_without_cuda_it_says_so_and_fails(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert command.main(["--device", "cuda"]) == 1
-    assert "no CUDA device" in capsys.readouterr().err
-
-
-@pytest.mark.serial
-def test_the_command(tmp_path):
-    """A case on a CPU, in a process of its own."""
-    options = ["--case", "latency", "--no-compiled", "--rounds", "1", "--out", str(tmp_path)]
-    result = subprocess.run(
-        [sys.executable, "-m", "bench", *options], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "1/1 baselines, latency: B1 T16 32→32 3×3 64×64, torch.float32: " in result.stdout
-    read = report.read(tmp_path / "speed.csv")
-    assert set(read.command) == {" ".join(["python -m bench", *options])}
-    assert "tritonlstm, recompute" in set(read.provider)
+def test_only_what_is_wrong_or_failed_of_ours_is_a_fault(collected):
+    wrong = partial(build, off_by_a_little)
+    others = [replace(EAGER, build=wrong), replace(OURS, name="tritonlstm, absent", why_absent=lambda device: "no")]
+    measure(collected, replace(OURS, build=wrong), *others, modes=["training"])
+    (fault,) = flow.faults(collected.all)
+    assert fault.startswith("tritonlstm, paper, training: wrong: output: error")
 
 
 @pytest.mark.usefixtures("quick")

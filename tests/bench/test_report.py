@@ -11,7 +11,7 @@ import torch
 from bench import plots, readme, report
 from bench.rows import ABSENT, CALLS, FAILED, OK, ROOT, Row, Rows, environment
 
-ENVIRONMENT = environment(torch.device("cpu"), "python -m bench --device cuda") | {
+ENVIRONMENT = environment(torch.device("cpu"), "pytest bench --device cuda") | {
     "device": "A GPU",
     "driver": "9",
     "cudnn": "91",
@@ -113,7 +113,7 @@ def test_what_was_not_measured_and_the_hardware_are_said(path: Path):
         "driver 9",
         "cuDNN 91",
         torch.__version__,
-        "`python -m bench --device cuda`",
+        "`pytest bench --device cuda`",
         ENVIRONMENT["commit"],
     ):
         assert part in block
