@@ -119,7 +119,7 @@ for _ in range(2):
     new.load_state_dict(old.state_dict())
     same(use(new, x), expected)
     same(use(old, x), expected)
-same(use(torch.compile(new, fullgraph=True, backend="aot_eager"), x), expected)
+torch.testing.assert_close(use(torch.compile(new, fullgraph=True, backend="aot_eager"), x), expected)
 assert torch.func.vmap(lambda x: new(x)[0])(x[None]).shape == (1, 3, 1, 3, 6, 6)
 from torch.utils.flop_counter import FlopCounterMode
 with FlopCounterMode(display=False) as counter:
@@ -142,7 +142,7 @@ assert tritonlstm.__file__.startswith(sys.argv[1])
 new = tritonlstm.ConvLSTM2d(2, 3, 3)
 new.load_state_dict(old.state_dict())
 same(use(new, x), expected)
-from tritonlstm.ops import operators
+operators = importlib.import_module("tritonlstm.ops.sequence")
 operators.engine = lambda *_: print("the copy") or sys.exit(0)
 old(x)
 """,

@@ -79,14 +79,6 @@ def test_the_number_of_threads_changes_no_bit():
     torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)  # the convolution may differ by rounding
 
 
-def test_with_a_vector_of_512_bits_and_with_half_of_it():
-    """Around the number of channels at which the vectors change."""
-    for channels in (compiled.NARROW_CHANNELS, compiled.NARROW_CHANNELS + 1):
-        problem = Problem.random(Shape(channels=channels), torch.float32)
-        got, expected = problem.solve(INDUCTOR), problem.solve(by_operator(backend="aten"))
-        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_tanh_is_within_three_units_in_the_last_place():
     x = torch.cat([torch.logspace(-30, 2, 100_000), torch.linspace(0.5, 0.75, 100_000), torch.tensor([0.0, torch.inf])])
     x = torch.cat([x, -x])

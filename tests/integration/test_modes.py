@@ -200,13 +200,26 @@ class TestWrittenTo:
 
     def test_a_cell_that_is_called_alone_returns_what_may_be_written_to(self, options: dict):
         cell, input = ConvLSTM2d(CIN, [4, 3], [3, (1, 3)], **options).layers[0], frames()
-        for args in ((input, None, T), (input[0],)):
 
-            def loss(inplace: bool, args: tuple = args) -> Tensor:
-                results = torch.utils._pytree.tree_leaves(cell(*args))
-                return sum((each.mul_(2) if inplace else each * 2).sum() for each in results)
+        def loss(inplace: bool) -> Tensor:
+            results = torch.utils._pytree.tree_leaves(cell(input, None, T))
+            return sum((each.mul_(2) if inplace else each * 2).sum() for each in results)
 
-            assert_close(gradients(cell, loss(True)), gradients(cell, loss(False)))
+        assert_close(gradients(cell, loss(True)), gradients(cell, loss(False)))
+
+    @pytest.mark.parametrize("backend", ["auto", "aten"])
+    def test_a_step_returns_an_h_that_may_be_written_to_and_a_c_that_is_guarded(self, options: dict, backend: str):
+        cell, input = ConvLSTM2d(CIN, [4, 3], [3, (1, 3)], **options, backend=backend).layers[0], frames()
+
+        def loss(inplace: bool) -> Tensor:
+            h, c = cell(input[0])
+            return (h.mul_(2) if inplace else h * 2).sum() + c.sum()
+
+        assert_close(gradients(cell, loss(True)), gradients(cell, loss(False)))
+        h, c = cell(input[0])
+        c.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            (h.sum() + c.sum()).backward()
 
 
 def test_only_what_is_differentiated_and_seen_is_copied(monkeypatch: pytest.MonkeyPatch):
@@ -238,7 +251,7 @@ class TestSchedule:
             asked.append(key)
             return "hoisted" if key[2] == CIN else "concat"
 
-        monkeypatch.setattr(functional, "pick_schedule", pick)
+        monkeypatch.setattr(functional.sequence, "pick_schedule", pick)
         spy_on_specs(monkeypatch, lambda spec: operators.append(spec.schedule))
         ConvLSTM2d(CIN, [4, 3], (3, 5), dtype=torch.bfloat16)(frames().bfloat16())
         assert asked == [("cpu", 2, CIN, 4, (3, 5)), ("cpu", 2, 4, 3, (3, 5))]
@@ -247,7 +260,7 @@ class TestSchedule:
     @pytest.mark.parametrize("tuned", ["concat", "hoisted"])
     def test_auto_is_the_same_where_the_gates_are_recomputed(self, monkeypatch: pytest.MonkeyPatch, tuned: str):
         calls = []
-        monkeypatch.setattr(functional, "pick_schedule", lambda *key: tuned)
+        monkeypatch.setattr(functional.sequence, "pick_schedule", lambda *key: tuned)
         spy_on_specs(monkeypatch, lambda spec: calls.append((spec.schedule, spec.memory)))
         ConvLSTM2d(CIN, [4, 3], 3, memory="recompute")(frames())
         assert calls == [(tuned, "recompute")] * 2

@@ -71,14 +71,14 @@ class TestWrappedCells:
         expected = layer(input)
         for call in (lambda m: m(input), lambda m: m(input, expected[1]), lambda m: m.step(input[0], expected[1])):
             for tensor, counterpart in zip(leaves(call(other)), leaves(call(layer)), strict=True):
-                assert torch.equal(tensor, counterpart)
+                torch.testing.assert_close(tensor, counterpart)  # a compiled cell's gates round differently
 
     def test_learn(self, make, make_input, wrapper):
         layer, input = make(), make_input().requires_grad_()
         other = wrapped(layer, wrapper)
         (expected,) = torch.autograd.grad(layer(input)[0].square().sum(), input)
         other(input)[0].square().sum().backward()
-        torch.testing.assert_close(input.grad, expected, rtol=0, atol=0)
+        torch.testing.assert_close(input.grad, expected)
         learning = [parameter for parameter in other.parameters() if parameter.requires_grad]
         assert all(parameter.grad is not None for parameter in learning)
 

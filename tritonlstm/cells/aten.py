@@ -67,6 +67,11 @@ ACTIVATIONS = {
 }
 
 
+def _widen(x: Tensor, out: Tensor) -> Tensor:
+    """x in the dtype of `out`, which may be overwritten."""
+    return x if x.dtype == out.dtype else out.copy_(x)
+
+
 class AtenCell:
     def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None):
         self._layout, self._recomputes = layout, spec.recomputes
@@ -121,8 +126,7 @@ class AtenCell:
 
     def _gate(self, preact: Tensor, peephole: Tensor | None, c: Tensor, *, out: Tensor) -> Tensor:
         """σ(preact + peephole ∘ c), σ the recurrent activation."""
-        if peephole is not None:
-            preact = torch.addcmul(preact, peephole, c, out=out)
+        preact = _widen(preact, out) if peephole is None else torch.addcmul(preact, peephole, c, out=out)
         return self._recurrent_activation.apply(preact, out=out)
 
     def backward(self, step: BackwardStep) -> None:
@@ -154,7 +158,7 @@ class AtenCell:
             grad_c.addcmul_(of_o, w_co)
 
         i = gate(a_i, w_ci, c_prev)
-        g = activate(a_g, out=squashed) if recomputes else a_g.to(dtype)
+        g = activate(_widen(a_g, squashed), out=squashed) if recomputes else a_g.to(dtype)
         of_i = gate_slope(torch.mul(grad_c, g, out=dh), i)
         da_i.copy_(of_i)
         da_g.copy_(slope(torch.mul(grad_c, i, out=through), g))

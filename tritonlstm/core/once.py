@@ -12,6 +12,7 @@ Result = TypeVar("Result")
 _metadata = operator.attrgetter("shape", "dtype", "device", "layout")
 _passed: dict[tuple, object] = {}
 _MOST_PASSED = 1024
+_UNKNOWN = object()
 
 
 def once(check: Callable[..., Result], tensors: Sequence[Tensor | None], *rest: object) -> Result:
@@ -24,12 +25,13 @@ def once(check: Callable[..., Result], tensors: Sequence[Tensor | None], *rest: 
         return check(tensors, *rest)
     try:
         key = (check, *rest, *[None if tensor is None else _metadata(tensor) for tensor in tensors])
-        if key in _passed:
-            return _passed[key]
+        known = _passed.get(key, _UNKNOWN)
     except (AttributeError, TypeError, RuntimeError):  # no tensor; a symbolic size, which has no hash; a nested tensor
         return check(tensors, *rest)
+    if known is not _UNKNOWN:
+        return known
     result = check(tensors, *rest)
-    if len(_passed) == _MOST_PASSED:
+    if len(_passed) >= _MOST_PASSED:
         _passed.clear()
     _passed[key] = result
     return result

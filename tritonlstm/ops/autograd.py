@@ -31,7 +31,9 @@ class Differentiable:
         )
         self._tensors = sum("Tensor" in str(arg.type) for arg in self._inference.default._schema.arguments)
         self._refusing_backward = _refusing_backward(self._backward)
-        self._function = self._eager_function()
+        self._function = self._make_function()
+        # What apply does where no transform of torch.func is active, at a third of its cost.
+        self._apply = super(Function, self._function).apply
         register_autograd(
             prefix + "training",
             lambda ctx, *grads: self._gradients(ctx, self._backward, grads, ctx.saved_tensors),
@@ -52,7 +54,7 @@ class Differentiable:
             run = self._training if is_differentiated(tensors) else self._inference
         elif is_differentiated(tensors) or _forward_mode_is_on():
             is_transformed = torch._C._are_functorch_transforms_active()
-            run = self._training_function.apply if is_transformed else self._function
+            run = self._function.apply if is_transformed else self._apply
         else:
             with torch._C._AutoDispatchBelowAutograd():  # spares small steps the operators' layer of autograd
                 return self._inference(*tensors, *static)
@@ -83,7 +85,7 @@ class Differentiable:
         wanted = iter(backward(*grads[: self._results], *kept, *ctx.static, needs))
         return (*(next(wanted) if needed else None for needed in needs), *(None for _ in ctx.static))
 
-    def _eager_function(self) -> Callable[..., tuple[Tensor, ...]]:
+    def _make_function(self) -> type[Function]:
         family = self
 
         class Training(Function):
@@ -105,9 +107,7 @@ class Differentiable:
             def jvp(ctx, *tangents):
                 raise RuntimeError('tritonlstm: this backend has no forward mode (jvp); use backend="torch" for it')
 
-        self._training_function = Training
-        # What Training.apply does where no transform of torch.func is active, at a third of its cost.
-        return super(Function, Training).apply
+        return Training
 
 
 def _refusing_backward(operator: Callable[..., list[Tensor]]) -> Callable[..., tuple[Tensor, ...]]:

@@ -101,7 +101,7 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
         return torch.empty(shape, dtype=dtype, device=device).normal_()
 
     sizes = {"none": None, "full": (launch.height, launch.width)}.get(launch.variant, (1, 1))
-    peephole = None if sizes is None else normal(3, channels, *sizes)
+    peephole = None if sizes is None else normal(3, *sizes, channels)
     bias = normal(4 * channels)
     spec = Spec(backend="triton", memory="recompute" if launch.variant == "recompute" else "save")
     cell = TritonCell(layout, spec, bias, bias, peephole)
