@@ -2,13 +2,14 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tritonlstm.core import output
-from tritonlstm.tuning.cases import CASES, SMALL
+from tritonlstm.tuning.cases import CASES, SMALL, STEPS, Case
 from tritonlstm.tuning.timing import CudaClock, best_plans
 
 from . import plans
@@ -30,7 +31,9 @@ def _at_least_one(text: str) -> int:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
-    group.addoption("--case", action="append", choices=CASES, help="only this case, in a folder apart (repeatable)")
+    group.addoption(
+        "--case", action="append", choices=[*CASES, *STEPS], help="only this case, in a folder apart (repeatable)"
+    )
     group.addoption("--rounds", type=_at_least_one, help="of each point (9 on a CPU, 30 on a GPU)")
     group.addoption("--seconds", type=float, help="limit of the measurements (none on a CPU, 500 on a GPU)")
     group.addoption("--no-compiled", action="store_true", help="without torch.compile, in a folder apart")
@@ -57,9 +60,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _work(config: pytest.Config) -> list[Point | Part]:
     """What the options choose, in the order of importance."""
-    on_gpu, names = config.getoption("--device") == "cuda", config.getoption("--case") or CASES
-    cases = {name: case for name, case in (CASES if on_gpu else SMALL).items() if name in names}
-    work = plans.on_gpu(cases) if on_gpu else plans.on_cpu(cases, max_autotune=config.getoption("--max-autotune"))
+    on_gpu, names = config.getoption("--device") == "cuda", config.getoption("--case")
+
+    def chosen(cases: dict[str, Case]) -> dict[str, Case]:
+        return {name: case for name, case in cases.items() if names is None or name in names}
+
+    cases, steps = chosen(CASES if on_gpu else SMALL), chosen(STEPS)
+    autotuned = config.getoption("--max-autotune")
+    work = plans.on_gpu(cases, steps) if on_gpu else plans.on_cpu(cases, steps, max_autotune=autotuned)
     return plans.without_compilers(work) if config.getoption("--no-compiled") else work
 
 
@@ -68,10 +76,10 @@ def _name(item: Point | Part, mode: str) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test for each mode of each item; those of one item share what is built for it."""
+    """A test for each mode of each item, in the order of importance."""
     work = [(item, mode) for item in _work(metafunc.config) for mode in item.modes]
     names = [_name(*each) for each in work]
-    metafunc.parametrize(("prepared", "mode"), work, indirect=["prepared"], ids=names, scope="module")
+    metafunc.parametrize(("item", "mode"), work, ids=names)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +102,18 @@ def bench(request: pytest.FixtureRequest):
         show(collected)
 
 
-@pytest.fixture(scope="module")
-def prepared(request: pytest.FixtureRequest, bench: Session) -> dict[str, Turns]:
-    """An item's providers, built and checked once for all of its modes."""
-    return request.param.prepare(bench)
+@pytest.fixture(scope="session")
+def prepare(bench: Session) -> Callable[[Point | Part], dict[str, Turns]]:
+    """Builds and checks an item once for all of its modes.
+
+    No fixture of a parameter: pytest would sort the tests by their parameters.
+    """
+    held = {}
+
+    def prepare(item: Point | Part) -> dict[str, Turns]:
+        if id(item) not in held:
+            held.clear()  # first: both may not fit in memory
+            held[id(item)] = item.prepare(bench)
+        return held[id(item)]
+
+    return prepare

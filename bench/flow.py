@@ -50,6 +50,26 @@ def free_memory() -> None:
 
 
 @dataclass(frozen=True)
+class Turns:
+    """What is timed in turns: a row for each provider, ours first, and the sampler of each that can run.
+
+    `per_run` units of work are in one sample; times are of one unit.
+    """
+
+    untimed: Sequence[Row]
+    samplers: dict[str, Sampler]
+    per_run: int = 1
+    limits: dict[str, float] = field(default_factory=dict)
+    """Seconds that a unit of a provider may take, where that is known."""
+
+    def with_limit(self, row: Row) -> Row:
+        limit = self.limits.get(row.provider)
+        if limit is None:
+            return row
+        return replace(row, reason=f"{row.median_ms / 1e3 / limit:.2f} of the limit, {1e6 * limit:.1f} µs")
+
+
+@dataclass(frozen=True)
 class Session:
     """What all points of a run share."""
 
@@ -61,7 +81,7 @@ class Session:
     """A provider may take so long to compile a case, all modes together."""
     oracle: Callable[..., Oracle] = field(default_factory=lambda: functools.cache(Oracle))
 
-    def measure(self, turns: "Turns") -> tuple[list[Row], dict[str, list[float]]]:
+    def measure(self, turns: Turns) -> tuple[list[Row], dict[str, list[float]]]:
         """Add a row for each provider, with its times or with the status of its failure.
 
         Returns the rows, and the seconds of each provider that was timed. One that fails is left out, and the others
@@ -93,26 +113,6 @@ class Session:
         measured = [timed(row) for row in turns.untimed]
         self.collected.add(measured)
         return measured, seconds
-
-
-@dataclass(frozen=True)
-class Turns:
-    """What is timed in turns: a row for each provider, ours first, and the sampler of each that can run.
-
-    `per_run` units of work are in one sample; times are of one unit.
-    """
-
-    untimed: Sequence[Row]
-    samplers: dict[str, Sampler]
-    per_run: int = 1
-    limits: dict[str, float] = field(default_factory=dict)
-    """Seconds that a unit of a provider may take, where that is known."""
-
-    def with_limit(self, row: Row) -> Row:
-        limit = self.limits.get(row.provider)
-        if limit is None:
-            return row
-        return replace(row, reason=f"{row.median_ms / 1e3 / limit:.2f} of the limit, {1e6 * limit:.1f} µs")
 
 
 def faults(measured: Sequence[Row]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from tritonlstm.tuning.cases import CASES, SMALL, Case
+from tritonlstm.tuning.cases import CASES, SMALL, STEPS, Case
 
 from . import parts
 from .flow import Point
@@ -17,20 +17,25 @@ from .providers import (
     CONV_FLOOR,
     EAGER,
     EAGER_FORMATS,
+    EAGER_STEP_FORMATS,
     FLAX,
     FLOORS,
     FUSED_CELL,
     HOISTED,
     KERAS,
+    LSTM_CELL,
     MAX_AUTOTUNE,
     MAX_AUTOTUNE_FUSED_CELL,
     OURS,
     OURS_COMPILED,
+    OURS_STEP,
+    OURS_STEP_WITHOUT_PEEPHOLE,
     OURS_WITHOUT_PEEPHOLE,
     RECOMPUTE,
     VARIANTS,
 )
 from .providers.protocol import Provider
+from .rows import SINGLE_STEPS
 
 LONG = "odd"
 """The case that runs over more and more steps on a CPU. Over 32 steps of "latency" the peepholes' gradient is
@@ -43,7 +48,22 @@ QUICK = ("nowcast", "latency")
 """Those of MAIN that compile fastest, since the compiler unrolls steps and layers."""
 
 
-def on_cpu(cases: dict[str, Case] = SMALL, *, max_autotune: bool = False) -> list[Point]:
+def single_steps(cases: dict[str, Case]) -> list[Point]:
+    """Steps in a loop, as calls from Python, which is how they are used."""
+
+    def providers(case: Case) -> list[Provider]:
+        if case.is_of_vectors:
+            return [OURS_STEP, EAGER_STEP_FORMATS[0], OURS_STEP_WITHOUT_PEEPHOLE, LSTM_CELL]
+        return [OURS_STEP, *EAGER_STEP_FORMATS]
+
+    return [
+        Point(SINGLE_STEPS, name, case, torch.float32, providers(case), graph=False) for name, case in cases.items()
+    ]
+
+
+def on_cpu(
+    cases: dict[str, Case] = SMALL, steps: dict[str, Case] = STEPS, *, max_autotune: bool = False
+) -> list[Point]:
     """The small variants of the cases against every baseline that runs on a CPU, in float32."""
     compilers = [OURS_COMPILED, COMPILED, *([MAX_AUTOTUNE] if max_autotune else [])]
     foreign = [FLAX, KERAS]
@@ -52,14 +72,17 @@ def on_cpu(cases: dict[str, Case] = SMALL, *, max_autotune: bool = False) -> lis
     providers = [OURS, *FLOORS, *EAGER_FORMATS, RECOMPUTE, HOISTED, *compilers, *foreign]
     long = [OURS, RECOMPUTE, *EAGER_FORMATS, *compilers]
     points = [Point("baselines", name, case, torch.float32, providers) for name, case in cases.items()]
-    return points + [
-        Point("steps", LONG, cases[LONG].but(steps=steps), torch.float32, long, modes=["training"])
-        for steps in (4, 8, 16, 32)
+    growing = [
+        Point("steps", LONG, cases[LONG].but(steps=count), torch.float32, long, modes=["training"])
+        for count in (4, 8, 16, 32)
         if LONG in cases
     ]
+    return [*points, *growing, *single_steps(steps)]
 
 
-def on_gpu(cases: dict[str, Case] = CASES, cold_bytes: int = parts.COLD_BYTES) -> list[Point | Part]:
+def on_gpu(
+    cases: dict[str, Case] = CASES, steps: dict[str, Case] = STEPS, cold_bytes: int = parts.COLD_BYTES
+) -> list[Point | Part]:
     """Everything worth measuring, in bfloat16 first. What there is no time for comes last."""
     main = {name: cases[name] for name in MAIN if name in cases}
     rest = {name: case for name, case in cases.items() if name not in main}
@@ -88,6 +111,7 @@ def on_gpu(cases: dict[str, Case] = CASES, cold_bytes: int = parts.COLD_BYTES) -
         *each("compiled", slow, *both, COMPILED, COMPILED_FUSED_CELL),
         *each("baselines", rest, *full),
         *each("calls", main, OURS, EAGER, graph=False),
+        *single_steps(steps),
         *each("max-autotune", slow, *both, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL),
         *each("baselines", main, OURS, CONV_FLOOR, EAGER, dtype=torch.float16),
         *each("baselines", main, OURS, CONV_FLOOR, *EAGER_FORMATS, RECOMPUTE, dtype=torch.float32),

@@ -17,8 +17,8 @@ import pandas as pd
 from tritonlstm.core import files, output
 
 from . import report
-from .providers import COMPILED, EAGER, OURS
-from .rows import ABSENT, GRAPH, MODES, OK, ROOT
+from .providers import COMPILED, EAGER, LSTM_CELL, OURS
+from .rows import ABSENT, GRAPH, MODES, OK, ROOT, SINGLE_STEPS
 
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 README, PLOT = ROOT / "README.md", ROOT / "docs/speed.png"
@@ -90,6 +90,20 @@ def _compiling(rows: pd.DataFrame) -> str:
     return " ".join(said)
 
 
+def _single_steps(rows: pd.DataFrame) -> str:
+    """Our speed in single steps over eager ones, in the faster memory format, and over nn.LSTMCell."""
+    rows = rows[(rows.run == SINGLE_STEPS) & (rows.status == OK)]
+    said = []
+    for names, words in ((report.EAGER, "eager"), ([LSTM_CELL.name], LSTM_CELL.name)):
+        speeds = rows[rows.provider.isin(names)].groupby(["case", "mode"], sort=False)["time / ours"].min().dropna()
+        figures = [
+            f"{case} " + ", ".join(f"{speed:.2f}× ({mode})" for (_, mode), speed in of_case.items())
+            for case, of_case in speeds.groupby(level="case", sort=False)
+        ]
+        said += [f"over {words}: {'; '.join(figures)}"] if figures else []
+    return f"Our speed in single steps {', '.join(said)}." if said else ""
+
+
 def _missing(shown: pd.DataFrame) -> str:
     """Which baselines have no time at all, and why."""
     missing = shown[~shown.provider.isin(shown.provider[shown.status == OK])].drop_duplicates("provider")
@@ -111,9 +125,10 @@ def _hardware(shown: pd.DataFrame) -> str:
 def block(path: Path) -> str:
     """The README's block, markers included."""
     rows = report.read(path)
-    shown = report.selected(report.compared(rows))
+    compared = report.compared(rows)
+    shown = report.selected(compared)
     found = speeds(shown)
-    sentences = [_others(found), _compiling(rows), _missing(shown)]
+    sentences = [_others(found), _compiling(rows), _single_steps(compared), _missing(shown)]
     plot = "![Time by case, in multiples of the convolutions alone](docs/speed.png)"
     wrapped = [
         textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)

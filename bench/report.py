@@ -9,7 +9,7 @@ import pandas as pd
 
 from tritonlstm.core import files
 
-from .providers import EAGER_FORMATS, FLOORS, OURS, OURS_WITHOUT_PEEPHOLE
+from . import providers
 from .rows import OK, Row
 
 POINT = ["run", "case", "sizes", "dtype", "mode", "launch"]
@@ -18,8 +18,12 @@ POINT = ["run", "case", "sizes", "dtype", "mode", "launch"]
 RUNS = ("baselines", "compiled", "max-autotune", "JAX")
 """The runs that the README and the bars show."""
 
-EAGER, FLOOR = ([each.name for each in providers] for providers in (EAGER_FORMATS, FLOORS))
+EAGER = [each.name for each in (*providers.EAGER_FORMATS, *providers.EAGER_STEP_FORMATS)]
+FLOOR = [each.name for each in providers.FLOORS]
 """Names of one baseline in two memory formats."""
+
+OURS = [providers.OURS.name, providers.OURS_STEP.name]
+OURS_WITHOUT_PEEPHOLE = [providers.OURS_WITHOUT_PEEPHOLE.name, providers.OURS_STEP_WITHOUT_PEEPHOLE.name]
 
 TIME, MEMORY = ["time / ours", "time / eager", "time / convolutions"], ["memory / ours", "memory / eager"]
 
@@ -57,7 +61,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.copy()
     peephole = rows.peephole | rows.provider.isin(FLOOR)
     for name, column in (("time", "median_ms"), ("memory", "peak_bytes")):
-        ours = least(column, [OURS.name]).where(peephole, least(column, [OURS_WITHOUT_PEEPHOLE.name]))
+        ours = least(column, OURS).where(peephole, least(column, OURS_WITHOUT_PEEPHOLE))
         rows[f"{name} / ours"] = rows[column] / ours
         rows[f"{name} / eager"] = (rows[column] / least(column, EAGER)).where(rows.peephole)
     rows["time / convolutions"] = rows.median_ms / least("median_ms", FLOOR)
@@ -68,7 +72,7 @@ def selected(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that the README shows: of one dtype, without our own variants."""
     rows = rows[rows.run.isin(RUNS)]
     rows = rows[rows.dtype == rows.dtype.iloc[0]]
-    return rows[(rows.provider == OURS.name) | ~rows.provider.str.startswith(f"{OURS.name},")]
+    return rows[(rows.provider == providers.OURS.name) | ~rows.provider.str.startswith(f"{providers.OURS.name},")]
 
 
 def text(rows: pd.DataFrame) -> str:

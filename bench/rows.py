@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 OK, ABSENT, WRONG, OUT_OF_MEMORY, DROPPED, FAILED = "ok", "absent", "wrong", "out of memory", "dropped", "failed"
 GRAPH, CALLS = "graph", "calls"
+SINGLE_STEPS = "single steps"
+"""The run of layers that take one step at a time."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ Correctness first, then time and memory. Everything is timed in turns, and writt
 pytest-benchmark's table and JSON have our layer's samples from there, of parts of a layer the first function's.
 """
 
+from collections.abc import Callable
+
 import pytest
 
-from .flow import Session, Turns, faults
+from .flow import Point, Session, faults
+from .parts import Part
 
 
 class _Replay:
@@ -32,8 +35,8 @@ CLOCK = _Replay()
 
 @pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.filterwarnings("default")  # a baseline that warns has not failed
-def test_speed(prepared: dict[str, Turns], mode: str, bench: Session, benchmark):
-    rows, seconds = bench.measure(prepared[mode])
+def test_speed(item: Point | Part, mode: str, prepare: Callable, bench: Session, benchmark):
+    rows, seconds = bench.measure(prepare(item)[mode])
     found = faults(rows)
     assert not found, "\n".join(found)
     ours = rows[0]

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from . import conv_floor
+from . import conv_floor, steps
 from .jax_layers import FLAX, KERAS
 from .protocol import Provider
 from .torch_layers import Stack, build, build_compiled, build_ours, eager, eager_contiguous, fused, why_no_fused_cell
@@ -39,6 +39,16 @@ EAGER_FORMATS = [
     Provider("eager, contiguous", partial(build, eager_contiguous, memory_format=torch.contiguous_format)),
 ]
 """One baseline in two memory formats: the better one counts. Likewise the convolutions alone."""
+
+OURS_STEP = Provider("tritonlstm step", steps.build_ours, slack=1.0)
+OURS_STEP_WITHOUT_PEEPHOLE = replace(OURS_STEP, name="tritonlstm step, no peephole", peephole=False)
+EAGER_STEP_FORMATS = [
+    Provider("eager step", steps.build_eager),
+    Provider("eager step, contiguous", partial(steps.build_eager, memory_format=torch.contiguous_format)),
+]
+LSTM_CELL = Provider("nn.LSTMCell", steps.build_lstm_cell, peephole=False)
+STEP_PROVIDERS = [OURS_STEP, *EAGER_STEP_FORMATS, OURS_STEP_WITHOUT_PEEPHOLE, LSTM_CELL]
+"""One step at a time. They are compared with each other alone; nn.LSTMCell is one layer of vectors."""
 
 
 def _compiled(name: str, stack: Stack, mode: str | None, eager: Provider) -> Provider:

@@ -31,7 +31,7 @@ Stack = Callable[[Tensor, tuple[Parameters, ...]], tuple[Tensor, list[State]]]
 Cell = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
 
-def build_ours(problem: Problem, *, compiled: bool = False, **options: str) -> Built:
+def our_layer(problem: Problem, **options: str) -> ConvLSTM2d:
     case = problem.case
     layer = ConvLSTM2d(
         case.in_channels,
@@ -44,7 +44,11 @@ def build_ours(problem: Problem, *, compiled: bool = False, **options: str) -> B
     )
     for cell, parameters in zip(layer.layers, problem.layers, strict=True):
         cell.load_state_dict(parameters)
-    layer.to(memory_format=torch.channels_last)
+    return layer.to(memory_format=torch.channels_last)
+
+
+def build_ours(problem: Problem, *, compiled: bool = False, **options: str) -> Built:
+    layer = our_layer(problem, **options)
     if compiled:
         disable_compiler_caches()
     return of_function(torch.compile(layer, fullgraph=True) if compiled else layer, list(layer.parameters()))
@@ -76,26 +80,38 @@ def stack_of(layer: Layer, input: Tensor, layers: tuple[Parameters, ...]) -> tup
     return output if isinstance(output, Tensor) else torch.stack(output), states
 
 
+def zeros(frame: Tensor, weight: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """The state (B, C, *spatial) before the first frame."""
+    shape = frame.shape[0], weight.shape[0] // 4, *frame.shape[2:]
+    return torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=memory_format).zero_()
+
+
+def eager_cell(
+    x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor, peephole: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step as one writes it well: (h, c) of images, or of vectors, whose weight is (4C, Cin + C)."""
+    both = torch.cat([x, h], 1)
+    preact = (
+        F.linear(both, weight, bias) if x.dim() == 2 else F.conv2d(both, weight, bias, padding=weight.shape[2] // 2)
+    )
+    a_i, a_f, a_g, a_o = preact.chunk(4, 1)
+    if peephole is not None:
+        w_ci, w_cf, w_co = peephole.unbind()
+        a_i, a_f = torch.addcmul(a_i, w_ci, c), torch.addcmul(a_f, w_cf, c)
+    c = torch.addcmul(torch.sigmoid(a_f) * c, torch.sigmoid(a_i), torch.tanh(a_g))
+    if peephole is not None:
+        a_o = torch.addcmul(a_o, w_co, c)
+    return torch.sigmoid(a_o) * torch.tanh(c), c
+
+
 def eager_layer(
     frames: Frames, parameters: Parameters, memory_format: torch.memory_format = torch.channels_last
 ) -> tuple[list[Tensor], State]:
-    """A ConvLSTM as one writes it well, with all images in that format."""
-    weight, bias, peephole = parameters["weight"], parameters["bias"], parameters.get("peephole")
-    batch, _, height, width = frames[0].shape
-    padding = tuple(size // 2 for size in weight.shape[2:])
-    shape = batch, weight.shape[0] // 4, height, width
-    h = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=memory_format).zero_()
-    c = torch.zeros_like(h)
-    output = []
+    """A ConvLSTM in plain operations, with all images in that format."""
+    h = zeros(frames[0], parameters["weight"], memory_format)
+    c, output = torch.zeros_like(h), []
     for x in frames.unbind() if isinstance(frames, Tensor) else frames:  # the gradient of `unbind` is one stack
-        a_i, a_f, a_g, a_o = F.conv2d(torch.cat([x, h], 1), weight, bias, padding=padding).chunk(4, 1)
-        if peephole is not None:
-            w_ci, w_cf, w_co = peephole.unbind()
-            a_i, a_f = torch.addcmul(a_i, w_ci, c), torch.addcmul(a_f, w_cf, c)
-        c = torch.addcmul(torch.sigmoid(a_f) * c, torch.sigmoid(a_i), torch.tanh(a_g))
-        if peephole is not None:
-            a_o = torch.addcmul(a_o, w_co, c)
-        h = torch.sigmoid(a_o) * torch.tanh(c)
+        h, c = eager_cell(x, h, c, **parameters)
         output.append(h)
     return output, (h, c)
 

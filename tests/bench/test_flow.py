@@ -19,7 +19,7 @@ from bench.providers.protocol import Provider
 from bench.providers.torch_layers import build, eager
 from bench.rows import MODES, Row, Rows, environment, results_folder
 from bench.timer import CpuClock, Deadline, OutOfTime
-from tests.bench.tiny import TINY
+from tests.bench.tiny import TINY, VECTORS
 
 CPU = torch.device("cpu")
 
@@ -214,12 +214,18 @@ def test_the_order_of_the_gpu_run():
 
 def test_the_cpu_run_has_every_case_and_only_training_against_steps():
     work = plans.on_cpu(max_autotune=True)
-    assert Counter(item.run for item in work) == {"baselines": len(plans.SMALL), "steps": 4}
+    assert Counter(item.run for item in work) == {
+        "baselines": len(plans.SMALL),
+        "steps": 4,
+        "single steps": len(plans.STEPS),
+    }
     assert [item.case.steps for item in work if item.run == "steps"] == [4, 8, 16, 32]
     assert all(tuple(item.modes) == (("training",) if item.run == "steps" else MODES) for item in work)
     for item in work:
+        if item.run == "single steps":
+            continue
         assert {"tritonlstm", "torch.compile", "torch.compile max-autotune"} <= {each.name for each in item.providers}
-    assert all(item.run == "baselines" for item in plans.on_cpu({"paper": TINY}))
+    assert all(item.run == "baselines" for item in plans.on_cpu({"paper": TINY}, {}))
 
 
 @pytest.mark.usefixtures("quick")
@@ -228,16 +234,17 @@ def test_the_cpu_run_has_every_case_and_only_training_against_steps():
     [
         (
             partial(plans.on_gpu, cold_bytes=1),
-            {"baselines", "gates", "convolutions", "compiled", "steps", "JAX", "calls", "max-autotune"},
+            {"baselines", "gates", "convolutions", "compiled", "steps", "JAX", "calls", "max-autotune", "single steps"},
         ),
-        (plans.on_cpu, {"baselines", "steps"}),
+        (plans.on_cpu, {"baselines", "steps", "single steps"}),
     ],
     ids=["gpu", "cpu"],
 )
 def test_everything_in_a_plan_is_measured(plan, runs: set[str], collected):
     """In its order, without the compilers, which are slow here."""
     cases = {"nowcast": TINY.but(channels=(4,)), "odd": TINY.but(channels=(3,))}
-    work = plans.without_compilers(plan(cases))
+    steps = {"images": TINY, "vectors": VECTORS}
+    work = plans.without_compilers(plan(cases, steps))
     measure_all(work, Session(CpuClock(), collected, Deadline(), 2))
     assert {row.run for row in collected.all if row.status == rows.OK} == runs
     bad = [row for row in collected.all if row.status not in (rows.OK, rows.ABSENT)]

@@ -13,7 +13,8 @@ from bench import check, providers
 from bench.check import Oracle, WrongResult
 from bench.providers import torch_layers
 from bench.providers.protocol import Results
-from tests.bench.tiny import TINY
+from tests.bench.tiny import TINY, VECTORS
+from tritonlstm import ConvLSTM2d
 
 CPU = torch.device("cpu")
 FORMATS = dict(zip(providers.EAGER_FORMATS, (torch.channels_last, torch.contiguous_format)))
@@ -51,6 +52,33 @@ def test_agrees_with_the_oracle(provider, oracles):
     if provider.name.startswith("torch.compile"):  # each step and layer takes seconds to compile
         oracle = Oracle(TINY.but(steps=1, channels=(3,)), torch.float32, CPU, provider.peephole)
     assert 0 < oracle.check(provider.build(oracle.problem)) <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", [TINY, VECTORS], ids=["images", "vectors"])
+@pytest.mark.parametrize("provider", providers.STEP_PROVIDERS, ids=lambda provider: provider.name)
+def test_single_steps_agree_with_the_oracle(provider, case, dtype):
+    if provider == providers.LSTM_CELL and (case != VECTORS or dtype != torch.float32):
+        pytest.skip("nn.LSTMCell is one layer of vectors, and is timed in float32")
+    oracle = Oracle(case, dtype, CPU, provider.peephole)
+    assert 0 < oracle.check(provider.build(oracle.problem), provider.slack) <= provider.slack
+
+
+def test_single_steps_of_ours_are_steps(monkeypatch):
+    """As many as the case has, each with the state of the one before."""
+    seen, step = [], ConvLSTM2d.step
+
+    def counted(layer, frame, state=None):
+        output, new = step(layer, frame, state)
+        seen.append((state, new))
+        return output, new
+
+    monkeypatch.setattr(ConvLSTM2d, "step", counted)
+    problem = Oracle(TINY, torch.float32, CPU, True).problem
+    built = providers.OURS_STEP.build(problem)
+    built.infer(built.load(problem.input))
+    assert len(seen) == TINY.steps and seen[0][0] is None
+    assert all(given is before for (given, _), (_, before) in zip(seen[1:], seen))
 
 
 def test_eager_agrees_in_half_types():
@@ -163,7 +191,7 @@ def test_slack_allows_more_and_is_reported(oracles):
 
 
 def test_no_baseline_fails_for_its_rounding_and_ours_has_no_slack():
-    for provider in providers.ALL:
+    for provider in [*providers.ALL, *providers.STEP_PROVIDERS]:
         assert (provider.slack == 1) == provider.name.startswith(providers.OURS.name), provider.name
 
 

@@ -18,13 +18,16 @@ class Case:
 
     def __str__(self) -> str:
         layers = "-".join(map(str, self.channels))
-        return (
-            f"B{self.batch} T{self.steps} {self.in_channels}→{layers}"
-            f" {self.kernel}×{self.kernel} {self.height}×{self.width}"
-        )
+        images = "" if self.is_of_vectors else f" {self.kernel}×{self.kernel} {self.height}×{self.width}"
+        return f"B{self.batch} T{self.steps} {self.in_channels}→{layers}{images}"
 
     def but(self, **changes: object) -> "Case":
         return replace(self, **changes)
+
+    @property
+    def is_of_vectors(self) -> bool:
+        """Whether an image is one pixel and the kernel too, so that a convolution is a matrix product."""
+        return self.kernel == self.height == self.width == 1
 
     @property
     def layers(self) -> tuple[tuple[int, int], ...]:
@@ -55,3 +58,17 @@ SMALL = {
     "odd": CASES["odd"].but(batch=1),
 }
 """Small variants for two CPU cores: fewer channels, images and steps, the same depth and kernels."""
+
+STEPS = {
+    "openstl-step": Case(2, 5, 16, (32, 32, 32, 32), 5, 16, 16),
+    "openstl128-step": Case(1, 3, 16, (128, 128), 5, 16, 16),
+    "ndrplz-step": Case(2, 5, 16, (32, 32), 3, 32, 32),
+    "handyrl-step": Case(16, 9, 32, (32, 32, 32), 3, 6, 6),
+    "handyrl1-step": Case(1, 9, 32, (32, 32, 32), 3, 6, 6),
+    "e2vid-step": Case(1, 3, 64, (64,), 3, 45, 60),
+    "evfly-step": Case(1, 10, 64, (64,), 3, 8, 8),
+    "vector-step": Case(1, 10, 24, (64,), 1, 1, 1),
+    "vector256-step": Case(1, 10, 128, (256,), 1, 1, 1),
+}
+"""Small layers that users run one step at a time: networks for video (OpenSTL, ndrplz/ConvLSTM_pytorch), games
+(HandyRL), event cameras (E2VID, evfly) and vectors."""
