@@ -56,7 +56,7 @@ def save(path: Path, rows: list[Row], **changes: str) -> Path:
 
 def compared(*rows: Row) -> pd.DataFrame:
     """By provider and launch."""
-    return report.compared(report.frame(map(vars, rows))).set_index(["provider", "launch"])
+    return report.compared(report.frame(map(vars, rows))).set_index(["provider", "launch"]).sort_index()
 
 
 def test_a_row_is_compared_with_our_row_that_is_like_it():
