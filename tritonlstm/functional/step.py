@@ -64,22 +64,19 @@ def _plan(
     if sizes is not None:
         checks.check_channels(arguments, *sizes)
     checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
-    dims = ("B", "Cin", *spatial_dims)
-    if input is None and arguments.in_channels:
-        raise ValueError(f"input: expected a Tensor with {arguments.in_channels} channels, got None")
     if input is not None:
-        is_batched = checks.is_batched("input", input, dims)
-        like, dims = input, dims if is_batched else dims[1:]
-        checks.check_input("input", input, dims, arguments.in_channels)
+        dims = ("B", "Cin", *spatial_dims)
+        like, is_batched = input, checks.is_batched("input", input, dims)
+        checks.check_input("input", input, dims if is_batched else dims[1:], arguments.in_channels)
         checks.check_dtype("input", input, weight)
         checks.check_device("input", input, weight.device)
+    elif arguments.in_channels:
+        raise ValueError(f"input: expected a Tensor with {arguments.in_channels} channels, got None")
     elif h is None:
         raise ValueError("state: expected (h, c), which alone tells the sizes without input, got None")
     else:
-        dims = ("B", "C", *spatial_dims)
-        is_batched = checks.is_batched("state[0]", h, dims)
-        like, dims = h, dims if is_batched else dims[1:]
-    outer, spatial = like.shape[: 1 if is_batched else 0], like.shape[2 if is_batched else 1 :]
+        like, is_batched = h, checks.is_batched("state[0]", h, ("B", "C", *spatial_dims))
+    outer, spatial = (like.shape[:1], like.shape[2:]) if is_batched else ((), like.shape[1:])
     checks.check_peephole_size(peephole, tuple(spatial))
     checks.check_pixels(input, tuple(spatial))
     if h is not None:

@@ -36,7 +36,7 @@ class Differentiable:
         self._apply = super(Function, self._function).apply
         register_autograd(
             prefix + "training",
-            lambda ctx, *grads: self._gradients(ctx, self._backward, grads, ctx.saved_tensors),
+            lambda ctx, *grads: self._gradients(ctx, grads, ctx.saved_tensors),
             setup_context=self._setup_training,
         )
         register_autograd(prefix + "inference", self._inference_backward, setup_context=self._setup_inference)
@@ -74,13 +74,14 @@ class Differentiable:
     def _inference_backward(self, ctx, *grads):
         """For an exported graph that is trained: reruns the forward pass as training."""
         tensors = ctx.saved_tensors
-        kept = self._keep(tensors, self._training(*tensors, *ctx.static))
-        return self._gradients(
-            ctx, self._backward if torch.compiler.is_compiling() else self._refusing_backward, grads, kept
-        )
+        return self._gradients(ctx, grads, self._keep(tensors, self._training(*tensors, *ctx.static)))
 
-    def _gradients(self, ctx, backward, grads, kept):
-        """The gradients of all inputs, from those of the results, by `backward`."""
+    def _gradients(self, ctx, grads, kept):
+        """The gradients of all inputs, from those of the results."""
+        backward = self._backward
+        if not torch.compiler.is_compiling():
+            is_differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+            backward = self._refusing_backward if is_differentiated else backward
         needs = list(ctx.needs_input_grad[: self._tensors])
         wanted = iter(backward(*grads[: self._results], *kept, *ctx.static, needs))
         return (*(next(wanted) if needed else None for needed in needs), *(None for _ in ctx.static))
@@ -99,9 +100,7 @@ class Differentiable:
 
             @staticmethod
             def backward(ctx, *grads):
-                is_differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-                run = family._refusing_backward if is_differentiated else family._backward
-                return family._gradients(ctx, run, grads, ctx.saved_tensors)
+                return family._gradients(ctx, grads, ctx.saved_tensors)
 
             @staticmethod
             def jvp(ctx, *tangents):

@@ -38,12 +38,18 @@ def _new(layout: Layout, channels: int, rows: Tensor, dtype: torch.dtype) -> Ten
     return rows.new_empty(layout.batch, channels, *layout.spatial, dtype=dtype)
 
 
+def _new_results(preact: Tensor, c: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Uninitialised h and c_next."""
+    layout = _layout(c)
+    return _new(layout, layout.channels, rows, preact.dtype), _new(layout, layout.channels, rows, c.dtype)
+
+
 def _forward(args: tuple, *, save: bool) -> tuple[Tensor, ...]:
     preact, c, bias, peephole, text = args
     spec, layout = Spec.decode(text), _layout(c)
     cell_class = cell_type(spec)
     rows, c_prev = cell_class.rows(preact), cell_class.rows(c)
-    h, c_next = (_new(layout, layout.channels, rows, dtype) for dtype in (preact.dtype, c.dtype))
+    h, c_next = _new_results(preact, c, rows)
     h_rows = to_rows(h)
     gates = cell_class.new_gates(h_rows, 1) if save else None
     with without_autocast(preact), torch.cuda.device_of(preact):
@@ -110,21 +116,13 @@ def _backward(grad_h, grad_c, c, bias, peephole, c_next, gates, text, needs):
     ]
 
 
-def _fake_forward(args: tuple) -> tuple[Tensor, Tensor, Tensor]:
-    preact, c, _, _, text = args
-    spec, layout = Spec.decode(text), _layout(c)
-    cell_class = cell_type(spec)
-    rows = cell_class.rows(preact)
-    h, c_next = (_new(layout, layout.channels, rows, dtype) for dtype in (preact.dtype, c.dtype))
-    return h, c_next, cell_class.new_gates(to_rows(h), 1)
+def _fake_inference(preact, c, bias, peephole, text):
+    return _new_results(preact, c, cell_type(Spec.decode(text)).rows(preact))
 
 
-def _fake_inference(*args):
-    return _fake_forward(args)[:2]
-
-
-def _fake_training(*args):
-    return _fake_forward(args)
+def _fake_training(preact, c, bias, peephole, text):
+    h, c_next = _fake_inference(preact, c, bias, peephole, text)
+    return h, c_next, cell_type(Spec.decode(text)).new_gates(to_rows(h), 1)
 
 
 def _fake_backward(grad_h, grad_c, c, bias, peephole, c_next, gates, text, needs):
