@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.support.covering import Row, describe, pairwise
+from tests.support.layers import step_by_step
 from tests.support.problems import SHAPES, Problem, Shape, arguments, by_reference, growing_budgets, spec_of
 from tests.support.tolerances import assert_all_within, budget
 from tritonlstm import ConvLSTM2d, Spec
@@ -126,11 +127,7 @@ def test_a_compiled_loop_of_steps_is_one_graph(backend: str):
     layer = ConvLSTM2d(3, [4, 5], 3, backend=backend)
 
     def run(frames: Tensor) -> Tensor:
-        state, outputs = None, []
-        for frame in frames:
-            output, state = layer.step(frame, state)
-            outputs.append(output)
-        return torch.stack(outputs)
+        return step_by_step(layer, frames)[0]
 
     frames = torch.randn(3, 2, 3, 6, 7)
     graphs = []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from tests.support.layers import CIN, conv_lstm, frames, gradients, in_threads
+from tests.support.layers import CIN, conv_lstm, frames, gradients, in_threads, step_by_step
 from tritonlstm import ConvLSTM2d
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("repeatable")]
@@ -97,13 +97,9 @@ class TestSteps:
     @each_dtype
     def test_steps_agree_with_the_sequence(self, dtype: torch.dtype):
         layer, input = larger(dtype=dtype), frames(6).to("cuda", dtype)
-        state, outputs = None, []
-        for frame in input:
-            output, state = layer.step(frame, state)
-            outputs.append(output)
         tolerance = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
         expected, _ = layer(input)
-        got = torch.stack(outputs)
+        got, _ = step_by_step(layer, input)
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
         grads, wanted = (gradients(layer, each.float().square().mean()) for each in (got, expected))
         for name in grads:
@@ -115,11 +111,7 @@ class TestSteps:
         layer, input = larger(), frames(4).cuda()
 
         def run(input: Tensor) -> Tensor:
-            state, outputs = None, []
-            for frame in input:
-                output, state = layer.step(frame, state)
-                outputs.append(output)
-            return torch.stack(outputs)
+            return step_by_step(layer, input)[0]
 
         got, expected = torch.compile(run, fullgraph=True)(input), run(input)
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
-from tests.support.layers import CIN, H, T, W, frames, gradients, with_peepholes
+from tests.support.layers import CIN, H, T, W, frames, gradients, step_by_step, with_peepholes
 from tritonlstm import ConvLSTM2d, PeepholeLSTM, Spec, functional, ops
 
 OPTIONS = {
@@ -311,8 +311,5 @@ class TestInputKernel:
 
     def test_steps_agree_with_the_sequence(self):
         layer, _ = pair_of_layers(OPTIONS["input kernel"])
-        input, state, outputs = frames(), None, []
-        for frame in input:
-            output, state = layer.step(frame, state)
-            outputs.append(output)
-        assert_close((torch.stack(outputs), state), layer(input))
+        input = frames()
+        assert_close(step_by_step(layer, input), layer(input))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.layers import step_by_step
 from tests.support.tolerances import FLOOR
 from tritonlstm import ConvLSTM2d, ConvLSTM2dCell, reference
 
@@ -205,11 +206,7 @@ class TestState:
     @pytest.mark.parametrize("activation", ["tanh", "relu"])
     def test_steps_agree_with_the_sequence(self, frames: Tensor, activation: str):
         layer = random_peepholes(ConvLSTM2d(CIN, [C, 3], 3, activation=activation))
-        state, outputs = None, []
-        for frame in frames:
-            output, state = layer.step(frame, state)
-            outputs.append(output)
-        torch.testing.assert_close((torch.stack(outputs), state), layer(frames))
+        torch.testing.assert_close(step_by_step(layer, frames), layer(frames))
 
     def test_steps_of_the_cell_agree_with_the_layer(self, frames: Tensor):
         layer = random_peepholes(ConvLSTM2d(CIN, C, 3))

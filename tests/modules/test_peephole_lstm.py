@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.layers import step_by_step
 from tritonlstm import PeepholeLSTM, PeepholeLSTMCell
 
 T, B, CIN, C = 6, 3, 5, 4
@@ -106,11 +107,7 @@ def test_batch_first_unbatched_and_steps_agree():
         nn.init.normal_(cell.peephole)
     sequence = torch.randn(T, B, CIN)
     output, _ = layer(sequence)
-    state, outputs = None, []
-    for frame in sequence:
-        one, state = layer.step(frame, state)
-        outputs.append(one)
-    torch.testing.assert_close(torch.stack(outputs), output)
+    torch.testing.assert_close(step_by_step(layer, sequence)[0], output)
     torch.testing.assert_close(layer(sequence[:, 0])[0], output[:, 0])
     layer.batch_first = True
     assert torch.equal(layer(sequence.transpose(0, 1))[0].transpose(0, 1), output)

@@ -1,6 +1,6 @@
 """The layers and inputs that the tests of PyTorch's features share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -32,6 +32,15 @@ def peephole_lstm(**options: object) -> PeepholeLSTM:
 def frames(steps: int = T, batch: int = B, height: int = H, width: int = W) -> Tensor:
     """A random input, (T, B, Cin, H, W)."""
     return torch.randn(steps, batch, CIN, height, width)
+
+
+def step_by_step(layer: nn.Module, frames: Iterable[Tensor]) -> tuple[Tensor, tuple]:
+    """The outputs of `layer.step` over the frames, and the last state."""
+    state, outputs = None, []
+    for frame in frames:
+        output, state = layer.step(frame, state)
+        outputs.append(output)
+    return torch.stack(outputs), state
 
 
 def pair_of_layers(backend: str = "auto") -> tuple[ConvLSTM2d, ConvLSTM2d]:
