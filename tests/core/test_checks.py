@@ -198,6 +198,31 @@ CONSTRUCTORS = {
     "dropout a string": Wrong(lambda: PeepholeLSTM(2, 4, 2, dropout="0.1"), T, ("dropout", "number", "'0.1'")),
     "dropout of more than 1": Wrong(lambda: ConvLSTM2d(2, [4, 4], 3, dropout=1.5), V, ("dropout", "0 and 1", "1.5")),
     "negative dropout": Wrong(lambda: PeepholeLSTM(2, 4, 2, dropout=-0.1), V, ("dropout", "0 and 1", "-0.1")),
+    "input_dropout nan": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, input_dropout=float("nan")), V, ("input_dropout", "finite number", "nan")
+    ),
+    "recurrent_dropout a bool": Wrong(
+        lambda: PeepholeLSTMCell(2, 4, recurrent_dropout=True), T, ("recurrent_dropout", "number", "True")
+    ),
+    "zoneout of more than 1": Wrong(lambda: ConvLSTM2d(2, 4, 3, zoneout=(0.1, 2)), V, ("zoneout", "0 and 1", "2")),
+    "zoneout of three": Wrong(lambda: ConvLSTM2d(2, 4, 3, zoneout=[0.1] * 3), T, ("zoneout", "h and c", "[0.1, 0.1")),
+    "zoneout a string": Wrong(lambda: PeepholeLSTM(2, 4, zoneout="0.1"), T, ("zoneout", "number", "'0.1'")),
+    "norm a module": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, norm=torch.nn.GroupNorm(1, 16)), T, ("norm", "lambda channels", "GroupNorm")
+    ),
+    "norm a string": Wrong(lambda: ConvLSTM2d(2, 4, 3, norm="group"), T, ("norm", "function", "'group'")),
+    "norm that makes no module": Wrong(
+        lambda: PeepholeLSTM(2, 4, norm=lambda channels: channels), T, ("norm", "torch.nn.Module", "int")
+    ),
+    "norm, recomputed": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, norm=torch.nn.BatchNorm2d, memory="recompute"), V, ("memory", "norm", "recompute")
+    ),
+    "norm of a projection": Wrong(
+        lambda: PeepholeLSTM(2, 4, proj_size=2, norm=torch.nn.LayerNorm), V, ("proj_size", "norm", "2")
+    ),
+    "zoneout of a projection": Wrong(
+        lambda: PeepholeLSTM(2, 4, proj_size=2, zoneout=0.1), V, ("proj_size", "zoneout", "2")
+    ),
     "what a call returns, in the constructor": Wrong(
         lambda: ConvLSTM2d(2, 4, 3, returns="last"), T, ("ConvLSTM2d:", "bidirectional", "returns='last'")
     ),
@@ -444,6 +469,14 @@ CALLS = {
         lambda m: ConvLSTM2d(2, 4, 3, bidirectional=True)(frames(), [(H, H)]),
         T,
         ("state", "2 layers' directions", "list of length 1"),
+    ),
+    "a step with masks for all steps": Wrong(
+        lambda m: ConvLSTM2d(2, 4, 3, recurrent_dropout=0.5).step(frames()[0]),
+        V,
+        ("recurrent_dropout", "eval()", "whole sequence"),
+    ),
+    "packed, with masks for all steps": Wrong(
+        lambda m: ConvLSTM2d(2, 4, 3, input_dropout=0.5)(packed(2)), V, ("input", "PackedSequence", "pad it")
     ),
     "packed, with steps": Wrong(lambda m: m(packed(2), steps=3), V, ("steps", "None beside a PackedSequence", "3")),
     "packed, wrong channels": Wrong(lambda m: m(packed(3)), V, ("input", "Cin = 2", "(1, 2, 3, 5, 4)")),

@@ -79,6 +79,10 @@ class TestParameters:
             "batch_first": False,
             "dropout": 0.0,
             "bidirectional": False,
+            "input_dropout": 0.0,
+            "recurrent_dropout": 0.0,
+            "zoneout": 0.0,
+            "norm": None,
             "device": None,
             "dtype": None,
         }

@@ -13,6 +13,7 @@ from tests.support.covering import Row, describe, pairwise
 from tests.support.problems import MODES, PATHS
 from tests.support.stacks import DIRECTIONS, RETURNS
 from tests.support.tolerances import assert_all_within, budget
+from tritonlstm import LSTMState
 from tritonlstm.core.dtypes import cell_dtype
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -92,3 +93,32 @@ def test_results_and_gradients_agree_with_the_oracle(row: Row):
     case = Case(row, 0)
     oracle = case.solve(torch.float64, by_oracle=True)
     assert_all_within(case.solve(dtype, by_oracle=False), oracle, budgets())
+
+
+COMPILED = pairwise(
+    {name: OPTIONS[name] for name in ("kind", "direction", "peephole", "returns")}
+    | {"memory": ("save", "recompute"), "state": (True, False), "how": ("compiled", "exported")},
+    fits,
+)
+
+
+@pytest.mark.parametrize("row", COMPILED, ids=describe)
+def test_compiled_in_one_graph_and_exported(fresh_compiler, row: Row):
+    """One operator for each layer and direction; results and gradients are those of eager mode."""
+    layer = stacks.make(row, torch.float32, memory=row["memory"], backend="aten")
+    input = stacks.random_input(layer, torch.float32)
+    state = [LSTMState(*pair) for pair in stacks.random_state(layer, torch.float32)] if row["state"] else None
+    call = RETURNS[row["returns"]]
+    if row["how"] == "compiled":
+        module = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    else:
+        program = torch.export.export(copy.deepcopy(layer), (input, state), call)
+        operators = [node for node in program.graph.nodes if "tritonlstm.inference" in str(node.target)]
+        assert len(operators) == len(stacks.cells_of(layer))
+        module = program.module()
+    results = []
+    for run in (layer, module):
+        leaves = tree_leaves(run(input, state, **call))
+        grads = torch.autograd.grad(sum(each.square().sum() for each in leaves), list(run.parameters()))
+        results.append([*leaves, *grads])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)

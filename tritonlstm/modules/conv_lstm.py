@@ -10,6 +10,7 @@ import torch
 from ..core import checks
 from ..core.spec import Options, Spec, check_keywords
 from .recurrent import RecurrentCell, RecurrentStack, both_directions
+from .regularisation import Norm
 from .sizes import channels_by_layer, count_layers, kernels_by_layer, pair
 
 if TYPE_CHECKING:
@@ -37,6 +38,20 @@ class ConvLSTM2dCell(RecurrentCell):
         spatial_size: (H, W); required for peephole="full", and None otherwise.
         input_kernel_size: the kernel size of the input's convolution, if it differs from kernel_size.
         forget_bias: initial value of the forget gate's bias. It has no effect without a bias.
+        input_dropout: the probability with which, in training, an element of the input is zero, by one mask (B, Cin,
+            H, W) for all steps of a call; the others are divided by 1 - input_dropout. As `dropout` of a Keras LSTM;
+            Keras' ConvLSTM layers draw one mask more for each gate.
+        recurrent_dropout: the same for the hidden state that the convolution reads.
+        zoneout: the probability with which, in training, an element of h keeps its value from the step before, or a
+            pair of those of h and of c (Krueger et al. 2017, arXiv 1606.01305; haste's LSTM has that of h). In
+            evaluation h and c are the expectations, p · old + (1 - p) · new.
+        norm: a function of the number of channels that makes a module, such as lambda channels: nn.GroupNorm(4,
+            channels), for the pre-activations (B, 4C, H, W) between the convolution with its bias and the peepholes and
+            gates. It is the parameter `norm`. A BatchNorm in evaluation is folded into the weights.
+
+            With recurrent_dropout in training, with zoneout, and with a norm that is not folded, a sequence runs step
+            by step (functional/stepping.py): slower than in one operator, and torch.compile unrolls it. Then
+            memory="recompute" checkpoints each step, which a norm refuses.
         device, dtype: device and dtype of the parameters.
         options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
 
@@ -46,7 +61,8 @@ class ConvLSTM2dCell(RecurrentCell):
         dimension B may be omitted from all of them. What is returned is an `LSTMState`, a named tuple.
 
         cell(input, state, steps) → (output, (h, c)) runs T = steps steps: input (T, B, Cin, H, W), output
-        (T, B, C, H, W). `ConvLSTM2d` calls its cells this way.
+        (T, B, C, H, W). `ConvLSTM2d` calls its cells this way, with the keywords `returns`, of
+        `functional.conv_lstm`, and `generator` where these are not the defaults.
 
     Parameters:
         weight (4C, Cin + C, kh, kw): input channels first, then hidden channels; gates in the order i, f, g, o.
@@ -74,6 +90,10 @@ class ConvLSTM2dCell(RecurrentCell):
         spatial_size: int | Sequence[int] | None = None,
         input_kernel_size: int | Sequence[int] | None = None,
         forget_bias: float = 1.0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        norm: Norm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
@@ -102,6 +122,10 @@ class ConvLSTM2dCell(RecurrentCell):
             Spec(**options),
             input_kernel_size=input_kernel_size,
             bias=bias,
+            input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            norm=norm,
             forget_bias=forget_bias,
             device=device,
             dtype=dtype,
@@ -128,7 +152,8 @@ class ConvLSTM2d(RecurrentStack):
         bidirectional: whether each layer has a second cell, which reads the sequence from its last step to its first.
             A layer's output is both hidden states side by side, the forward one first: 2C channels, which the next
             layer reads. Joining them copies the output once. To read it backward alone, pass reverse=True.
-        bias, peephole, spatial_size, forget_bias, device, dtype, options: as in `ConvLSTM2dCell`.
+        bias, peephole, spatial_size, forget_bias, input_dropout, recurrent_dropout, zoneout, norm, device, dtype,
+            options: as in `ConvLSTM2dCell`, for each layer and direction.
 
     Call:
         layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None)
@@ -150,7 +175,7 @@ class ConvLSTM2d(RecurrentStack):
             each direction's own last step, as in `state`.
         return_cells: whether c at every step is returned behind the state, in the form of the output: in training one
             more copy of it, and one addition per step of the backward pass.
-        generator: draws the masks of `dropout`; if None, PyTorch's default one, as in nn.Dropout. Under
+        generator: draws all masks; if None, PyTorch's default one, as in nn.Dropout. Under
             torch.utils.checkpoint that one alone is set back for the second forward pass.
         output: the last layer's h at every step, (T, B, C, H, W). Output and state are stored channels last. They may
             be modified in place before the backward pass. The input and the state passed in may not, nor the outputs of
@@ -185,6 +210,10 @@ class ConvLSTM2d(RecurrentStack):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        norm: Norm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
@@ -210,6 +239,10 @@ class ConvLSTM2d(RecurrentStack):
                     spatial_size=spatial_size,
                     input_kernel_size=input_kernel,
                     forget_bias=forget_bias,
+                    input_dropout=input_dropout,
+                    recurrent_dropout=recurrent_dropout,
+                    zoneout=zoneout,
+                    norm=norm,
                     device=device,
                     dtype=dtype,
                     **options,

@@ -10,6 +10,7 @@ import torch
 from ..core import checks
 from ..core.spec import Options, Spec, check_keywords
 from .recurrent import RecurrentCell, RecurrentStack, both_directions
+from .regularisation import Norm
 from .sizes import channels_by_layer, count_layers
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class PeepholeLSTMCell(RecurrentCell):
             (Sak et al. 2014, arXiv 1402.1128); 0 for none. h and the output then have P channels, c has C. A sequence
             is computed with the weight W_h W_r, of 4C × C, so that it costs what one of C channels does.
         forget_bias: initial value of the forget gate's bias. It has no effect without a bias.
+        input_dropout, recurrent_dropout, zoneout, norm: as in `ConvLSTM2dCell`.
         device, dtype: device and dtype of the parameters.
         options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
 
@@ -62,6 +64,10 @@ class PeepholeLSTMCell(RecurrentCell):
         peephole: bool = True,
         proj_size: int = 0,
         forget_bias: float = 1.0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        norm: Norm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
@@ -83,6 +89,10 @@ class PeepholeLSTMCell(RecurrentCell):
             Spec(**options),
             proj_size=proj_size,
             bias=bias,
+            input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            norm=norm,
             forget_bias=forget_bias,
             device=device,
             dtype=dtype,
@@ -106,7 +116,8 @@ class PeepholeLSTM(RecurrentStack):
         num_layers: number of layers. If None, it is the length of that sequence, or 1 if there is none.
         batch_first: if True, input and output are (B, T, …) instead of (T, B, …).
         dropout, bidirectional: as in `ConvLSTM2d`, and as in nn.LSTM.
-        bias, peephole, proj_size, forget_bias, device, dtype, options: as in `PeepholeLSTMCell`.
+        bias, peephole, proj_size, forget_bias, input_dropout, recurrent_dropout, zoneout, norm, device, dtype, options:
+            as in `PeepholeLSTMCell`, for each layer and direction.
 
     Call:
         layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None) → (output,
@@ -135,6 +146,10 @@ class PeepholeLSTM(RecurrentStack):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        norm: Norm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
@@ -152,6 +167,10 @@ class PeepholeLSTM(RecurrentStack):
                     peephole=peephole,
                     proj_size=proj_size,
                     forget_bias=forget_bias,
+                    input_dropout=input_dropout,
+                    recurrent_dropout=recurrent_dropout,
+                    zoneout=zoneout,
+                    norm=norm,
                     device=device,
                     dtype=dtype,
                     **options,

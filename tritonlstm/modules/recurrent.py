@@ -17,9 +17,12 @@ from ..core.spec import Options, Spec
 from ..core.state import NN_LSTM_ORDER, LSTMState, as_passed, check_layers, is_transposed
 from ..core.tracing import check_untraced, refuse_script
 from ..functional import State
+from ..functional.dropout import drop_out, drop_out_mask
 from ..functional.projection import projected_layer, projected_step
 from ..functional.sequence import layer
 from ..functional.step import step
+from ..functional.stepping import layer_by_steps
+from .regularisation import Norm, Regularisation, fold, is_folded, make_norm
 from .traversal import Dense, Packed, sort, unsort
 
 
@@ -49,6 +52,10 @@ class RecurrentCell(nn.Module):
         *,
         input_kernel_size: tuple[int, ...] | None = None,
         proj_size: int = 0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        norm: Norm | None = None,
         bias: bool,
         forget_bias: float,
         device: torch.device | str | None,
@@ -65,6 +72,17 @@ class RecurrentCell(nn.Module):
         self.proj_size = proj_size
         self.spec = spec
         self.forget_bias = forget_bias
+        self.regularisation = Regularisation.checked(input_dropout, recurrent_dropout, zoneout)
+        if norm is not None and spec.recomputes:
+            raise ValueError(
+                'memory: expected "save" beside a norm, which would see every step twice, got "recompute"; use'
+                " torch.utils.checkpoint with a norm that has no running statistics"
+            )
+        if proj_size and (norm is not None or recurrent_dropout or zoneout):
+            raise ValueError(
+                "proj_size: expected 0 beside norm, recurrent_dropout or zoneout, which run step by step,"
+                f" got {proj_size}"
+            )
 
         def parameter(shape: tuple[int, ...] | None) -> nn.Parameter | None:
             return None if shape is None else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -86,6 +104,7 @@ class RecurrentCell(nn.Module):
         self.register_parameter("bias", parameter((4 * channels,) if bias else None))
         self.register_parameter("peephole", parameter(peephole_shape))
         self.register_parameter("projection", parameter((proj_size, channels) if proj_size else None))
+        self.norm = make_norm(norm, 4 * channels, device, dtype)
         self.reset_parameters()
 
     @property
@@ -108,6 +127,9 @@ class RecurrentCell(nn.Module):
         if self.projection is not None:
             bound = math.sqrt(3 / self.hidden_channels)
             nn.init.uniform_(self.projection, -bound, bound)
+        for module in () if self.norm is None else self.norm.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
 
     def forward(
         self,
@@ -116,13 +138,14 @@ class RecurrentCell(nn.Module):
         steps: int | None = None,
         shares_output: bool = False,
         returns: str = "sequence",
+        generator: torch.Generator | None = None,
     ) -> LSTMState | tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
         """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
 
         With `steps`, a sequence: input (T, B, Cin, *spatial) → (output, (h, c)). The stack calls its cells this way, so
         that hooks, parametrizations and sharding of a cell apply. With `shares_output`, the returned output is the
         tensor that the backward pass reads rather than a copy of it: the caller must not expose it. `returns` is that
-        of `functional.conv_lstm`.
+        of `functional.conv_lstm`. `generator` draws the masks.
         """
         check_untraced(input, state)
         if state is not None:
@@ -130,17 +153,67 @@ class RecurrentCell(nn.Module):
         h, c = (None, None) if state is None else state
         arguments = Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
         sizes, projection = (self.in_channels, self.hidden_channels), self.projection
-        if steps is None and projection is None:
-            return as_passed(step(arguments, self.spec, self.spatial_dims, sizes), state)
+        norm = self.norm
+        if norm is not None and is_folded(norm):
+            norm, arguments = None, fold(norm, arguments)
+        if steps is None and projection is None and self._is_plain():
+            return as_passed(step(arguments, self.spec, self.spatial_dims, sizes, norm), state)
         checks.check_channels(arguments, *sizes, None if projection is None else self.proj_size)
         if steps is None:
-            return as_passed(projected_step(arguments, projection, self.spec), state)
+            return as_passed(self._regularised_step(arguments, norm, generator), state)
         spec = self.spec if returns == "sequence" else replace(self.spec, returns=returns)
-        if projection is None:
+        arguments = self._with_input_dropped_out(arguments, steps, generator)
+        rest, training = self.regularisation, self.training
+        if norm is not None or rest.zoneout is not None or (rest.recurrent_dropout and training):
+            output, pair, *cells = layer_by_steps(
+                arguments,
+                steps,
+                spec,
+                self.spatial_dims,
+                norm=norm,
+                recurrent_dropout=rest.recurrent_dropout,
+                zoneout=rest.zoneout,
+                training=training,
+                generator=generator,
+            )
+        elif projection is None:
             output, pair, *cells = layer(arguments, steps, spec, self.spatial_dims, shares_output=shares_output)
         else:
             output, pair, *cells = projected_layer(arguments, projection, steps, spec)
         return output, as_passed(pair, state), *cells
+
+    def _is_plain(self) -> bool:
+        """Whether a step is no more than its equations."""
+        return not any(self.regularisation)
+
+    def _with_input_dropped_out(self, arguments: Arguments, steps: int, generator: torch.Generator | None) -> Arguments:
+        """In training, the input with one mask for all steps."""
+        p, input = self.regularisation.input_dropout, arguments.input
+        if not p or not self.training or input is None:
+            return arguments
+        checks.check_input("input", input, ("T", "B", "Cin", *self.spatial_dims), self.in_channels)
+        checks.count_steps(steps, input)
+        return arguments._replace(input=input * drop_out_mask(input[0], p, generator))
+
+    def _regularised_step(
+        self, arguments: Arguments, norm: nn.Module | None, generator: torch.Generator | None
+    ) -> LSTMState:
+        for name in ("input_dropout", "recurrent_dropout"):
+            if self.training and getattr(self.regularisation, name):
+                raise ValueError(
+                    f"{name}: expected 0, or eval(), for a step, since one mask is for all steps of a sequence; call"
+                    " the layer on the whole sequence"
+                )
+        if self.projection is not None:
+            return projected_step(arguments, self.projection, self.spec)
+        new = step(arguments, self.spec, self.spatial_dims, None, norm)
+        if self.regularisation.zoneout is None:
+            return new
+        if arguments.h0 is None:
+            old = LSTMState(*map(torch.zeros_like, new))
+        else:
+            old = LSTMState(arguments.h0.to(new.h.dtype), arguments.c0)
+        return self.regularisation.zoneout.apply(new, old, self.training, generator)
 
     def __prepare_scriptable__(self):
         refuse_script()
@@ -153,6 +226,7 @@ class RecurrentCell(nn.Module):
         parts += [f"{name}=None" for name in ("bias", "peephole") if getattr(self, name) is None]
         parts += [f"peephole={tuple(self.peephole.shape)}"] if self.peephole is not None else []
         parts += [f"proj_size={self.proj_size}"] if self.proj_size else []
+        parts += [str(self.regularisation)] if any(self.regularisation) else []
         return ", ".join((*parts, self.spec.encode()))
 
 
@@ -244,6 +318,12 @@ class RecurrentStack(nn.Module):
     ) -> tuple:
         if steps is not None:
             raise ValueError(f"steps: expected None beside a PackedSequence, which has its lengths, got {steps!r}")
+        for module in self.modules() if self.training else ():
+            if isinstance(module, RecurrentCell) and any(module.regularisation[:2]):
+                raise ValueError(
+                    "input: expected sequences of one length in training with input_dropout or recurrent_dropout, whose"
+                    " masks are for all steps of a sequence, got a PackedSequence; pad it"
+                )
         data, batch_sizes = packed.data, packed.batch_sizes
         first = data[: int(batch_sizes[0])][None] if isinstance(data, Tensor) else data
         self._check("input", first, ("T", "B", "Cin", *self.spatial_dims), state, self._cells())
@@ -283,7 +363,8 @@ class RecurrentStack(nn.Module):
             if index and self.dropout and self.training:
                 output = drop_out(output, self.dropout, generator)
             try:
-                states.append(cell(output, state and state[index]))
+                options = {} if generator is None or not isinstance(cell, RecurrentCell) else {"generator": generator}
+                states.append(cell(output, state and state[index], **options))
             except (TypeError, ValueError) as error:
                 checks.name_layer(error, index, f"layers[{index}]", index)
                 raise
@@ -363,6 +444,8 @@ class RecurrentStack(nn.Module):
             options = {}
             # What is joined to another direction's, or is the next layer's input, need not be copied.
             options["shares_output"] = len(directions) > 1 or is_between
+            if generator is not None:
+                options["generator"] = generator
             if returns == "last" and not is_between:
                 options["returns"] = "last"
             elif return_cells and (returns == "layers" or not is_between):
@@ -379,9 +462,10 @@ class RecurrentStack(nn.Module):
                     raise
                 states.append(found[-1][1])
             channel_dim = 1 if options.get("returns") == "last" else traversal.channel_dim
-            sequence, _, *cells = (_join(each, channel_dim) for each in zip(*found))
+            sequence = _join([output for output, *_ in found], channel_dim)
             outputs.append(sequence)
-            every_c += cells
+            if options.get("returns") == "cells":
+                every_c.append(_join([cells for _, _, cells in found], channel_dim))
         if returns == "layers":
             return tuple(outputs), tuple(states), *([tuple(every_c)] if return_cells else [])
         return sequence, tuple(states), *every_c
@@ -444,22 +528,9 @@ def _state_channels(cell: nn.Module) -> tuple[int, int] | None:
     return getattr(cell, "state_channels", None if channels is None else (channels, channels))
 
 
-def drop_out(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """x with each element zero with probability p, else divided by 1 - p; drawn from `generator`, or as by PyTorch."""
-    if generator is None:
-        return nn.functional.dropout(x, p)
-    return x * drop_out_mask(x, p, generator)
-
-
-def drop_out_mask(like: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """0 with probability p, else 1 / (1 - p): a tensor like `like`."""
-    kept = torch.empty_like(like, requires_grad=False).bernoulli_(1 - p, generator=generator)
-    return kept if p == 1 else kept.div_(1 - p)
-
-
 def _join(directions: Sequence[Tensor], channel_dim: int) -> Tensor:
     """The channels of both directions side by side, stored channels last."""
-    if len(directions) == 1 or not isinstance(directions[0], Tensor):
+    if len(directions) == 1:
         return directions[0]
     return from_rows(torch.cat([to_rows(each, channel_dim) for each in directions], -1), channel_dim)
 
