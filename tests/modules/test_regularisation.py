@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
@@ -325,6 +326,31 @@ class TestNorm:
         layer = ConvLSTM2d(CIN, 4, 3, norm=lambda channels: nn.Conv2d(channels, channels + 1, 1))
         with pytest.raises(ValueError, match=r"^norm \(its result\): expected shape \(B, 4·C, H, W\)"):
             layer(frames())
+
+
+class DropConnect(nn.Module):
+    """As docs/pytorch.md has it: dropout of the weights that read the hidden state."""
+
+    def __init__(self, p: float, in_channels: int):
+        super().__init__()
+        self.p, self.in_channels = p, in_channels
+
+    def forward(self, weight: Tensor) -> Tensor:
+        of_input, of_hidden = weight[:, : self.in_channels], weight[:, self.in_channels :]
+        return torch.cat([of_input, F.dropout(of_hidden, self.p, self.training)], 1)
+
+
+def test_weight_dropout_by_parametrization():
+    layer, input = ConvLSTM2d(CIN, 4, 3), frames()
+    expected = layer(input)[0]
+    parametrize.register_parametrization(layer.layers[0], "weight", DropConnect(1.0, CIN))
+    dropped = copy.deepcopy(layer)
+    assert not torch.allclose(layer(input)[0], expected)
+    for t in range(T):  # with nothing of the hidden state, each step is a first one, but for c
+        _, ((_, c),) = dropped(input[:t]) if t else (None, ((None, torch.zeros(B, 4, H, W)),))
+        one, _ = dropped(input[t : t + 1], [(torch.randn(B, 4, H, W), c.detach())])
+        torch.testing.assert_close(one[0], layer(input)[0][t])
+    torch.testing.assert_close(layer.eval()(input)[0], expected)
 
 
 @pytest.mark.parametrize("way", [name for name in WAYS if name != "everything"])
