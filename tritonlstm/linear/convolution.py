@@ -4,15 +4,30 @@ On a CPU that has none in a half type it is computed in float32: PyTorch would u
 kh·kw times the memory of an image.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
+from ..core import devices
 from ..core.dtypes import cell_dtype, convolution_dtype
 from ..core.layout import Layout, from_rows, to_rows
 
 CPU_STEPS = 2
 """Steps whose weight gradient is computed in one call on a CPU. oneDNN's errors grow with the number of images that it
 sums over; with more, they exceeded twice those of PyTorch step by step (bench/NOTES.md)."""
+
+
+CONTIGUOUS_OUTPUTS, CONTIGUOUS_KERNEL = 128, 5
+"""Output channels and size of a kernel from which on, with AVX2, oneDNN convolves contiguous images so much faster than
+rows that it pays to reorder the argument and the result (bench/NOTES.md)."""
+
+
+def _is_faster_contiguous(weight: Tensor) -> bool:
+    outputs, _, *kernel = weight.shape
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or devices.CPU_CAPABILITY != "AVX2":
+        return False
+    return len(kernel) == 2 and min(kernel) >= CONTIGUOUS_KERNEL and outputs >= CONTIGUOUS_OUTPUTS
 
 
 class Convolution:
@@ -26,6 +41,7 @@ class Convolution:
         # Stride, padding that keeps the image's size, dilation; not transposed, its padding, groups.
         self._geometry = ones, [size // 2 for size in kernel], ones, False, [0] * len(kernel), 1
         self._packed = {}
+        self._is_faster_contiguous = _is_faster_contiguous(weight)
 
     def _weight(self, first: int = 0) -> Tensor:
         """The weight's columns from `first` on, in the convolution's dtype and channels last; no copy if already so."""
@@ -34,13 +50,20 @@ class Convolution:
             self._packed[first] = from_rows(to_rows(columns).contiguous())
         return self._packed[first]
 
+    @functools.cached_property
+    def _contiguous_weight(self) -> Tensor:
+        return self._public.contiguous()
+
     def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         images = from_rows(rows)
         if out is not None and self._bias is None and _cudnn_writes_in_place(images):
             self._convolve_by_cudnn(images, from_rows(out))
             return out
         stride, padding, dilation, _, _, groups = self._geometry
-        images, weight = _cast(images, self._dtype), self._weight()
+        if self._is_faster_contiguous:
+            images, weight = images.contiguous(), self._contiguous_weight
+        else:
+            images, weight = _cast(images, self._dtype), self._weight()
         # Not torch.convolution: PyTorch's profiler counts the operations of conv2d alone.
         convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(padding) - 1]
         result = convolve(images, weight, self._bias, stride, padding, dilation, groups)
