@@ -89,8 +89,22 @@ def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, spec)
     peepholes = (op.Gather(op.CastLike(peephole, c0), index, axis=0) for index in range(3))
     spec = Spec.decode(spec)
     options = {"activation": ACTIVATIONS.index(spec.activation), "scale": SCALES[spec.recurrent_activation]}
-    results = conv_lstm(input, h0, c0, weight, op.CastLike(bias, weight), *peepholes, **options)
+    if spec.returns == "cells":
+        raise ValueError("return_cells: expected False in tritonlstm.onnx.scan(), got True; export without scan()")
+    if spec.reverse:
+        input = _flip(input)
+    output, h_n, c_n = conv_lstm(input, h0, c0, weight, op.CastLike(bias, weight), *peepholes, **options)
+    if spec.returns == "last":
+        output = op.Unsqueeze(h_n, [0])
+    elif spec.reverse:
+        output = _flip(output)
+    results = output, h_n, c_n
     return results if dims else tuple(op.Squeeze(result, [-1, -2]) for result in results)
+
+
+def _flip(sequence):
+    """The last step first."""
+    return op.Slice(sequence, [-1], [-(2**31)], [0], [-1])
 
 
 def _in_one_kernel(input_weight, weight):

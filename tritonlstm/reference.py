@@ -174,14 +174,24 @@ def sequence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A whole sequence of one layer: input (T, B, Cin, *spatial), or None with `steps`.
 
-    Returns output (T, B, C, *spatial), h_n and c_n (B, C, *spatial). The other shapes are those of `step`.
+    Returns output (T, B, C, *spatial), h_n and c_n (B, C, *spatial). The other shapes are those of `step`. With
+    spec.reverse the steps go from the last time to the first. With spec.returns "last" the output is that of the last
+    step, (B, C, *spatial); with "cells" c_n is c at every step, (T, B, C, *spatial).
     """
     frames = [None] * steps if input is None else input.unbind(0)
-    h, c, output = h0, c0, []
-    for x in frames:
-        h, c, _ = step(x, h, c, weight, bias, peephole, input_weight=input_weight, spec=spec)
-        output.append(h)
-    return torch.stack(output), h, c
+    h, c = h0, c0
+    output, cells = [None] * len(frames), [None] * len(frames)
+    for t in _times(len(frames), spec):
+        h, c, _ = step(frames[t], h, c, weight, bias, peephole, input_weight=input_weight, spec=spec)
+        output[t], cells[t] = h, c
+    if spec.returns == "last":
+        return h.clone(), h, c
+    return torch.stack(output), h, torch.stack(cells) if spec.returns == "cells" else c
+
+
+def _times(steps: int, spec: Spec) -> range:
+    """The times of the steps, in their order."""
+    return range(steps)[:: -1 if spec.reverse else 1]
 
 
 def sequence_backward(
@@ -206,9 +216,9 @@ def sequence_backward(
     """
     activation, gate_slope = ACTIVATIONS[spec.activation], ACTIVATIONS[spec.recurrent_activation].slope
     frames = [None] * steps if input is None else list(input.unbind(0))
-    hs, cs, gates = [h0], [c0], []
-    for x in frames:
-        h, c, gate = step(x, hs[-1], cs[-1], weight, bias, peephole, input_weight=input_weight, spec=spec)
+    hs, cs, gates, times = [h0], [c0], [], _times(len(frames), spec)
+    for t in times:
+        h, c, gate = step(frames[t], hs[-1], cs[-1], weight, bias, peephole, input_weight=input_weight, spec=spec)
         hs.append(h)
         cs.append(c)
         gates.append(gate)
@@ -218,28 +228,33 @@ def sequence_backward(
     grad_input_weight = None if input_weight is None else torch.zeros_like(input_weight)
     grad_bias = None if bias is None else torch.zeros_like(bias)
     grad_peephole = None if peephole is None else torch.zeros_like(peephole)
-    grad_frames = []
-    dh, dc = grad_h_n, grad_c_n
-    for t in reversed(range(len(frames))):
-        c_prev, c = cs[t], cs[t + 1]
-        da_gates, dc = cell_backward(dh + grad_output[t], dc, gates[t], c_prev, c, peephole, activation, gate_slope)
+    grad_frames = [None] * len(frames)
+    dh = grad_h_n + grad_output if spec.returns == "last" else grad_h_n
+    dc = torch.zeros_like(c0) if spec.returns == "cells" else grad_c_n
+    for index, t in reversed(list(enumerate(times))):
+        h_prev, c_prev, c = hs[index], cs[index], cs[index + 1]
+        if spec.returns == "cells":
+            dc = dc + grad_c_n[t]
+        if spec.returns != "last":
+            dh = dh + grad_output[t]
+        da_gates, dc = cell_backward(dh, dc, gates[index], c_prev, c, peephole, activation, gate_slope)
         da = torch.cat(da_gates, 1)
         if input_weight is None:
-            z = hs[t] if frames[t] is None else torch.cat([frames[t], hs[t]], 1)
+            z = h_prev if frames[t] is None else torch.cat([frames[t], h_prev], 1)
             dz, dw = _linear_map_backward(da, z, weight)
             dx, dh = dz.split([in_channels, h0.shape[1]], 1)
         else:
             dx, dw_x = _linear_map_backward(da, frames[t], input_weight)
-            dh, dw = _linear_map_backward(da, hs[t], weight)
+            dh, dw = _linear_map_backward(da, h_prev, weight)
             grad_input_weight += dw_x
-        grad_frames.append(dx)
+        grad_frames[t] = dx
         grad_weight += dw
         if grad_bias is not None:
             grad_bias += da.transpose(0, 1).flatten(1).sum(1)
         if grad_peephole is not None:
             products = torch.stack([da_gates.i * c_prev, da_gates.f * c_prev, da_gates.o * c])
             grad_peephole += products.sum(1).sum_to_size(peephole.shape)
-    grad_input = None if input is None else torch.stack(grad_frames[::-1])
+    grad_input = None if input is None else torch.stack(grad_frames)
     return Arguments(grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole)
 
 

@@ -171,7 +171,7 @@ CONSTRUCTORS = {
         lambda: ConvLSTM2d(2, 4, 3, num_layer=2), T, ("ConvLSTM2d:", "num_layers", "num_layer=2; did you mean 'num_l")
     ),
     "unknown option": Wrong(
-        lambda: ConvLSTM2d(2, 4, 3, dropout=0.1), T, ("ConvLSTM2d:", "forget_bias, batch_first", "dropout=0.1")
+        lambda: ConvLSTM2d(2, 4, 3, attention=1), T, ("ConvLSTM2d:", "forget_bias, batch_first", "attention=1")
     ),
     "cell, misspelt option": Wrong(
         lambda: ConvLSTM2dCell(2, 4, 3, backnd="aten"), T, ("ConvLSTM2dCell:", "input_kernel_size", "mean 'backend'?")
@@ -190,6 +190,57 @@ CONSTRUCTORS = {
         T,
         ("Mine:", "memory", "memry=1; did you mean 'memory'"),
     ),
+    "reverse a number": Wrong(lambda: ConvLSTM2d(2, 4, 3, reverse=1), T, ("reverse", "bool", "1")),
+    "reverse beside both directions": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, reverse=True, bidirectional=True), V, ("reverse", "bidirectional=True", "True")
+    ),
+    "bidirectional a number": Wrong(lambda: PeepholeLSTM(2, 4, bidirectional=2), T, ("bidirectional", "bool", "2")),
+    "dropout a string": Wrong(lambda: PeepholeLSTM(2, 4, 2, dropout="0.1"), T, ("dropout", "number", "'0.1'")),
+    "dropout of more than 1": Wrong(lambda: ConvLSTM2d(2, [4, 4], 3, dropout=1.5), V, ("dropout", "0 and 1", "1.5")),
+    "negative dropout": Wrong(lambda: PeepholeLSTM(2, 4, 2, dropout=-0.1), V, ("dropout", "0 and 1", "-0.1")),
+    "input_dropout nan": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, input_dropout=float("nan")), V, ("input_dropout", "finite number", "nan")
+    ),
+    "recurrent_dropout a bool": Wrong(
+        lambda: PeepholeLSTMCell(2, 4, recurrent_dropout=True), T, ("recurrent_dropout", "number", "True")
+    ),
+    "zoneout of more than 1": Wrong(lambda: ConvLSTM2d(2, 4, 3, zoneout=(0.1, 2)), V, ("zoneout", "0 and 1", "2")),
+    "zoneout of three": Wrong(lambda: ConvLSTM2d(2, 4, 3, zoneout=[0.1] * 3), T, ("zoneout", "h and c", "[0.1, 0.1")),
+    "zoneout a string": Wrong(lambda: PeepholeLSTM(2, 4, zoneout="0.1"), T, ("zoneout", "number", "'0.1'")),
+    "norm a module": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, norm=torch.nn.GroupNorm(1, 16)), T, ("norm", "lambda channels", "GroupNorm")
+    ),
+    "norm a string": Wrong(lambda: ConvLSTM2d(2, 4, 3, norm="group"), T, ("norm", "function", "'group'")),
+    "norm that makes no module": Wrong(
+        lambda: PeepholeLSTM(2, 4, norm=lambda channels: channels), T, ("norm", "torch.nn.Module", "int")
+    ),
+    "norm, recomputed": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, norm=torch.nn.BatchNorm2d, memory="recompute"), V, ("memory", "norm", "recompute")
+    ),
+    "norm of a projection": Wrong(
+        lambda: PeepholeLSTM(2, 4, proj_size=2, norm=torch.nn.LayerNorm), V, ("proj_size", "norm", "2")
+    ),
+    "zoneout of a projection": Wrong(
+        lambda: PeepholeLSTM(2, 4, proj_size=2, zoneout=0.1), V, ("proj_size", "zoneout", "2")
+    ),
+    "what a call returns, in the constructor": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, returns="last"), T, ("ConvLSTM2d:", "bidirectional", "returns='last'")
+    ),
+    "proj_size too large": Wrong(
+        lambda: PeepholeLSTM(2, 4, proj_size=4), V, ("proj_size", "less than hidden_size = 4", "4")
+    ),
+    "proj_size negative": Wrong(lambda: PeepholeLSTMCell(2, 4, proj_size=-1), V, ("proj_size", "at least 0", "-1")),
+    "proj_size a float": Wrong(lambda: PeepholeLSTM(2, 4, proj_size=2.0), T, ("proj_size", "integer", "2.0")),
+    "proj_size of images": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, proj_size=2), T, ("ConvLSTM2d:", "forget_bias", "proj_size=2")
+    ),
+    "forecaster, bidirectional": Wrong(
+        lambda: EncoderForecaster(1, [4], 3, bidirectional=True), T, ("bidirectional", "forward in time", "True")
+    ),
+    "forecaster, reverse": Wrong(
+        lambda: EncoderForecaster(1, [4], 3, reverse=True), T, ("reverse", "forward in time", "True")
+    ),
+    "forecaster, dropout": Wrong(lambda: EncoderForecaster(1, [4], 3, dropout=0.5), T, ("dropout", "one by", "0.5")),
     "forecaster, no input": Wrong(lambda: EncoderForecaster(0, [4], 3), V, ("in_channels", "at least 1", "0")),
     "forecaster, no layers": Wrong(lambda: EncoderForecaster(1, [], 3), V, ("hidden_channels", "at least 1", "0")),
     "forecaster, a string": Wrong(lambda: EncoderForecaster(1, "44", 3), T, ("hidden_channels", "list", "'44'")),
@@ -236,6 +287,11 @@ def with_weight(module: ConvLSTM2d, index: int, name: str, *shape: int) -> objec
     module = copy.deepcopy(module)
     setattr(module.layers[index], name, torch.nn.Parameter(torch.zeros(shape)))
     return module(frames())
+
+
+def packed(channels: int) -> torch.nn.utils.rnn.PackedSequence:
+    """Two sequences, of three and two images."""
+    return torch.nn.utils.rnn.pack_sequence([torch.ones(n, channels, *SIZE) for n in (3, 2)])
 
 
 def without_layers(module: ConvLSTM2d) -> ConvLSTM2d:
@@ -395,6 +451,40 @@ CALLS = {
     "all layers removed, a step": Wrong(
         lambda m: without_layers(m).step(frames()[0]), V, ("layers", "at least one", "empty")
     ),
+    "unknown returns": Wrong(lambda m: m(frames(), returns="all"), V, ("returns", "'layers'", "'all'")),
+    "returns None": Wrong(lambda m: m(frames(), returns=None), V, ("returns", "'last'", "None")),
+    "returns cells": Wrong(lambda m: m(frames(), returns="cells"), V, ("returns", "'last'", "'cells'")),
+    "return_cells a number": Wrong(lambda m: m(frames(), return_cells=1), T, ("return_cells", "bool", "1")),
+    "every c of the last step": Wrong(
+        lambda m: m(frames(), returns="last", return_cells=True), V, ("return_cells", 'returns="last"', "True")
+    ),
+    "generator a seed": Wrong(lambda m: m(frames(), generator=7), T, ("generator", "torch.Generator", "7")),
+    "cell, unknown returns": Wrong(
+        lambda m: m.layers[0](frames(), None, STEPS, returns="layers"), V, ("returns", "'cells'", "'layers'")
+    ),
+    "a step of both directions": Wrong(
+        lambda m: ConvLSTM2d(2, 4, 3, bidirectional=True).step(frames()[0]), V, ("bidirectional", "whole sequence")
+    ),
+    "state of one direction": Wrong(
+        lambda m: ConvLSTM2d(2, 4, 3, bidirectional=True)(frames(), [(H, H)]),
+        T,
+        ("state", "2 layers' directions", "list of length 1"),
+    ),
+    "a step with masks for all steps": Wrong(
+        lambda m: ConvLSTM2d(2, 4, 3, recurrent_dropout=0.5).step(frames()[0]),
+        V,
+        ("recurrent_dropout", "eval()", "whole sequence"),
+    ),
+    "packed, with masks for all steps": Wrong(
+        lambda m: ConvLSTM2d(2, 4, 3, input_dropout=0.5)(packed(2)), V, ("input", "PackedSequence", "pad it")
+    ),
+    "packed, with steps": Wrong(lambda m: m(packed(2), steps=3), V, ("steps", "None beside a PackedSequence", "3")),
+    "packed, wrong channels": Wrong(lambda m: m(packed(3)), V, ("input", "Cin = 2", "(1, 2, 3, 5, 4)")),
+    "packed, state of another batch": Wrong(
+        lambda m: m(packed(2), state(batch=3)), V, ("state[0][0]", "(2, 4, 5, 4)", "(3, 4, 5, 4)")
+    ),
+    "packed, a step": Wrong(lambda m: m.step(packed(2)), T, ("frame", "Tensor", "PackedSequence")),
+    "packed, double": Wrong(lambda m: m(packed(2).double()), T, ("input", "float32", "float64")),
     "steps NumPy's float": Wrong(lambda m: m(frames(), steps=np.float64(3)), T, ("steps", "integer", "3.0")),
     "steps a tensor": Wrong(lambda m: m(frames(), steps=torch.tensor(3)), T, ("steps", "integer", "tensor(3)")),
     "cell with a sequence": Wrong(lambda m: m.layers[0](frames()), V, ("input", "(B, Cin, H, W)", "(3, 2, 2, 5, 4)")),
@@ -430,6 +520,10 @@ def gates(**options: object) -> object:
 def movie(**options: object) -> object:
     options = {"digits": torch.zeros(1, 3, 3), "count": 2, "size": 8, "generator": torch.Generator(), **options}
     return moving_mnist(options.pop("digits"), options.pop("count"), **options)
+
+
+def projected(projection: object, weight: torch.Tensor = torch.zeros(16, 5), **options: object) -> object:  # noqa: B008
+    return functional.peephole_lstm(torch.zeros(3, 2, 2), None, weight, projection=projection, **options)
 
 
 def alone(**options: object) -> object:
@@ -536,6 +630,31 @@ FUNCTIONS = {
         lambda: functional.conv_lstm(SEQUENCE[..., :0], None, WEIGHT, backend="torch"),
         V,
         ("input", "at least one pixel", "(3, 2, 2, 5, 0)"),
+    ),
+    "unknown returns": Wrong(lambda: conv_lstm(returns="layers"), V, ("returns", "'cells'", "'layers'")),
+    "reverse a string": Wrong(lambda: conv_lstm(reverse="yes"), T, ("reverse", "bool", "'yes'")),
+    "projection of other channels": Wrong(
+        lambda: projected(torch.zeros(3, 5)), V, ("projection", "(1 … 5, 4)", "(3, 5)")
+    ),
+    "projection of images": Wrong(
+        lambda: projected(torch.zeros(3, 4, 1, 1)), V, ("projection", "(P, C)", "(3, 4, 1, 1)")
+    ),
+    "projection wider than the weight": Wrong(
+        lambda: projected(torch.zeros(6, 4)), V, ("projection", "(16, 5)", "(6, 4)")
+    ),
+    "projection of doubles": Wrong(
+        lambda: projected(torch.zeros(3, 4).double()), T, ("projection", "float32", "float64")
+    ),
+    "projection a list": Wrong(lambda: projected([1]), T, ("projection", "Tensor", "list")),
+    "projection on another device": Wrong(
+        lambda: projected(torch.zeros(3, 4, device="meta")), V, ("projection", "cpu", "meta")
+    ),
+    "projected, c in the place of h": Wrong(
+        lambda: functional.peephole_lstm(
+            torch.zeros(3, 2, 2), (torch.zeros(2, 4),) * 2, torch.zeros(16, 5), projection=torch.zeros(3, 4)
+        ),
+        V,
+        ("state[0]", "(2, 3)", "(2, 4)"),
     ),
     "steps of a forecast a float": Wrong(
         lambda: EncoderForecaster(1, [2], 3)(torch.zeros(2, 1, 1, 4, 4), 1.5), T, ("steps", "integer", "1.5")

@@ -7,13 +7,14 @@ import torch
 
 from tritonlstm import Spec
 from tritonlstm.core.arguments import Arguments
-from tritonlstm.core.spec import CHOICES, Options
+from tritonlstm.core.spec import CHOICES, FLAGS, RETURNS, Options
 
-OTHERS = [(name, value) for name, choices in CHOICES.items() for value in choices]
+OTHERS = [(name, value) for name, choices in {**CHOICES, "returns": RETURNS}.items() for value in choices]
+OTHERS += [(name, value) for name in FLAGS for value in (False, True)]
 
 
 @pytest.mark.parametrize(("name", "value"), OTHERS)
-def test_a_string_holds_every_option(name: str, value: str):
+def test_a_string_holds_every_option(name: str, value: str | bool):
     spec = replace(Spec(), **{name: value})
     assert Spec.decode(spec.encode()) == spec
     assert f"{name}={value!r}" in spec.encode()
@@ -21,7 +22,8 @@ def test_a_string_holds_every_option(name: str, value: str):
 
 def test_every_option_has_a_default_choices_and_a_keyword():
     names = {field.name for field in fields(Spec)}
-    assert names == set(CHOICES) == set(Options.__annotations__) == set(asdict(Spec()))
+    assert names == set(CHOICES) | set(FLAGS) | {"returns"} == set(asdict(Spec()))
+    assert set(Options.__annotations__) == names - {"returns"}, "which each call says"
 
 
 def test_an_older_string_gets_the_defaults_of_newer_options():
@@ -39,6 +41,12 @@ def test_a_newer_string_is_refused_by_the_name_of_its_option():
 def test_a_wrong_value_names_the_option_and_what_is_there(name: str, value: object):
     with pytest.raises(ValueError, match=f"^{name}: expected one of '{CHOICES[name][0]}'"):
         Spec(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["yes", None, 1, torch.ones(2)], ids=str)
+def test_a_wrong_flag_is_refused_by_name(value: object):
+    with pytest.raises(TypeError, match=r"^reverse: expected a bool, got "):
+        Spec(reverse=value)
 
 
 @pytest.mark.parametrize("operator", ["inference", "training", "backward"])

@@ -27,6 +27,12 @@ FORWARD = {
     "recompute": (RECOMPUTE, True, CONCAT_STEP),
     "hoisted, training": (HOISTED, True, HOISTED_STEP),
     "hoisted, inference": (HOISTED, False, HOISTED_STEP),
+    "reversed, training": ({"reverse": True}, True, CONCAT_STEP),
+    "reversed, hoisted, inference": ({**HOISTED, "reverse": True}, False, HOISTED_STEP),
+    "last step, inference": ({"returns": "last"}, False, CONCAT_STEP),
+    "last step, hoisted, inference": ({**HOISTED, "returns": "last"}, False, HOISTED_STEP),
+    "every c, inference": ({"returns": "cells"}, False, CONCAT_STEP),
+    "every c, training": ({"returns": "cells"}, True, CONCAT_STEP),
 }
 
 
@@ -58,6 +64,8 @@ SUBSETS = {
     "hoisted, weight": (HOISTED, NONE._replace(weight=True), GATES),
     "hoisted, all but the input": (HOISTED, ALL._replace(input=False), GATES),
     "hoisted, all": (HOISTED, ALL, GATES),
+    "reversed, all": ({"reverse": True}, ALL, {**GATES, "copy_": 1}),
+    "reversed, hoisted, all": ({**HOISTED, "reverse": True}, ALL, GATES),
 }
 
 

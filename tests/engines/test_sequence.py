@@ -260,6 +260,22 @@ CHUNKED = {
 }
 
 
+@pytest.mark.parametrize("path", ALL_PATHS)
+def test_a_reversed_sequence_equals_its_chunks_from_the_last_to_the_first_bit_for_bit(path: str):
+    shape = Shape(steps=7, spec=Spec(reverse=True))
+    problem = Problem.random(shape, torch.float32)
+    whole = by_operator(**ALL_PATHS[path])(problem)
+    outputs, state = [], {"h0": problem.h0, "c0": problem.c0}
+    for first, last in ((4, 7), (1, 4), (0, 1)):
+        chunk = replace(problem, shape=shape.but(steps=last - first), input=problem.input[first:last], **state)
+        output, h_n, c_n = by_operator(**ALL_PATHS[path])(chunk)
+        outputs.insert(0, output)
+        state = {"h0": h_n, "c0": c_n}
+    assert torch.equal(torch.cat(outputs), whole[0])
+    assert torch.equal(state["h0"], whole[1])
+    assert torch.equal(state["c0"], whole[2])
+
+
 @pytest.mark.parametrize(
     ("path", "dtype"), [*COMBINATIONS, pytest.param("inductor", torch.float32, id="inductor-fp32")]
 )
@@ -278,7 +294,13 @@ def test_a_sequence_equals_its_chunks_with_carried_state_bit_for_bit(path: str, 
     assert torch.equal(state["c0"], whole[2])
 
 
-STARTS = {"state": Shape(steps=11), "no state": Shape(steps=17, state=False)}
+STARTS = {
+    "state": Shape(steps=11),
+    "no state": Shape(steps=17, state=False),
+    "reversed": Shape(steps=11, spec=Spec(reverse=True)),
+    "every c": Shape(steps=11, spec=Spec(returns="cells")),
+    "last step": Shape(steps=11, spec=Spec(returns="last")),
+}
 BIT_ROWS = pairwise({"start": STARTS, "layout": ("dense", "expand_time"), "mode": MODES, "path": ALL_PATHS})
 
 
@@ -333,6 +355,10 @@ SEVERAL_STEPS = {
     "one image": (LONG, expand_time),
     "one image, no state": (LONG.but(state=False), expand_time),
     "state alone": (LONG.but(in_channels=0), None),
+    "reversed": (LONG.but(spec=Spec(reverse=True)), dense),
+    "reversed, no state": (LONG.but(state=False, spec=Spec(reverse=True)), dense),
+    "reversed, one image": (LONG.but(spec=Spec(reverse=True)), expand_time),
+    "reversed, every c": (LONG.but(spec=Spec(reverse=True, returns="cells")), dense),
 }
 
 

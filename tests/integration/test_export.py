@@ -194,6 +194,7 @@ class TestONNX:
             {"peephole": "full", "spatial_size": (6, 5), "batch_first": True},
             {"input_kernel_size": (5, 1), "memory": "recompute"},
             {"schedule": "hoisted"},
+            {"bidirectional": True},
         ],
         ids=[
             "relu, neither bias nor peephole",
@@ -202,6 +203,7 @@ class TestONNX:
             "full peephole, batch first",
             "input kernel",
             "hoisted",
+            "both directions",
         ],
     )
     def test_a_scan_with_other_options(self, options: dict, tmp_path: Path):

@@ -77,6 +77,12 @@ class TestParameters:
             "input_kernel_size": None,
             "forget_bias": 1.0,
             "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+            "input_dropout": 0.0,
+            "recurrent_dropout": 0.0,
+            "zoneout": 0.0,
+            "norm": None,
             "device": None,
             "dtype": None,
         }
@@ -86,6 +92,8 @@ class TestParameters:
             "backend": "auto",
             "memory": "save",
             "schedule": "auto",
+            "reverse": False,
+            "returns": "sequence",
         }
 
     def test_absent_ones(self):

@@ -79,7 +79,23 @@ SHAPES = {
     "input kernel, no state, full peephole": Shape(input_kernel=(1, 1), kernel=(3, 3), state=False, peephole="full"),
     "1×1 kernel": Shape(kernel=(1, 1)),
     "kernel larger than the image": Shape(spatial=(2, 2), kernel=(5, 5)),
+    "reversed": Shape(spec=Spec(reverse=True)),
+    "reversed, many steps": Shape(steps=13, spatial=(3, 3), spec=Spec(reverse=True)),
+    "reversed, no state": Shape(steps=3, state=False, spec=Spec(reverse=True)),
+    "reversed, input kernel, full peephole": Shape(input_kernel=(5, 1), peephole="full", spec=Spec(reverse=True)),
+    "reversed, state alone": Shape(in_channels=0, spec=Spec(reverse=True)),
+    "reversed, last step": Shape(spec=Spec(reverse=True, returns="last")),
+    "reversed, every c": Shape(steps=9, spatial=(3, 3), spec=Spec(reverse=True, returns="cells")),
+    "last step": Shape(spec=Spec(returns="last")),
+    "last step, one step": Shape(steps=1, spec=Spec(returns="last")),
+    "last step, no state, input kernel": Shape(input_kernel=(1, 1), state=False, spec=Spec(returns="last")),
+    "every c": Shape(spec=Spec(returns="cells")),
+    "every c, no state": Shape(state=False, peephole="none", spec=Spec(returns="cells")),
+    "every c, no image": Shape(batch=0, spec=Spec(returns="cells")),
     "vectors": VECTORS,
+    "vectors, reversed": VECTORS.but(spec=Spec(reverse=True)),
+    "vectors, last step": VECTORS.but(spec=Spec(returns="last")),
+    "vectors, reversed, every c": VECTORS.but(spec=Spec(reverse=True, returns="cells")),
     "vectors, no peephole": VECTORS.but(peephole="none"),
     "vectors, no state": VECTORS.but(state=False),
     "vectors, one step": VECTORS.but(steps=1, batch=1),
@@ -97,6 +113,8 @@ SOME_SHAPES = [
     "no state",
     "input kernel",
     "vectors",
+    "reversed, every c",
+    "last step",
 ]
 """One of each kind, where every shape would take too long."""
 
@@ -134,7 +152,9 @@ class Problem:
             bias=shape.bias,
             peephole={"none": None, "channel": (1,) * len(shape.spatial), "full": shape.spatial}[shape.peephole],
         )
-        cotangents = {"output": draw(steps, *state), "h_n": draw(*state), "c_n": draw(*state, dtype=cell)}
+        of_output = state if shape.spec.returns == "last" else (steps, *state)
+        of_c = (steps, *state) if shape.spec.returns == "cells" else state
+        cotangents = {"output": draw(*of_output), "h_n": draw(*state), "c_n": draw(*of_c, dtype=cell)}
         problem = cls(shape, input, h0, c0, **parameters._asdict(), cotangents=cotangents)
         problem._keep_away_from_kinks()
         return problem

@@ -33,9 +33,9 @@ class Arguments(NamedTuple):
 class Results(NamedTuple):
     """What a layer returns; the same tuple holds the gradients that come back."""
 
-    output: Tensor  # (T, B, C, *spatial)
+    output: Tensor  # (T, B, C, *spatial); (1, …) or (T, …) where a call returns the last step alone
     h_n: Tensor  # (B, C, *spatial)
-    c_n: Tensor  # (B, C, *spatial)
+    c_n: Tensor  # (B, C, *spatial); (T, …), c at every step, where a call returns that
 
 
 class Saved(NamedTuple):
@@ -45,5 +45,5 @@ class Saved(NamedTuple):
     """
 
     output: Tensor  # (T, B, C, *spatial)
-    cells: Tensor  # (T + 1, B, *spatial, C)    C_{-1} … C_{T-1}
+    cells: Tensor  # (T + 1, B, *spatial, C)    C_{-1} … C_{T-1}; reversed, C_0 … C_T with C_T the one that came in
     gates: Tensor

@@ -102,6 +102,14 @@ def check_number(name: str, value: object, largest: float = math.inf) -> float:
     return number
 
 
+def check_probability(name: str, value: object) -> float:
+    """The value as a float between 0 and 1."""
+    number = check_number(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected a probability, between 0 and 1, got {show(value)}")
+    return number
+
+
 def check_float_dtype(name: str, value: object) -> None:
     if not isinstance(value, torch.dtype) or value not in DTYPES:
         raise TypeError(f"{name}: expected one of {', '.join(map(str, DTYPES))}, got {show(value)}")
@@ -197,16 +205,21 @@ def check_gates(preact: Tensor, c: Tensor, bias: Tensor | None, peephole: Tensor
     check_peephole_size(peephole, tuple(spatial))
 
 
-def check_channels(arguments: Arguments, in_channels: int, channels: int) -> None:
-    """Weights that were replaced since the layer was made must have the layer's channels."""
+def check_channels(arguments: Arguments, in_channels: int, channels: int, projected: int | None = None) -> None:
+    """Weights that were replaced since the layer was made must have the layer's channels.
+
+    `projected` are those of h, if they are others than c's.
+    """
     weight, input_weight = arguments.weight, arguments.input_weight
     if isinstance(weight, Tensor):
-        wanted = (4 * channels, channels if input_weight is not None else in_channels + channels)
+        hidden = channels if projected is None else projected
+        wanted = (4 * channels, hidden if input_weight is not None else in_channels + hidden)
         if weight.shape[:2] != wanted:
             meaning = "(4·C, Cin + C, …)" if input_weight is None else "(4·C, C, …)"
+            of_h = "" if projected is None else f", with P = {projected} in place of C for the hidden state"
             raise ValueError(
                 f"weight: expected shape {meaning} = ({wanted[0]}, {wanted[1]}, …), from the layer's Cin ="
-                f" {in_channels} and C = {channels}, got {tuple(weight.shape)}"
+                f" {in_channels} and C = {channels}{of_h}, got {tuple(weight.shape)}"
             )
     if isinstance(input_weight, Tensor) and input_weight.shape[:2] != (4 * channels, in_channels):
         raise ValueError(
@@ -286,13 +299,23 @@ def check_pair(name: str, state: object) -> None:
             check_tensor(f"{name}[{index}]", tensor)
 
 
-def check_state(name: str, state: object, shape: tuple[int, ...], dims: tuple[str, ...], like: Tensor) -> None:
-    """One layer's (h, c), each of this shape; h has the dtype of `like`, the weight or the input, c its cell dtype."""
+def check_state(
+    name: str,
+    state: object,
+    shape: tuple[int, ...],
+    dims: tuple[str, ...],
+    like: Tensor,
+    c_shape: tuple[int, ...] | None = None,
+) -> None:
+    """One layer's (h, c), each of this shape; h has the dtype of `like`, the weight or the input, c its cell dtype.
+
+    `c_shape` is c's where h is projected.
+    """
     check_pair(name, state)
     device = like.device
-    for index, tensor in enumerate(state):
-        if tensor.shape != shape:
-            check_shape(f"{name}[{index}]", tensor, shape, dims)
+    for index, (tensor, size) in enumerate(zip(state, (shape, c_shape or shape))):
+        if tensor.shape != size:
+            check_shape(f"{name}[{index}]", tensor, size, dims)
         if tensor.device != device:
             check_device(f"{name}[{index}]", tensor, device)
     h, c = state
@@ -322,18 +345,19 @@ def show(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
-def name_layer(error: Exception, index: int) -> None:
+def name_layer(error: Exception, index: int, name: str, state_index: int) -> None:
     """Make the message of a check, raised by the layer `index` of a stack, say which layer it is about.
 
-    What is not a message of these checks stays as it is: the error of a user's hook or wrapper.
+    `name` is the module's, "layers[0]", and `state_index` that of its state. What is not a message of these checks
+    stays as it is: the error of a user's hook or wrapper.
     """
     message = str(error)
-    if not _is_ours(error) or not re.match(r"(weight|input_weight|bias|peephole|input|state)\b", message):
+    if not _is_ours(error) or not re.match(r"(weight|input_weight|bias|peephole|projection|input|state)\b", message):
         return
     if message.startswith("state"):
-        error.args = (f"state[{index}]{message.removeprefix('state')}",)
+        error.args = (f"state[{state_index}]{message.removeprefix('state')}",)
     elif index or not message.startswith("input:"):  # the first layer's input is what the caller passed
-        error.args = (f"layers[{index}].{message}",)
+        error.args = (f"{name}.{message}",)
 
 
 def _is_ours(error: Exception) -> bool:

@@ -105,12 +105,16 @@ class Layout:
         strides.insert(len(outer), 1)
         return like.new_empty_strided((*outer, channels, *self.spatial), strides, dtype=dtype)
 
-    def new_results(self, like: Tensor) -> Results:
-        """Uninitialised results; c_n has the cell state's dtype."""
+    def new_results(self, like: Tensor, spec: Spec, *, save: bool) -> Results:
+        """Uninitialised results; c_n has the cell state's dtype.
+
+        Where the last step alone is returned, there is no output of the others, unless the backward pass reads it.
+        """
+        returns_last, returns_cells = spec.returns == "last", spec.returns == "cells"
         return Results(
-            self.new_images(like, self.channels, self.steps),
+            self.new_images(like, self.channels, 1 if returns_last and not save else self.steps),
             self.new_images(like, self.channels),
-            self.new_images(like, self.channels, dtype=cell_dtype(like.dtype)),
+            self.new_images(like, self.channels, self.steps if returns_cells else None, cell_dtype(like.dtype)),
         )
 
 

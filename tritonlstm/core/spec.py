@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
-from .checks import check_choice, show
+from .checks import check_bool, check_choice, show
 
 
 class Options(TypedDict, total=False):
@@ -19,6 +19,7 @@ class Options(TypedDict, total=False):
     backend: str
     memory: str
     schedule: str
+    reverse: bool
 
 
 CHOICES = {
@@ -28,6 +29,8 @@ CHOICES = {
     "memory": ("save", "recompute"),
     "schedule": ("auto", "concat", "hoisted"),
 }
+FLAGS = ("reverse",)
+RETURNS = ("sequence", "last", "cells")
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,15 @@ class Spec:
             many steps at once, the hidden state's step by step), or "auto": what tuning measured to be faster, else
             "concat". Numbers differ by rounding. With an input kernel of a different size "auto" is "hoisted", and
             "concat" raises a ValueError. Without an input, and with backend "torch", it has no effect.
+        reverse: whether a sequence is read from its last step to its first, as by the second direction of nn.LSTM. The
+            output stays in the input's order: output[t] belongs to input[t], and the last state is that after t = 0.
+            (Keras' `go_backwards` returns output.flip(0).) It costs nothing: no sequence is copied. A single step has
+            no direction.
+        returns: what a call returns, which each call says: "sequence", h at every step; "last", h at the last step
+            alone; "cells", c at every step too. Not an option of the modules.
 
     Raises:
-        ValueError: that names the option.
+        TypeError, ValueError: that names the option.
     """
 
     activation: str = "tanh"
@@ -58,9 +67,13 @@ class Spec:
     backend: str = "auto"
     memory: str = "save"
     schedule: str = "auto"
+    reverse: bool = False
+    returns: str = "sequence"
 
     def __post_init__(self):
-        for name, choices in CHOICES.items():
+        for name in FLAGS:
+            object.__setattr__(self, name, check_bool(name, getattr(self, name)))
+        for name, choices in (*CHOICES.items(), ("returns", RETURNS)):
             value = getattr(self, name)
             check_choice(name, value, choices)
             if value.__class__ is not str:  # NumPy's, or an enumeration's, whose repr `decode` could not read
@@ -88,6 +101,7 @@ class Spec:
 
 
 _NAMES = tuple(field.name for field in fields(Spec))
+_KEYWORDS = (*CHOICES, *FLAGS)
 
 
 def check_keywords(
@@ -98,7 +112,7 @@ def check_keywords(
     Besides the options of `Spec`, the keywords of `functions` are valid, but for the excluded ones.
     """
     for name, value in options.items():
-        if name not in CHOICES:
+        if name not in _KEYWORDS:
             _check_keyword(caller, name, value, functions, excluded)
 
 
@@ -106,7 +120,7 @@ def _check_keyword(
     caller: str, name: str, value: object, functions: Collection[Callable], excluded: Collection[str]
 ) -> None:
     own = [each for function in functions for each in inspect.signature(function).parameters.values()]
-    valid = dict.fromkeys([*(each.name for each in own if each.kind is not each.VAR_KEYWORD), *CHOICES])
+    valid = dict.fromkeys([*(each.name for each in own if each.kind is not each.VAR_KEYWORD), *_KEYWORDS])
     valid = [each for each in valid if each != "self" and each not in excluded]
     if name in valid:
         return

@@ -38,8 +38,10 @@ def as_passed(pair: LSTMState, passed: tuple[Tensor, Tensor] | None) -> tuple[Te
     return pair
 
 
-def check_layers(state: object, num_layers: int) -> None:
+def check_layers(state: object, num_layers: int, what: str = "layers") -> None:
     """Check that a stack's state has one entry for each layer, and that it is not in nn.LSTM's order.
+
+    `what` is what the entries belong to, for messages: layers, or their directions.
 
     nn.LSTM has all h first and then all c. With two layers of the same sizes and dtypes, ([h0, h1], [c0, c1]) has the
     structure of our [[h0, c0], [h1, c1]]: two lists are refused. Tuples are taken as (h, c), since that is how pairs
@@ -50,11 +52,11 @@ def check_layers(state: object, num_layers: int) -> None:
             return
         if not all(map(_is_tensor, state)) and not _has_two_readings(state):
             return
-    raise _refusal(state, num_layers)
+    raise _refusal(state, num_layers, what)
 
 
-def _refusal(state: object, num_layers: int) -> Exception:
-    wanted = f"state: expected one pair (h, c) for each of {num_layers} layers"
+def _refusal(state: object, num_layers: int, what: str) -> Exception:
+    wanted = f"state: expected one pair (h, c) for each of {num_layers} {what}"
     if not isinstance(state, (tuple, list)):
         return TypeError(f"{wanted}, got {describe(state)}")
     if len(state) == 2 and all(map(_is_tensor, state)):
@@ -85,12 +87,13 @@ def _has_two_readings(state: Sequence[object]) -> bool:
     return all(each.shape == entries[0].shape and each.dtype == entries[0].dtype for each in entries)
 
 
-def is_transposed(state: Sequence[Sequence[Tensor]], shapes: Sequence[tuple[int, ...]]) -> bool:
+def is_transposed(state: Sequence[Sequence[Tensor]], shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
     """Whether two layers' state, which is wrong as pairs of these shapes, would be right in nn.LSTM's order."""
     if len(state) != 2 or not all(isinstance(each, (tuple, list)) and len(each) == 2 for each in state):
         return False
     hs, cs = state
-    if not all(map(_is_tensor, (*hs, *cs))) or any(each.shape != shape for each, shape in zip((*hs, *cs), shapes * 2)):
+    wanted = [shape for of_all in zip(*shapes) for shape in of_all]  # both of h, then both of c
+    if not all(map(_is_tensor, (*hs, *cs))) or any(each.shape != shape for each, shape in zip((*hs, *cs), wanted)):
         return False
     h, c = ({each.dtype for each in tensors} for tensors in (hs, cs))
     has_dtypes = len(h) == 1 and c == {cell_dtype(*h)}

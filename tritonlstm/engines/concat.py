@@ -7,6 +7,8 @@ step before has already written the hidden part, so nothing is concatenated. The
 packs those of a chunk of steps from input and output.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ..core.arguments import Arguments, Saved
@@ -14,6 +16,7 @@ from ..core.layout import Layout, to_rows
 from ..core.spec import Spec
 from ..linear import linear_map
 from .columns import pack, unpack
+from .order import Order
 
 RING_STEPS = 8
 """Steps whose rows the forward pass holds at once where each copy of X is a launch: one for eight steps. In ATen calls
@@ -43,8 +46,11 @@ class Forward:
     A ring of slots holds the rows; X is copied for a ring's length at a time, or once if it is the same at every step.
     """
 
-    def __init__(self, arguments: Arguments, bias: Tensor | None, output: Tensor, layout: Layout, spec: Spec):
+    def __init__(
+        self, arguments: Arguments, bias: Tensor | None, outputs: Sequence[Tensor], layout: Layout, spec: Spec
+    ):
         weight, input, h0 = arguments.weight, arguments.input, arguments.h0
+        self._order = order = Order(layout.steps, spec.reverse)
         self._map = linear_map(layout, _columns(weight, layout), bias)
         self._frames = None if input is None else to_rows(input, channel_dim=2)
         self._refills = input is not None and input.stride(0) != 0
@@ -52,25 +58,30 @@ class Forward:
         rows = layout.new_sequence(weight, layout.width, ring)
         self._input_slots = rows[..., layout.input_slot]
         self._slots, self._hidden_slots = rows.unbind(), rows[..., layout.hidden_slot].unbind()
-        rows[:1, ..., layout.hidden_slot] = 0 if h0 is None else to_rows(h0)
+        slot = self._slot(order.start)
+        rows[slot : slot + 1, ..., layout.hidden_slot] = 0 if h0 is None else to_rows(h0)
         _fill_padding(rows, layout)
-        self._copy_input(0)
+        self._part = order.part(order.start, ring)
+        self._copy_input(*self._part)
 
-    def _copy_input(self, first: int) -> None:
+    def _slot(self, t: int) -> int:
+        return t - self._order.part(t, len(self._slots))[0]
+
+    def _copy_input(self, first: int, last: int) -> None:
         if self._frames is not None:
-            frames = self._frames[first : first + len(self._slots)]
-            self._input_slots[: len(frames)].copy_(frames)
+            self._input_slots[: last - first].copy_(self._frames[first:last])
 
     def preact(self, t: int, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Two parts of A_t (B, *spatial, 4C), the first in `out` where that needs no copy; here the second is None."""
-        slot = t % len(self._slots)
-        if self._refills and slot == 0 and t > 0:
-            self._copy_input(t)
-        return self._map.forward(self._slots[slot], out), None
+        first, last = part = self._order.part(t, len(self._slots))
+        if part != self._part and self._refills:
+            self._copy_input(first, last)
+        self._part = part
+        return self._map.forward(self._slots[t - first], out), None
 
     def next_slot(self, t: int) -> Tensor | None:
         """Where the step after t reads h_t (B, *spatial, C), a slot of wider rows; None would be the output."""
-        return self._hidden_slots[(t + 1) % len(self._slots)]
+        return self._hidden_slots[self._slot(self._order.following(t))]
 
 
 class Backward:
@@ -83,7 +94,7 @@ class Backward:
     def __init__(
         self, arguments: Arguments, bias: Tensor | None, saved: Saved, layout: Layout, needs: Arguments, spec: Spec
     ):
-        self._arguments, self._layout = arguments, layout
+        self._arguments, self._layout, self._order = arguments, layout, Order(layout.steps, spec.reverse)
         input, weight = arguments.input, arguments.weight
         self._output = to_rows(saved.output, channel_dim=2)
         self._frames = None if input is None else to_rows(input, channel_dim=2)
@@ -96,15 +107,15 @@ class Backward:
         self.chunk_width = 4 * layout.channels + (layout.width if needs.weight or spec.recomputes else 0)
 
     def _pack(self, first: int, last: int) -> Tensor:
-        """[X_t | 0 | H_{t-1} | 0] of steps first … last - 1, dense (steps · B, *spatial, width)."""
-        layout, h0 = self._layout, self._arguments.h0
+        """[X_t | 0 | H_{t-1} | 0] of times first … last - 1, dense (steps · B, *spatial, width)."""
+        layout, h0, start = self._layout, self._arguments.h0, self._order.start
         rows = layout.new_sequence(self._output, layout.width, last - first)
         hidden = rows[..., layout.hidden_slot]
-        if first == 0:
-            hidden[0] = 0 if h0 is None else to_rows(h0)
-        after = max(first, 1)  # the steps whose hidden state is in the output
-        if after < last:
-            hidden[after - first :] = self._output[after - 1 : last - 1]
+        if first <= start < last:
+            hidden[start - first] = 0 if h0 is None else to_rows(h0)
+        times, sources = self._order.carried(first, last)
+        if times.start < times.stop:
+            hidden[times.start - first : times.stop - first] = self._output[sources]
         if self._frames is not None:
             rows[..., layout.input_slot] = self._frames[first:last]
         _fill_padding(rows, layout)

@@ -11,6 +11,7 @@ has no effect before the second step, while in plain PyTorch 0 · NaN is NaN (do
 """
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from ..core.layout import Layout, to_rows
 from ..core.spec import Spec
 from ..linear import linear_map
 from .columns import pack, unpack
+from .order import Order
 
 PARTS, SHORTEST_PART = 8, 2
 """The input's convolution is done in at most so many parts of the sequence, of so many steps at least: a part's result
@@ -51,30 +53,32 @@ def _pack_frames(frames: Tensor, layout: Layout) -> Tensor:
 class Forward:
     """The pre-activations of each step, in two parts. `bias` is what the cell leaves to the convolution."""
 
-    def __init__(self, arguments: Arguments, bias: Tensor | None, output: Tensor, layout: Layout, spec: Spec):
-        self._layout, h0 = layout, arguments.h0
+    def __init__(
+        self, arguments: Arguments, bias: Tensor | None, outputs: Sequence[Tensor], layout: Layout, spec: Spec
+    ):
+        self._layout, self._order, h0 = layout, Order(layout.steps, spec.reverse), arguments.h0
         w_x, w_h = _split(arguments, layout)
         self._input_map, self._hidden_map = linear_map(layout, w_x, bias), linear_map(layout, w_h)
-        self._outputs = output.unbind()
+        self._outputs = outputs
         self._h0 = None if h0 is None else to_rows(h0).contiguous()
         self._x_moves = arguments.input.stride(0) != 0
         self._frames = to_rows(arguments.input, channel_dim=2)[: None if self._x_moves else 1]
         self._length = part_length(layout.steps) if self._x_moves else layout.steps
-        self._addends = None
+        self._part = self._addends = None
 
     def _addend(self, t: int) -> Tensor:
         """W_x * X_t + bias (B, *spatial, 4C)."""
-        index = t % self._length
-        if index == 0:
-            self._addends = None  # before the next part's
-            frames = _pack_frames(self._frames[t : t + self._length], self._layout)
+        first, last = part = self._order.part(t, self._length)
+        if part != self._part:
+            self._part, self._addends = part, None  # before the next part's
+            frames = _pack_frames(self._frames[first:last], self._layout)
             self._addends = self._input_map.forward(frames).unflatten(0, (-1, self._layout.batch)).unbind()
-        return self._addends[index if self._x_moves else 0]
+        return self._addends[t - first if self._x_moves else 0]
 
     def preact(self, t: int, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Two parts of A_t (B, *spatial, 4C), the first in `out` where that needs no copy; the second may be None."""
         addend = self._addend(t)
-        h = self._h0 if t == 0 else self._outputs[t - 1]
+        h = self._h0 if t == self._order.start else self._outputs[self._order.previous(t)]
         if h is None:  # zero, as its convolution; the cell may overwrite what it gets
             return addend if self._x_moves else addend.clone(), None
         return self._hidden_map.forward(h, out), addend
@@ -96,7 +100,7 @@ class Backward:
     def __init__(
         self, arguments: Arguments, bias: Tensor | None, saved: Saved, layout: Layout, needs: Arguments, spec: Spec
     ):
-        self._arguments, self._layout = arguments, layout
+        self._arguments, self._layout, self._order = arguments, layout, Order(layout.steps, spec.reverse)
         input, h0 = arguments.input, arguments.h0
         self._frames, self._x_moves = to_rows(input, channel_dim=2), input.stride(0) != 0
         self._output = to_rows(saved.output, channel_dim=2).contiguous()  # copies only slices from vmap
@@ -131,12 +135,13 @@ class Backward:
 
         The state that came in lies elsewhere than the output; where none came, it is zero and left out.
         """
-        parts = []
-        if first == 0 and self._h0 is not None:
-            parts.append((slice(0, 1), self._h0))
-        start = max(first, 1)
-        if start < last:
-            parts.append((slice(start - first, last - first), self._output[start - 1 : last - 1].flatten(0, 1)))
+        parts, start = [], self._order.start
+        if first <= start < last and self._h0 is not None:
+            parts.append((slice(start - first, start - first + 1), self._h0))
+        times, sources = self._order.carried(first, last)
+        if times.start < times.stop:
+            steps = slice(times.start - first, times.stop - first)
+            parts.append((steps, self._output[sources].flatten(0, 1)))
         return parts
 
     def step(self, t: int, grad_preact: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from ..core.layout import Layout, from_rows, to_rows, unpack_peephole
 from ..core.spec import Spec
 from . import concat, hoisted
 from .chunks import chunks
+from .order import Order
 
 PREACTIVATIONS = {"concat": concat, "hoisted": hoisted}
 """Where the pre-activations come from, by the schedule: each has a `Forward` and a `Backward` with the same methods."""
@@ -25,38 +26,52 @@ class Sequence:
     def __init__(self, arguments: Arguments, layout: Layout, spec: Spec):
         self._arguments, self._layout, self._spec = arguments, layout, spec
         self._preactivations = PREACTIVATIONS[spec.schedule]
+        self._order = Order(layout.steps, spec.reverse)
         peephole = None if arguments.peephole is None else to_rows(arguments.peephole).contiguous()
         self._cell = cell_type(spec)(layout, spec, arguments.weight, arguments.bias, peephole)
 
     def forward(self, *, save: bool) -> tuple[Results, Saved | None]:
         """The results, each a tensor of its own and no view, and with `save` what the backward pass needs."""
-        layout, cell, weight, c0 = self._layout, self._cell, self._arguments.weight, self._arguments.c0
-        results = layout.new_results(weight)
-        output, h_n, c_n = to_rows(results.output, channel_dim=2), to_rows(results.h_n), to_rows(results.c_n)
-        source = self._preactivations.Forward(self._arguments, cell.bias, output, layout, self._spec)
+        layout, cell, order, spec = self._layout, self._cell, self._order, self._spec
+        weight, c0 = self._arguments.weight, self._arguments.c0
+        results = layout.new_results(weight, spec, save=save)
+        output, h_n = to_rows(results.output, channel_dim=2), to_rows(results.h_n)
+        # Where the last h alone is wanted, and nothing is saved, each step's takes the place of the one before.
+        outputs = output.unbind() if len(output) == layout.steps else output.unbind() * layout.steps
+        source = self._preactivations.Forward(self._arguments, cell.bias, outputs, layout, spec)
 
-        # Without `save`, c is updated in place.
-        cells = layout.new_sequence(c_n, layout.channels, layout.steps + 1) if save else c_n[None]
-        cells[0] = 0 if c0 is None else to_rows(c0)
-        saves_gates = save and not self._spec.recomputes
+        every_c = to_rows(results.c_n, channel_dim=2) if spec.returns == "cells" else None
+        if save:
+            cells = layout.new_sequence(results.c_n, layout.channels, layout.steps + 1)
+            cells_of = cells.unbind()
+        elif every_c is None:  # c is updated in place
+            cells_of = [to_rows(results.c_n)] * (layout.steps + 1)
+        else:
+            cells_of = list(every_c.unbind())
+            cells_of.insert(order.before(order.start), layout.new_step(results.c_n, layout.channels))
+        _copy_or_zeros(c0, cells_of[order.before(order.start)])
+        saves_gates = save and not spec.recomputes
         gates = cell.new_gates(h_n, layout.steps if saves_gates else 0)
         gates_of = gates.unbind() if saves_gates else [None] * layout.steps
-        buffers, outputs, cells_of = cell.preact_buffers(gates), output.unbind(), cells.unbind()
-        for t in range(layout.steps if layout.rows else 0):
+        buffers = cell.preact_buffers(gates)
+        for t in order.times() if layout.rows else ():
             preact, addend = source.preact(t, buffers[t])
             step = ForwardStep(
                 preact=preact,
                 addend=addend,
-                c_prev=cells_of[t if save else 0],
+                c_prev=cells_of[order.before(t)],
                 gates=gates_of[t],
-                c=cells_of[t + 1 if save else 0],
+                c=cells_of[order.after(t)],
                 h=outputs[t],
-                h_next=source.next_slot(t) if t + 1 < layout.steps else h_n,
+                h_next=h_n if t == order.end else source.next_slot(t),
             )
             cell.forward(step)
         if not save:
             return results, None
-        c_n.copy_(cells[-1])
+        if every_c is None:
+            to_rows(results.c_n).copy_(cells_of[order.after(order.end)])
+        else:
+            every_c.copy_(cells[order.after(0) : order.after(0) + layout.steps])
         return results, Saved(results.output, cells, gates)
 
     def backward(self, grads: Results, saved: Saved, needs: Arguments) -> Arguments:
@@ -64,43 +79,53 @@ class Sequence:
 
         grads: any strides, None for zero.
         """
-        layout, cell, spec = self._layout, self._cell, self._spec
+        layout, cell, spec, order = self._layout, self._cell, self._spec, self._order
         weight, bias, peephole = self._arguments.weight, self._arguments.bias, self._arguments.peephole
         source = self._preactivations.Backward(self._arguments, cell.bias, saved, layout, needs, spec)
         grad_h = _copy_or_zeros(grads.h_n, layout.new_step(weight, layout.channels))
-        grad_c = _copy_or_zeros(grads.c_n, layout.new_step(weight, layout.channels, cell_dtype(weight.dtype)))
+        grad_c, grad_cells = layout.new_step(weight, layout.channels, cell_dtype(weight.dtype)), None
+        if spec.returns == "cells" and grads.c_n is not None:
+            grad_cells = to_rows(grads.c_n, channel_dim=2).unbind()
+        grad_c = _copy_or_zeros(grads.c_n if grad_cells is None else None, grad_c)
         sums = None
         if needs.bias or needs.peephole:
             sums = cell.parameter_grads(grad_c, bias=needs.bias, peephole=needs.peephole)
 
-        ranges = chunks(saved, layout, source.chunk_width)
+        ranges = chunks(saved, layout, source.chunk_width)[:: -1 if spec.reverse else 1]
         longest = max((last - first for first, last in ranges), default=0)
         buffer = layout.new_sequence(weight, 4 * layout.channels, 0 if spec.recomputes else longest)
         gates_of, cells_of = saved.gates.unbind(), saved.cells.unbind()
         grad_outputs = [None] * layout.steps
         if grads.output is not None:
-            grad_outputs = to_rows(grads.output, channel_dim=2).unbind()
+            given = to_rows(grads.output, channel_dim=2).unbind()
+            if spec.returns == "last":
+                (grad_outputs[order.end],) = given
+            else:
+                grad_outputs = given
         for first, last in ranges:
             grad_preact = grad_of = None  # the chunk before is freed
             # Where gates are recomputed, each step's gradient takes the place of its pre-activations.
             grad_preact = source.preact(first, last) if spec.recomputes else buffer[: last - first]
             grad_of = grad_preact.unbind()
-            for t in reversed(range(first, last)):
+            for t in reversed(order.times(first, last)):
+                if grad_cells is not None:
+                    grad_c.add_(grad_cells[t])
                 step = BackwardStep(
                     gates=grad_of[t - first] if spec.recomputes else gates_of[t],
-                    c_prev=cells_of[t],
-                    c=cells_of[t + 1],
+                    c_prev=cells_of[order.before(t)],
+                    c=cells_of[order.after(t)],
                     grad_output=grad_outputs[t],
                     grad_h=grad_h,
                     grad_c=grad_c,
                     grad_preact=grad_of[t - first],
                 )
                 cell.backward(step)
-                if t > 0 or needs.h0 or source.input_by_step:
+                if t != order.start or needs.h0 or source.input_by_step:
                     grad_h = source.step(t, grad_of[t - first])
             source.chunk(first, last, grad_preact)
             if sums is not None:
-                sums.add(grad_preact, saved.cells[first:last], saved.cells[first + 1 : last + 1])
+                c_prev, c = (saved.cells[at(first) : at(last)] for at in (order.before, order.after))
+                sums.add(grad_preact, c_prev, c)
 
         grad_input, grad_weight, grad_input_weight = source.result()
         grad_bias, grad_peephole = (None, None) if sums is None else sums.result()
@@ -115,6 +140,6 @@ class Sequence:
         )
 
 
-def _copy_or_zeros(grad: Tensor | None, rows: Tensor) -> Tensor:
-    """A final state's gradient as `rows`, which may be overwritten."""
-    return rows.zero_() if grad is None else rows.copy_(to_rows(grad))
+def _copy_or_zeros(images: Tensor | None, rows: Tensor) -> Tensor:
+    """A state, or its gradient, in `rows`, which may be overwritten."""
+    return rows.zero_() if images is None else rows.copy_(to_rows(images))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,9 @@ def conv_lstm(
     *,
     input_weight: Tensor | None = None,
     steps: int | None = None,
+    returns: str = "sequence",
     **options: Unpack[Options],
-) -> tuple[Tensor, LSTMState]:
+) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """A ConvLSTM layer over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
 
     Args:
@@ -49,20 +50,23 @@ def conv_lstm(
         input_weight: (4C, Cin, kh', kw'), for an input kernel of a different size; `weight` is then (4C, C, kh, kw) and
             applies to the hidden state alone.
         steps: T, if input is None.
+        returns: "sequence"; "last", for the output (B, C, H, W) of the last step alone: inference allocates no
+            sequence, and training keeps what the backward pass reads; or "cells", for c at every step behind the state.
         options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
 
     Returns:
         output (T, B, C, H, W) and the last state, an `LSTMState` (h, c), stored channels last. Under autocast, h has
         autocast's dtype. They may be modified in place before the backward pass. The input and the state passed in are
-        saved without a copy: if they are modified, the backward pass raises PyTorch's usual error.
+        saved without a copy: if they are modified, the backward pass raises PyTorch's usual error. With returns="cells"
+        also c at every step, (T, B, C, H, W), in c's dtype.
 
     Raises:
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
     check_keywords("conv_lstm", options, conv_lstm)
     arguments = _arguments(input, state, weight, input_weight, bias, peephole)
-    output, pair = layer(arguments, steps, Spec(**options), ("H", "W"))
-    return output, as_passed(pair, state)
+    output, pair, *cells = layer(arguments, steps, Spec(**options, returns=returns), ("H", "W"))
+    return output, as_passed(pair, state), *cells
 
 
 def peephole_lstm(
@@ -72,16 +76,27 @@ def peephole_lstm(
     bias: Tensor | None = None,
     peephole: Tensor | None = None,
     *,
+    projection: Tensor | None = None,
     steps: int | None = None,
+    returns: str = "sequence",
     **options: Unpack[Options],
-) -> tuple[Tensor, LSTMState]:
+) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """A peephole LSTM layer over a sequence of vectors (the FC-LSTM of Shi et al. 2015, equation 2).
 
     As `conv_lstm` without spatial dimensions: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C).
+    With a projection (P, C), nn.LSTM's weight_hr (Sak et al. 2014, arXiv 1402.1128), h is projection · (o ∘ φ(c)):
+    h (B, P), output (T, B, P), weight (4C, Cin + P).
     """
     check_keywords("peephole_lstm", options, peephole_lstm)
-    output, pair = layer(_arguments(input, state, weight, None, bias, peephole), steps, Spec(**options), ())
-    return output, as_passed(pair, state)
+    arguments = _arguments(input, state, weight, None, bias, peephole)
+    spec = Spec(**options, returns=returns)
+    if projection is None:
+        output, pair, *cells = layer(arguments, steps, spec, ())
+    else:
+        from .projection import projected_layer  # which composes `layer`
+
+        output, pair, *cells = projected_layer(arguments, projection, steps, spec)
+    return output, as_passed(pair, state), *cells
 
 
 def _arguments(input, state, weight, input_weight, bias, peephole) -> Arguments:
@@ -99,9 +114,10 @@ def layer(
     spatial_dims: Sequence[str],
     *,
     shares_output: bool = False,
-) -> tuple[Tensor, LSTMState]:
+) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """A layer with any number of spatial dimensions: the basis of `conv_lstm`, `peephole_lstm` and the modules.
 
+    The output, the last state and, with spec.returns "cells", c at every step.
     With `shares_output`, the returned output is the tensor that the backward pass reads rather than a copy of it: it
     must not be modified before.
     """
@@ -128,12 +144,21 @@ def layer(
         checks.check_pixels(arguments.input, spatial)
         with without_autocast(weight):
             output, h, c = _by_reference(arguments, steps, spec, shape)
-        return output, LSTMState(h, c)
+        return _with_cells(output, h, c, spec, Tensor.clone)
     if spec.backend == "triton":
         checks.check_peephole_offsets(peephole)
     spec = replace(spec, schedule=_schedule(spec.schedule, arguments))
     output, h, c = ops.sequence(arguments, steps, spec, shares_output=shares_output)
-    return output, LSTMState(h, c)
+    return _with_cells(output, h, c, spec, ops.copy)
+
+
+def _with_cells(
+    output: Tensor, h: Tensor, c: Tensor, spec: Spec, copy: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
+    """What `layer` returns. With spec.returns "cells", c is that of every step."""
+    if spec.returns != "cells":
+        return output, LSTMState(h, c)
+    return output, LSTMState(h, copy(c[0 if spec.reverse else -1])), c
 
 
 def _by_reference(arguments: Arguments, steps: int, spec: Spec, shape: tuple[int, ...]) -> Results:

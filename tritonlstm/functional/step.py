@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,14 +30,19 @@ class _Plan(NamedTuple):
 
 
 def step(
-    arguments: Arguments, spec: Spec, spatial_dims: tuple[str, ...], sizes: tuple[int, int] | None = None
+    arguments: Arguments,
+    spec: Spec,
+    spatial_dims: tuple[str, ...],
+    sizes: tuple[int, int] | None = None,
+    norm: Callable[[Tensor], Tensor] | None = None,
 ) -> LSTMState:
     """One step of a layer: one convolution over [x ; h], which PyTorch differentiates, and `lstm_gates`.
 
     The basis of the modules' steps. arguments.input is (B, Cin, *spatial), h0 and c0 (B, C, *spatial), or all without
     B. Nothing is packed and nothing is kept from one call to the next, so that a loop of steps costs no more than one
     in plain PyTorch. Numbers differ by rounding from those of a sequence, whose convolutions may be computed in
-    another way. `sizes` are Cin and C where a module was made with them.
+    another way. `sizes` are Cin and C where a module was made with them. `norm` is applied to the pre-activations, bias
+    included, before peepholes and gates.
     """
     plan = once(_plan, arguments, spec.backend, spatial_dims, sizes)
     input, h, c, weight, input_weight, bias, peephole = arguments
@@ -46,11 +51,14 @@ def step(
     if h is None:
         h, c = _zero_state(input, arguments.channels, plan.dtype)
     reads_rows = plan.backend == "triton"
-    of_convolution, of_gates = (None, bias) if reads_rows else (bias, None)
+    of_convolution, of_gates = (None, bias) if reads_rows and norm is None else (bias, None)
     if input_weight is None:
         preact = _convolve(_concatenate(input, h, as_rows=reads_rows), weight, of_convolution, plan)
     else:
         preact = _convolve(input, input_weight, of_convolution, plan) + _convolve(h, weight, None, plan)
+    if norm is not None:
+        size, preact = preact.shape, norm(preact).to(plan.dtype)
+        checks.check_shape("norm (its result)", preact, size, ("B", "4·C", *spatial_dims))
     h, c = gates(preact, c, of_gates, peephole, spec, plan.backend)
     return LSTMState(h, c) if plan.is_batched else LSTMState(h.squeeze(0), c.squeeze(0))
 

@@ -13,6 +13,9 @@ from ..modules.sizes import channels_by_layer, is_sequence, kernels_by_layer
 _FIXED = {
     "batch_first": "the model's sequences are (T, B, …)",
     "num_layers": "hidden_channels has one value for each layer",
+    "bidirectional": "the forecast goes forward in time",
+    "reverse": "the forecast goes forward in time",
+    "dropout": "the forecaster's layers are called one by one",
 }
 
 
@@ -29,8 +32,8 @@ class EncoderForecaster(nn.Module):
         kernel_size: an odd size or a tuple of two odd sizes, the same for all layers. Lists are read as by
             `ConvLSTM2d`.
         out_channels: channels of the forecast frames; if None, `in_channels`.
-        **options: keyword arguments of `ConvLSTM2d` (peephole, input_kernel_size, memory, …), except batch_first and
-            num_layers.
+        **options: keyword arguments of `ConvLSTM2d` (peephole, input_kernel_size, memory, …), except batch_first,
+            num_layers, bidirectional, reverse and dropout.
 
     Call:
         model(input, steps) → (steps, B, out_channels, H, W), from input (T, B, in_channels, H, W). The model applies no

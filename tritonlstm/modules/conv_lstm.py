@@ -9,7 +9,8 @@ import torch
 
 from ..core import checks
 from ..core.spec import Options, Spec, check_keywords
-from .recurrent import RecurrentCell, RecurrentStack
+from .recurrent import RecurrentCell, RecurrentStack, both_directions
+from .regularisation import Norm
 from .sizes import channels_by_layer, count_layers, kernels_by_layer, pair
 
 if TYPE_CHECKING:
@@ -37,6 +38,20 @@ class ConvLSTM2dCell(RecurrentCell):
         spatial_size: (H, W); required for peephole="full", and None otherwise.
         input_kernel_size: the kernel size of the input's convolution, if it differs from kernel_size.
         forget_bias: initial value of the forget gate's bias. It has no effect without a bias.
+        input_dropout: the probability with which, in training, an element of the input is zero, by one mask (B, Cin,
+            H, W) for all steps of a call; the others are divided by 1 - input_dropout. As `dropout` of a Keras LSTM;
+            Keras' ConvLSTM layers draw one mask more for each gate.
+        recurrent_dropout: the same for the hidden state that the convolution reads.
+        zoneout: the probability with which, in training, an element of h keeps its value from the step before, or a
+            pair of those of h and of c (Krueger et al. 2017, arXiv 1606.01305; haste's LSTM has that of h). In
+            evaluation h and c are the expectations, p · old + (1 - p) · new.
+        norm: a function of the number of channels that makes a module, such as lambda channels: nn.GroupNorm(4,
+            channels), for the pre-activations (B, 4C, H, W) between the convolution with its bias and the peepholes and
+            gates. It is the parameter `norm`. A BatchNorm in evaluation is folded into the weights.
+
+            With recurrent_dropout in training, with zoneout, and with a norm that is not folded, a sequence runs step
+            by step (functional/stepping.py): slower than in one operator, and torch.compile unrolls it. Then
+            memory="recompute" checkpoints each step, which a norm refuses.
         device, dtype: device and dtype of the parameters.
         options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
 
@@ -46,7 +61,8 @@ class ConvLSTM2dCell(RecurrentCell):
         dimension B may be omitted from all of them. What is returned is an `LSTMState`, a named tuple.
 
         cell(input, state, steps) → (output, (h, c)) runs T = steps steps: input (T, B, Cin, H, W), output
-        (T, B, C, H, W). `ConvLSTM2d` calls its cells this way.
+        (T, B, C, H, W). `ConvLSTM2d` calls its cells this way, with the keywords `returns`, of
+        `functional.conv_lstm`, and `generator` where these are not the defaults.
 
     Parameters:
         weight (4C, Cin + C, kh, kw): input channels first, then hidden channels; gates in the order i, f, g, o.
@@ -74,6 +90,10 @@ class ConvLSTM2dCell(RecurrentCell):
         spatial_size: int | Sequence[int] | None = None,
         input_kernel_size: int | Sequence[int] | None = None,
         forget_bias: float = 1.0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        norm: Norm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
@@ -102,6 +122,10 @@ class ConvLSTM2dCell(RecurrentCell):
             Spec(**options),
             input_kernel_size=input_kernel_size,
             bias=bias,
+            input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            norm=norm,
             forget_bias=forget_bias,
             device=device,
             dtype=dtype,
@@ -123,27 +147,47 @@ class ConvLSTM2d(RecurrentStack):
             there is none.
         input_kernel_size: kernel sizes of the input's convolutions, given like kernel_size; if None, kernel_size.
         batch_first: if True, input and output are (B, T, …) instead of (T, B, …).
-        bias, peephole, spatial_size, forget_bias, device, dtype, options: as in `ConvLSTM2dCell`.
+        dropout: the probability with which, in training, each element of a layer's output is set to zero before the
+            next layer, as in nn.LSTM; the others are divided by 1 - dropout.
+        bidirectional: whether each layer has a second cell, which reads the sequence from its last step to its first.
+            A layer's output is both hidden states side by side, the forward one first: 2C channels, which the next
+            layer reads. Joining them copies the output once. To read it backward alone, pass reverse=True.
+        bias, peephole, spatial_size, forget_bias, input_dropout, recurrent_dropout, zoneout, norm, device, dtype,
+            options: as in `ConvLSTM2dCell`, for each layer and direction.
 
     Call:
-        layer(input, state=None, *, steps=None) → (output, state)
+        layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None)
+            → (output, state), or with return_cells (output, state, cells)
 
         input: (T, B, Cin, H, W), or (B, T, Cin, H, W) with `batch_first`; B may be omitted. Any strides are accepted;
-            an image expanded along T is not copied. None if Cin = 0: pass `steps` = T and a state instead.
-        state: one pair (h, c) per layer, each (B, C, H, W); zeros if None. h has the input's dtype; c is float32 if
-            that is a half-precision dtype. A tuple of `LSTMState`, named pairs, is returned, and can be passed to the
-            next call; plain tuples (h, c) are accepted too. nn.LSTM's order, all h and then all c, is not:
-            `list(zip(h_n, c_n))` converts it. Two layers of equal sizes do not accept lists as pairs, because
+            an image expanded along T is not copied. None if Cin = 0: pass `steps` = T and a state instead. A
+            `PackedSequence` of (N, Cin, H, W) for sequences of different lengths: the output is packed alike, and the
+            state is each sequence's own last one.
+        state: one pair (h, c) per layer, each (B, C, H, W); zeros if None. With `bidirectional`, one for each direction
+            of each layer, in nn.LSTM's order: layer 0 forward, layer 0 backward, layer 1 forward, … h has the input's
+            dtype; c is float32 if that is a half-precision dtype. A tuple of `LSTMState`, named pairs, is returned, and
+            can be passed to the next call; plain tuples (h, c) are accepted too. nn.LSTM's order, all h and then all c,
+            is not: `list(zip(h_n, c_n))` converts it. Two layers of equal sizes do not accept lists as pairs, because
             [[h0, h1], [c0, c1]] could not be told from [[h0, c0], [h1, c1]]; a pair of tuples is always (h, c).
+        returns: "sequence", for the last layer's h at every step; "last", for that of the last step alone,
+            (B, C, H, W), where the last layer allocates no sequence in inference, and in training only what the
+            backward pass reads; "layers", for a tuple with the sequence of every layer. With `bidirectional`, "last" is
+            each direction's own last step, as in `state`.
+        return_cells: whether c at every step is returned behind the state, in the form of the output: in training one
+            more copy of it, and one addition per step of the backward pass.
+        generator: draws all masks; if None, PyTorch's default one, as in nn.Dropout. Under
+            torch.utils.checkpoint that one alone is set back for the second forward pass.
         output: the last layer's h at every step, (T, B, C, H, W). Output and state are stored channels last. They may
-            be modified in place before the backward pass. The input and the state passed in may not: PyTorch raises
-            its usual error.
+            be modified in place before the backward pass. The input and the state passed in may not, nor the outputs of
+            the layers below the last, which are the next layers' inputs: PyTorch raises its usual error.
 
-        layer.step(frame, state=None) → (output, state) runs one step: frame (B, Cin, H, W), output (B, C, H, W).
+        layer.step(frame, state=None, *, generator=None) → (output, state) runs one step: frame (B, Cin, H, W), output
+        (B, C, H, W). A stack with reverse=True takes the frames from the last to the first; a bidirectional one raises
+        a ValueError.
 
     Parameters:
         `layers[l]` is the `ConvLSTM2dCell` of layer l, with weight, bias, peephole and, with an input_kernel_size of
-        its own, input_weight.
+        its own, input_weight. With `bidirectional`, `reverse_layers[l]` is that of the second direction.
 
     Raises:
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
@@ -164,6 +208,12 @@ class ConvLSTM2d(RecurrentStack):
         input_kernel_size: int | Sequence[int] | Sequence[int | Sequence[int] | None] | None = None,
         forget_bias: float = 1.0,
         batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        norm: Norm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
@@ -177,24 +227,31 @@ class ConvLSTM2d(RecurrentStack):
         channels = channels_by_layer("hidden_channels", hidden_channels, count)
         kernels = kernels_by_layer("kernel_size", kernel_size, count)
         input_kernels = kernels_by_layer("input_kernel_size", input_kernel_size, count)
-        cells = [
-            ConvLSTM2dCell(
-                below,
-                above,
-                kernel,
-                bias=bias,
-                peephole=peephole,
-                spatial_size=spatial_size,
-                input_kernel_size=input_kernel,
-                forget_bias=forget_bias,
-                device=device,
-                dtype=dtype,
-                **options,
-            )
-            for below, above, kernel, input_kernel in zip([in_channels, *channels], channels, kernels, input_kernels)
-        ]
-        super().__init__(cells, batch_first)
-        self.in_channels = cells[0].in_channels
+
+        def cells(below: list[int], options: Options) -> list[ConvLSTM2dCell]:
+            return [
+                ConvLSTM2dCell(
+                    below,
+                    above,
+                    kernel,
+                    bias=bias,
+                    peephole=peephole,
+                    spatial_size=spatial_size,
+                    input_kernel_size=input_kernel,
+                    forget_bias=forget_bias,
+                    input_dropout=input_dropout,
+                    recurrent_dropout=recurrent_dropout,
+                    zoneout=zoneout,
+                    norm=norm,
+                    device=device,
+                    dtype=dtype,
+                    **options,
+                )
+                for below, above, kernel, input_kernel in zip(below, channels, kernels, input_kernels)
+            ]
+
+        super().__init__(*both_directions(cells, in_channels, channels, bidirectional, options), batch_first, dropout)
+        self.in_channels = self.layers[0].in_channels
         self.hidden_channels = tuple(channels)
         self.kernel_size = tuple(kernels)
         self.input_kernel_size = tuple(input_kernels)
@@ -204,4 +261,4 @@ class ConvLSTM2d(RecurrentStack):
         parts = [f"{self.in_channels}, {list(self.hidden_channels)}, kernel_size={list(self.kernel_size)}"]
         if any(size is not None for size in self.input_kernel_size):
             parts.append(f"input_kernel_size={list(self.input_kernel_size)}")
-        return ", ".join([*parts, f"batch_first={self.batch_first}"])
+        return ", ".join([*parts, self._repr_of_options()])

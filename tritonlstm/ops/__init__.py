@@ -6,8 +6,8 @@ step are another, for one step at a time and for pre-activations from elsewhere.
 
 from . import flops
 from .gates import gates
-from .sequence import sequence
+from .sequence import copy, sequence
 
 flops.register_when_counted()
 
-__all__ = ["gates", "sequence"]
+__all__ = ["copy", "gates", "sequence"]

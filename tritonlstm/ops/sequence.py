@@ -69,13 +69,13 @@ def _backward(*args):
 
 
 def _fake_inference(*args):
-    arguments, _, layout = _decode(args)
-    return tuple(layout.new_results(arguments.weight))
+    arguments, spec, layout = _decode(args)
+    return tuple(layout.new_results(arguments.weight, spec, save=False))
 
 
 def _fake_training(*args):
     arguments, spec, layout = _decode(args)
-    weight, results = arguments.weight, layout.new_results(arguments.weight)
+    weight, results = arguments.weight, layout.new_results(arguments.weight, spec, save=True)
     return (
         *results,
         layout.new_sequence(weight, layout.channels, layout.steps + 1, cell_dtype(weight.dtype)),
@@ -118,7 +118,8 @@ def _keep(tensors, outputs):
 _differentiable = Differentiable("", results=len(Results._fields), keep=_keep)
 
 
-def _copy(output: Tensor) -> Tensor:
+def copy(output: Tensor) -> Tensor:
+    """A copy that stays one under torch.compile."""
     return torch.ops.tritonlstm.copy(output) if torch.compiler.is_compiling() else output.clone()
 
 
@@ -128,6 +129,11 @@ def sequence(arguments: Arguments, steps: int, spec: Spec, *, shares_output: boo
     A state of None is zero; h0 and c0 come both or neither. The schedule "hoisted", and an input_weight, need an input.
     The results are stored channels last. They may be written to before the backward pass, which keeps an output of its
     own; with `shares_output` it keeps the one that is returned.
+
+    With spec.returns "last" the output is that of the last step, (B, C, *spatial); with "cells" c_n is c at every step.
     """
     output, h_n, c_n, *saved = _differentiable(arguments, (steps, spec.encode()))
-    return Results(_copy(output) if saved and not shares_output else output, h_n, c_n)
+    if spec.returns == "last":
+        # The output that is kept has every step's h: its gradient would be a sequence of zeros.
+        return Results(copy(h_n) if saved else output.squeeze(0), h_n, c_n)
+    return Results(copy(output) if saved and not shares_output else output, h_n, c_n)
