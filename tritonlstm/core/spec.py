@@ -4,11 +4,11 @@ import ast
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
-from .checks import check_choice, show
+from .checks import check_choice, check_integer, show
 
 
 class Options(TypedDict, total=False):
@@ -19,6 +19,8 @@ class Options(TypedDict, total=False):
     backend: str
     memory: str
     schedule: str
+    dilation: int | tuple[int, ...]
+    padding_mode: str | tuple[str, ...]
 
 
 CHOICES = {
@@ -28,6 +30,7 @@ CHOICES = {
     "memory": ("save", "recompute"),
     "schedule": ("auto", "concat", "hoisted"),
 }
+PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,16 @@ class Spec:
             many steps at once, the hidden state's step by step), or "auto": what tuning measured to be faster, else
             "concat". Numbers differ by rounding. With an input kernel of a different size "auto" is "hoisted", and
             "concat" raises a ValueError. Without an input, and with backend "torch", it has no effect.
+        dilation: pixels from one tap of the kernels to the next, for input and hidden state alike: an integer, or one
+            for each spatial dimension. The padding preserves the image's size: dilation·(kernel - 1)/2 pixels on each
+            side.
+        padding_mode: what is around an image, as in nn.Conv2d: "zeros", "circular", "reflect" or "replicate", or one
+            for each spatial dimension: ("zeros", "circular") joins the left and the right of an image, as on a globe.
+            All but zeros are copied around the image before each convolution. An image must be at least as long as the
+            padding for "circular", and longer for "reflect".
 
     Raises:
-        ValueError: that names the option.
+        ValueError, TypeError: that names the option.
     """
 
     activation: str = "tanh"
@@ -58,6 +68,8 @@ class Spec:
     backend: str = "auto"
     memory: str = "save"
     schedule: str = "auto"
+    dilation: int | tuple[int, ...] = 1
+    padding_mode: str | tuple[str, ...] = "zeros"
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -65,11 +77,18 @@ class Spec:
             check_choice(name, value, choices)
             if value.__class__ is not str:  # NumPy's, or an enumeration's, whose repr `decode` could not read
                 object.__setattr__(self, name, str.__str__(value))
+        object.__setattr__(self, "dilation", _each("dilation", self.dilation, _check_dilation))
+        object.__setattr__(self, "padding_mode", _each("padding_mode", self.padding_mode, _check_padding_mode))
 
     @property
     def recomputes(self) -> bool:
         """Whether the backward pass recomputes the gates."""
         return self.memory == "recompute"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether convolutions are not dilated and padded with zeros."""
+        return self.dilation == 1 and self.padding_mode == "zeros"
 
     def encode(self) -> str:
         """The options as the operators' one string: "activation='tanh', …"."""
@@ -90,6 +109,27 @@ class Spec:
 _NAMES = tuple(field.name for field in fields(Spec))
 
 
+def per_dimension(value: object, dims: int) -> tuple:
+    """An option's value for each of `dims` spatial dimensions."""
+    return value if isinstance(value, tuple) else (value,) * dims
+
+
+def _each(name: str, value: object, check: Callable[[str, object], object]) -> object:
+    """A value, or a tuple of one for each spatial dimension, each as `check` returns it."""
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
+        return tuple(check(name, each) for each in value)
+    return check(name, value)
+
+
+def _check_dilation(name: str, value: object) -> int:
+    return check_integer(name, value, minimum=1)
+
+
+def _check_padding_mode(name: str, value: object) -> str:
+    check_choice(name, value, PADDING_MODES)
+    return str.__str__(value)
+
+
 def check_keywords(
     caller: str, options: dict[str, object], *functions: Callable, excluded: Collection[str] = ()
 ) -> None:
@@ -98,7 +138,7 @@ def check_keywords(
     Besides the options of `Spec`, the keywords of `functions` are valid, but for the excluded ones.
     """
     for name, value in options.items():
-        if name not in CHOICES:
+        if name not in _NAMES:
             _check_keyword(caller, name, value, functions, excluded)
 
 
@@ -106,7 +146,7 @@ def _check_keyword(
     caller: str, name: str, value: object, functions: Collection[Callable], excluded: Collection[str]
 ) -> None:
     own = [each for function in functions for each in inspect.signature(function).parameters.values()]
-    valid = dict.fromkeys([*(each.name for each in own if each.kind is not each.VAR_KEYWORD), *CHOICES])
+    valid = dict.fromkeys([*(each.name for each in own if each.kind is not each.VAR_KEYWORD), *_NAMES])
     valid = [each for each in valid if each != "self" and each not in excluded]
     if name in valid:
         return

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..core import checks
 from ..core.arguments import Arguments
+from ..core.geometry import check_dimensions
 from ..core.once import once
 from ..core.spec import Spec
 from ..core.state import NN_LSTM_ORDER, LSTMState, as_passed, check_layers, is_transposed
@@ -48,6 +49,7 @@ class RecurrentCell(nn.Module):
     ):
         super().__init__()
         bias = checks.check_bool("bias", bias)
+        check_dimensions(spec, self.spatial_dims)
         if dtype is not None:
             checks.check_float_dtype("dtype", dtype)
         largest = torch.finfo(dtype or torch.get_default_dtype()).max
