@@ -2,13 +2,17 @@
 
 import gc
 import os
+import tempfile
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One core for a worker and what it starts. With two threads on a busy core, opcheck took 1.8 times the CPU time.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A compiled graph that an earlier version of the operators left on the disk would be taken for this one's.
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+# A compiled graph that an earlier version of the operators left on the disk would be taken for this one's. The workers
+# of a run share what they compile.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled_here = tempfile.TemporaryDirectory(prefix="tritonlstm-tests-")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled_here.name
 
 import torch
 

@@ -119,6 +119,8 @@ for _ in range(2):
     new.load_state_dict(old.state_dict())
     same(use(new, x), expected)
     same(use(old, x), expected)
+new = tritonlstm.ConvLSTM2d(2, 3, 3, backend="aten")
+new.load_state_dict(old.state_dict())
 torch.testing.assert_close(use(torch.compile(new, fullgraph=True, backend="aot_eager"), x), expected)
 assert torch.func.vmap(lambda x: new(x)[0])(x[None]).shape == (1, 3, 1, 3, 6, 6)
 from torch.utils.flop_counter import FlopCounterMode

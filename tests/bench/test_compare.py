@@ -60,9 +60,10 @@ def test_a_tree_is_laid_out_as_installed(tree: Path):
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("planted", [0.0, 0.1])
+@pytest.mark.parametrize("planted", [0.0, 0.2])
 def test_real_processes(tree: Path, planted: float):
-    (found,) = compare.compare(tree, tree, [POINT], seconds=10, slowdown=planted).values()
+    """Two processes of one code may differ by 4% for as long as they live: the plant is far from the threshold."""
+    (found,) = compare.compare(tree, tree, [POINT], seconds=5, slowdown=planted).values()
     assert found.is_slower(compare.THRESHOLD) == (planted > 0), found
     assert found.rounds >= 20
 

@@ -89,6 +89,23 @@ def test_a_weight_that_is_channels_last_is_used_where_it_lies():
     assert Convolution(LAYOUT, weight, None)._weight().data_ptr() == weight.data_ptr()
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("kernel", "is_contiguous"), [((5, 5), True), ((7, 5), True), ((3, 5), False)])
+def test_large_kernels_over_many_channels_read_contiguous_images_on_avx2(
+    monkeypatch: pytest.MonkeyPatch, kernel: tuple[int, int], is_contiguous: bool, format: torch.memory_format
+):
+    monkeypatch.setattr(devices, "CPU_CAPABILITY", "AVX2")
+    seen, convolve = [], torch.conv2d
+    monkeypatch.setattr(torch, "conv2d", lambda *args: seen.append(args[:2]) or convolve(*args))
+    weight, bias = torch.randn(128, 5, *kernel).contiguous(memory_format=format), torch.randn(128)
+    rows = torch.randn(2, 5, 6, 5)
+    result = Convolution(LAYOUT, weight, bias).forward(rows)
+    assert [each.is_contiguous() for each in seen[0]] == [is_contiguous] * 2
+    expected = torch.nn.functional.conv2d(rows.movedim(-1, 1), weight, bias, padding="same")
+    assert result.is_contiguous()
+    torch.testing.assert_close(result.movedim(-1, 1), expected)
+
+
 def test_a_cpus_weight_gradient_is_of_two_steps_at_a_time(monkeypatch: pytest.MonkeyPatch):
     seen, backward = [], Convolution._backward
     monkeypatch.setattr(

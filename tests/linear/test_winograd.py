@@ -242,6 +242,7 @@ def parts(
     monkeypatch: pytest.MonkeyPatch,
     *,
     batch: int = 2,
+    size: int = 32,
     kernel: tuple[int, ...] = (5, 5),
     channels: tuple[int, int] = (64, 64),
     dtype: torch.dtype = torch.float32,
@@ -249,7 +250,7 @@ def parts(
     """The parts that minimal filtering computes: "forward", "input", "weight"."""
     monkeypatch.setattr(devices, "CPU_CAPABILITY", capability)
     inputs, outputs = channels
-    layout, weight = layout_of((batch, 32, 32), inputs, outputs), torch.empty(outputs, inputs, *kernel, dtype=dtype)
+    layout, weight = layout_of((batch, size, size), inputs, outputs), torch.empty(outputs, inputs, *kernel, dtype=dtype)
     map = linear_map(layout, weight)
     if not isinstance(map, Winograd):
         return ""
@@ -268,6 +269,9 @@ def test_it_is_chosen_where_it_was_measured_to_be_faster(
         return parts(capability, monkeypatch, **sizes)
 
     assert of() == of(kernel=(7, 5)) == ("" if wide else everything)
+    few_pixels = everything if (capability, threads) == ("AVX2", 1) else ""
+    assert of(batch=1, size=16) == of(batch=1, size=16, kernel=(7, 5)) == few_pixels
+    assert of(batch=1, size=15) == ""
     assert of(channels=(256, 256)) == of(channels=(256, 256), kernel=(7, 5)) == everything
     assert of(channels=(128, 128), kernel=(7, 7)) == ("forward input" if wide else everything)
     assert of(channels=(16, 256)) == ("" if capability == "AVX512" else "forward weight")

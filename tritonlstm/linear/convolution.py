@@ -4,9 +4,12 @@ On a CPU that has none in a half type it is computed in float32: PyTorch would u
 kh·kw times the memory of an image. So are those of volumes in half types (`core.dtypes.convolution_dtype`).
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
+from ..core import devices
 from ..core.dtypes import cell_dtype, convolution_dtype
 from ..core.geometry import Geometry
 from ..core.layout import Layout, from_rows, to_rows
@@ -15,6 +18,18 @@ from ..core.spec import Spec
 CPU_STEPS = 2
 """Steps whose weight gradient is computed in one call on a CPU. oneDNN's errors grow with the number of images that it
 sums over; with more, they exceeded twice those of PyTorch step by step (bench/NOTES.md)."""
+
+
+CONTIGUOUS_OUTPUTS, CONTIGUOUS_KERNEL = 128, 5
+"""Output channels and size of a kernel from which on, with AVX2, oneDNN convolves contiguous images so much faster than
+rows that it pays to reorder the argument and the result (bench/NOTES.md)."""
+
+
+def _is_faster_contiguous(weight: Tensor) -> bool:
+    outputs, _, *kernel = weight.shape
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or devices.CPU_CAPABILITY != "AVX2":
+        return False
+    return len(kernel) == 2 and min(kernel) >= CONTIGUOUS_KERNEL and outputs >= CONTIGUOUS_OUTPUTS
 
 
 class Convolution:
@@ -32,6 +47,7 @@ class Convolution:
         # Stride, padding with zeros, dilation; not transposed, its padding, groups.
         self._geometry = [1] * dims, geometry.zeros, geometry.dilation, False, [0] * dims, 1
         self._packed = {}
+        self._is_faster_contiguous = _is_faster_contiguous(weight)
 
     def _weight(self, first: int = 0) -> Tensor:
         """The weight's columns from `first` on, in the convolution's dtype and channels last; no copy if already so."""
@@ -40,13 +56,20 @@ class Convolution:
             self._packed[first] = from_rows(to_rows(columns).contiguous())
         return self._packed[first]
 
+    @functools.cached_property
+    def _contiguous_weight(self) -> Tensor:
+        return self._public.contiguous()
+
     def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         images = from_rows(rows)
         if out is not None and self._bias is None and _cudnn_writes_in_place(images):
             self._convolve_by_cudnn(images, from_rows(out))
             return out
         stride, padding, dilation, _, _, groups = self._geometry
-        images, weight = _cast(images, self._dtype), self._weight()
+        if self._is_faster_contiguous:
+            images, weight = images.contiguous(), self._contiguous_weight
+        else:
+            images, weight = _cast(images, self._dtype), self._weight()
         # Not torch.convolution: PyTorch's profiler counts the operations of conv2d alone.
         convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(padding) - 1]
         result = convolve(images, weight, self._bias, stride, padding, dilation, groups)

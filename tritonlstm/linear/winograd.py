@@ -45,6 +45,10 @@ BOUNDS = {
         {3: Least(64, 64, 2048), 5: Least(12, 24), 7: Least(8, 16)},
         {3: Least(24, 24), 5: Least(10, 10), 7: Least(8, 8)},
     ),
+    "AVX2, one thread": Bounds(
+        {3: Least(64, 64, 2048), 5: Least(12, 24, 256), 7: Least(8, 16, 256)},
+        {3: Least(24, 24), 5: Least(10, 10, 256), 7: Least(8, 8, 256)},
+    ),
     "AVX512": Bounds({5: Least(128, 84), 7: Least(64, 64)}, {5: Least(128, 84), 7: Least(64, 84)}),
     "AVX512, one thread": Bounds({5: Least(16, 32), 7: Least(16, 32)}, {5: Least(16, 16), 7: Least(24, 32)}),
 }
