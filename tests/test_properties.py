@@ -52,7 +52,7 @@ def _subsets(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
 
 @st.composite
 def examples(draw: st.DrawFn) -> Example:
-    is_image, spec = draw(st.booleans()), Spec(**{name: draw(st.sampled_from(CHOICES[name])) for name in ACTIVATIONS})
+    dims, spec = draw(st.integers(0, 3)), Spec(**{name: draw(st.sampled_from(CHOICES[name])) for name in ACTIVATIONS})
     has_kink = spec.activation == "relu" or spec.recurrent_activation.startswith("hard")
     in_channels = draw(st.integers(0, 6))
     shape = Shape(
@@ -60,9 +60,9 @@ def examples(draw: st.DrawFn) -> Example:
         batch=draw(st.integers(0, 3)),
         in_channels=in_channels,
         channels=draw(st.integers(1, 9)),
-        spatial=draw(st.tuples(st.integers(1, 6), st.integers(1, 6))) if is_image else (),
-        kernel=draw(st.tuples(ODD, ODD)) if is_image else (),
-        input_kernel=draw(st.none() | st.tuples(ODD, ODD)) if is_image and in_channels else None,
+        spatial=draw(st.tuples(*[st.integers(1, 6)] * dims)),
+        kernel=draw(st.tuples(*[ODD] * dims)),
+        input_kernel=draw(st.none() | st.tuples(*[ODD] * dims)) if dims and in_channels else None,
         state=in_channels == 0 or draw(st.booleans()),
         bias=has_kink or draw(st.booleans()),  # a bias keeps pre-activations away from a kink
         peephole=draw(st.sampled_from(["none", "channel", "full"])),
@@ -74,7 +74,7 @@ def examples(draw: st.DrawFn) -> Example:
         # With the others c has no bound, nor then have a half type's errors: a few draws make no budget for them. The
         # chosen shapes of test_sequence.py do.
         dtypes += [torch.bfloat16, torch.float16]
-    of_these = [layout.__name__ for layout in (layouts.OF_IMAGES if is_image else layouts.OF_VECTORS)]
+    of_these = [layout.__name__ for layout in (layouts.OF_IMAGES if dims == 2 else layouts.OF_VECTORS)]
     there = {
         "input": shape.in_channels > 0,
         "h0": shape.state,
@@ -90,7 +90,7 @@ def examples(draw: st.DrawFn) -> Example:
         shape=shape,
         input_layout=draw(st.sampled_from(of_these)),
         output_layout=draw(st.sampled_from(of_these)),
-        weight_is_channels_last=is_image and draw(st.booleans()),
+        weight_is_channels_last=dims == 2 and draw(st.booleans()),
         learning=draw(_subsets(tuple(name for name in ARGUMENTS if there.get(name, True)))),
         used=draw(_subsets(RESULTS)),
     )

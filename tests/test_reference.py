@@ -14,6 +14,8 @@ TINY = {
     "input kernel": Shape(
         steps=2, batch=1, in_channels=1, channels=2, spatial=(2, 3), kernel=(3, 1), input_kernel=(1, 3)
     ),
+    "signals": Shape(steps=2, batch=1, in_channels=1, channels=2, spatial=(3,), kernel=(3,)),
+    "volumes": Shape(steps=2, batch=1, in_channels=1, channels=1, spatial=(2, 1, 2), kernel=(3, 1, 3)),
     "vectors": Shape(steps=3, batch=2, in_channels=2, channels=2, spatial=(), kernel=()),
 }
 

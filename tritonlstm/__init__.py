@@ -3,13 +3,26 @@
 from . import functional, models, modules, reference
 from .core.spec import Spec
 from .core.state import LSTMState
-from .modules import ConvLSTM2d, ConvLSTM2dCell, PeepholeLSTM, PeepholeLSTMCell
+from .modules import (
+    ConvLSTM1d,
+    ConvLSTM1dCell,
+    ConvLSTM2d,
+    ConvLSTM2dCell,
+    ConvLSTM3d,
+    ConvLSTM3dCell,
+    PeepholeLSTM,
+    PeepholeLSTMCell,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConvLSTM1d",
+    "ConvLSTM1dCell",
     "ConvLSTM2d",
     "ConvLSTM2dCell",
+    "ConvLSTM3d",
+    "ConvLSTM3dCell",
     "LSTMState",
     "PeepholeLSTM",
     "PeepholeLSTMCell",

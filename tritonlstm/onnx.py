@@ -6,7 +6,7 @@
 Without it `torch.onnx.export` unrolls the equations over the T of its example. Needs onnxscript, as the exporter does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,7 +16,7 @@ from onnxscript import opset18 as op
 from onnxscript.onnx_types import TensorType
 
 from .core.backend import as_operator_in_onnx
-from .core.spec import Spec
+from .core.spec import Spec, per_dimension
 
 ACTIVATIONS = ["tanh", "relu", "identity"]
 SCALES = {"sigmoid": 0.0, "hard_sigmoid": 1 / 6, "hard_sigmoid_keras2": 0.2}
@@ -25,13 +25,24 @@ SCALES = {"sigmoid": 0.0, "hard_sigmoid": 1 / 6, "hard_sigmoid_keras2": 0.2}
 
 @script(values.Opset("tritonlstm", 1))
 def conv_lstm(
-    input, h0, c0, weight, bias, w_ci, w_cf, w_co, activation: int, scale: float
+    input,
+    h0,
+    c0,
+    weight,
+    bias,
+    w_ci,
+    w_cf,
+    w_co,
+    activation: int,
+    scale: float,
+    pads: Sequence[int],
+    dilations: Sequence[int],
 ) -> tuple[TensorType, TensorType, TensorType]:
     """`reference.sequence` for images, as a Scan over the input's first dimension."""
 
     @graph()
     def step(h, c, x):
-        convolved = op.Conv(op.Concat(x, h, axis=1), weight, bias, auto_pad="SAME_UPPER")
+        convolved = op.Conv(op.Concat(x, h, axis=1), weight, bias, pads=pads, dilations=dilations)
         a_i, a_f, a_g, a_o = op.Split(op.CastLike(convolved, c), axis=1, num_outputs=4)
         if scale == 0.0:
             i = op.Sigmoid(a_i + w_ci * c)
@@ -68,7 +79,12 @@ def conv_lstm(
 
 def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, spec):
     """`tritonlstm::inference` in ONNX; absent states and parameters are zeros, and vectors are images of one pixel."""
-    channels, dims = weight.shape[0] // 4, len(weight.shape) - 2
+    channels, dims, spec = weight.shape[0] // 4, len(weight.shape) - 2, Spec.decode(spec)
+    _check_is_translated(input, weight, input_weight, spec)
+    kernels = [each.shape[2:] for each in (weight, input_weight) if each is not None]
+    kernel = [max(sizes) for sizes in zip(*kernels)] or [1, 1]  # vectors are images of one pixel
+    dilations = per_dimension(spec.dilation, dims) or (1, 1)
+    pads = [each * (size // 2) for each, size in zip(dilations, kernel)]
     if h0 is None:
         batch, spatial = op.Shape(input, start=1, end=2), op.Shape(input, start=3)
         h0 = _zeros(weight, op.Concat(batch, op.Constant(value_ints=[channels]), spatial, axis=0))
@@ -87,10 +103,8 @@ def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, spec)
     if dims == 0:
         input, h0, c0, weight, peephole = (op.Unsqueeze(each, [-1, -2]) for each in (input, h0, c0, weight, peephole))
     peepholes = (op.Gather(op.CastLike(peephole, c0), index, axis=0) for index in range(3))
-    spec = Spec.decode(spec)
     options = {"activation": ACTIVATIONS.index(spec.activation), "scale": SCALES[spec.recurrent_activation]}
-    if spec.returns == "cells":
-        raise ValueError("return_cells: expected False in tritonlstm.onnx.scan(), got True; export without scan()")
+    options |= {"pads": pads * 2, "dilations": list(dilations)}
     if spec.reverse:
         input = _flip(input)
     output, h_n, c_n = conv_lstm(input, h0, c0, weight, op.CastLike(bias, weight), *peepholes, **options)
@@ -105,6 +119,22 @@ def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, spec)
 def _flip(sequence):
     """The last step first."""
     return op.Slice(sequence, [-1], [-(2**31)], [0], [-1])
+
+
+def _check_is_translated(input, weight, input_weight, spec: Spec) -> None:
+    """Refuses, by name, what has no translation here."""
+    refused = []
+    if spec.returns == "cells":
+        refused.append("return_cells=True")
+    if set(per_dimension(spec.padding_mode, 1)) != {"zeros"}:
+        refused.append(f"padding_mode={spec.padding_mode!r}")
+    if input is not None and input_weight is None and weight.shape[1] == weight.shape[0] // 4:
+        refused.append("input_preact")
+    if refused:
+        raise NotImplementedError(
+            f"tritonlstm.onnx.scan: {', '.join(refused)} cannot be exported as a Scan; export without scan(), which"
+            " unrolls the time steps of the example"
+        )
 
 
 def _in_one_kernel(input_weight, weight):

@@ -23,11 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .core.arguments import Arguments
+from .core.geometry import Geometry
 from .core.spec import Spec
 
 DEFAULT = Spec()
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONVOLUTION_GRADS = {
+    1: (torch.nn.grad.conv1d_input, torch.nn.grad.conv1d_weight),
+    2: (torch.nn.grad.conv2d_input, torch.nn.grad.conv2d_weight),
+    3: (torch.nn.grad.conv3d_input, torch.nn.grad.conv3d_weight),
+}
 
 
 class Activation(NamedTuple):
@@ -113,12 +119,24 @@ def cell_backward(
     return Gates(da_i, da_f, da_g, da_o), dc
 
 
-def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec = DEFAULT) -> Tensor:
     """W * x + b: a convolution that keeps the image's size; a product where `weight` has no kernel dimensions."""
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
-    padding = [size // 2 for size in weight.shape[2:]]
-    return _CONVOLUTIONS[len(padding)](x, weight, bias, padding=padding)
+    if spec.is_plain:
+        return _CONVOLUTIONS[x.dim() - 2](x, weight, bias, padding=[size // 2 for size in weight.shape[2:]])
+    geometry = Geometry.of(weight, spec)
+    for dim, size, mode in geometry.filled:
+        x = F.pad(x, _around(x, dim, size), mode)
+    return _CONVOLUTIONS[x.dim() - 2](x, weight, bias, padding=geometry.zeros, dilation=geometry.dilation)
+
+
+def _around(x: Tensor, dim: int, size: int) -> list[int]:
+    """What `F.pad` takes for `size` pixels on each side of one spatial dimension of x (B, C, *spatial)."""
+    sizes = [0] * (2 * (x.dim() - 2))
+    last_first = 2 * (x.dim() - 3 - dim)
+    sizes[last_first : last_first + 2] = size, size
+    return sizes
 
 
 def step(
@@ -136,15 +154,18 @@ def step(
 
     x (B, Cin, *spatial) or None where Cin = 0; h and c (B, C, *spatial); weight (4C, Cin + C, *kernel), input channels
     first; bias (4C); peephole (3, C, *spatial or ones), in the order i, f, o. With input_weight (4C, Cin,
-    *input_kernel), weight is (4C, C, *kernel), of the hidden state alone. Returns H_t, C_t and the gates. The gates are
+    *input_kernel), weight is (4C, C, *kernel), of the hidden state alone; x may then be (B, 4C, *spatial), its part of
+    the pre-activations, in place of an input_weight. Returns H_t, C_t and the gates. The gates are
     computed in the dtype of c, which is float32 where h has a half type.
     """
     if bias is not None:
         bias = bias.to(weight.dtype)
-    if input_weight is None:
-        preact = linear_map(h if x is None else torch.cat([x, h], 1), weight, bias)
+    if input_weight is not None:
+        preact = linear_map(x, input_weight, bias, spec) + linear_map(h, weight, None, spec)
+    elif x is not None and weight.shape[1] == h.shape[1]:
+        preact = x + linear_map(h, weight, bias, spec)
     else:
-        preact = linear_map(x, input_weight, bias) + linear_map(h, weight, None)
+        preact = linear_map(h if x is None else torch.cat([x, h], 1), weight, bias, spec)
     if peephole is not None:
         peephole = peephole.to(c.dtype)
     new_h, c, values = gates(preact.to(c.dtype), c, peephole, spec=spec)
@@ -172,7 +193,7 @@ def sequence(
     steps: int | None = None,
     spec: Spec = DEFAULT,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A whole sequence of one layer: input (T, B, Cin, *spatial), or None with `steps`.
+    """A whole sequence of one layer: input (T, B, Cin, *spatial), (T, B, 4C, *spatial), or None with `steps`.
 
     Returns output (T, B, C, *spatial), h_n and c_n (B, C, *spatial). The other shapes are those of `step`. With
     spec.reverse the steps go from the last time to the first. With spec.returns "last" the output is that of the last
@@ -239,13 +260,16 @@ def sequence_backward(
             dh = dh + grad_output[t]
         da_gates, dc = cell_backward(dh, dc, gates[index], c_prev, c, peephole, activation, gate_slope)
         da = torch.cat(da_gates, 1)
-        if input_weight is None:
+        if input_weight is None and input is not None and in_channels == 0:
+            dx = da
+            dh, dw = _linear_map_backward(da, h_prev, weight, spec)
+        elif input_weight is None:
             z = h_prev if frames[t] is None else torch.cat([frames[t], h_prev], 1)
-            dz, dw = _linear_map_backward(da, z, weight)
+            dz, dw = _linear_map_backward(da, z, weight, spec)
             dx, dh = dz.split([in_channels, h0.shape[1]], 1)
         else:
-            dx, dw_x = _linear_map_backward(da, frames[t], input_weight)
-            dh, dw = _linear_map_backward(da, h_prev, weight)
+            dx, dw_x = _linear_map_backward(da, frames[t], input_weight, spec)
+            dh, dw = _linear_map_backward(da, h_prev, weight, spec)
             grad_input_weight += dw_x
         grad_frames[t] = dx
         grad_weight += dw
@@ -258,14 +282,21 @@ def sequence_backward(
     return Arguments(grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole)
 
 
-def _linear_map_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _linear_map_backward(grad: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
     """The gradients of `linear_map` with respect to x and weight."""
     if weight.dim() == 2:
         return grad @ weight, grad.t() @ x
-    if weight.dim() == 4:
-        padding = [size // 2 for size in weight.shape[2:]]
-        return (
-            torch.nn.grad.conv2d_input(x.shape, weight, grad, padding=padding),
-            torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=padding),
-        )
-    raise ValueError(f"weight: expected 2 or 4 dimensions, got shape {tuple(weight.shape)}")
+    geometry = Geometry.of(weight, spec)
+    sources = []  # of each padded pixel along a dimension, the pixel that it repeats
+    for dim, size, mode in geometry.filled:
+        pixels = torch.arange(x.shape[2 + dim], device=x.device, dtype=torch.float64)
+        sources.append((2 + dim, F.pad(pixels.view(1, 1, -1), (size, size), mode).flatten().long()))
+        x = x.index_select(*sources[-1])
+    of_input, of_weight = _CONVOLUTION_GRADS[x.dim() - 2]
+    options = {"padding": geometry.zeros, "dilation": geometry.dilation}
+    grad_x, grad_weight = of_input(x.shape, weight, grad, **options), of_weight(x, weight.shape, grad, **options)
+    for dim, source in reversed(sources):
+        shape = list(grad_x.shape)
+        shape[dim] = int(source.max()) + 1
+        grad_x = grad_x.new_zeros(shape).index_add_(dim, source, grad_x)
+    return grad_x, grad_weight

@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tritonlstm import ConvLSTM2d, ConvLSTM2dCell, LSTMState, PeepholeLSTM, PeepholeLSTMCell, functional
+from tritonlstm import (
+    ConvLSTM1d,
+    ConvLSTM1dCell,
+    ConvLSTM2d,
+    ConvLSTM2dCell,
+    ConvLSTM3d,
+    LSTMState,
+    PeepholeLSTM,
+    PeepholeLSTMCell,
+    functional,
+)
 from tritonlstm.data import moving_mnist
 from tritonlstm.models import EncoderForecaster
 
@@ -34,6 +44,30 @@ CONSTRUCTORS = {
     "even kernel": Wrong(lambda: ConvLSTM2d(2, 4, 4), V, ("kernel_size", "odd", "(4, 4)")),
     "half even kernel": Wrong(lambda: ConvLSTM2d(2, 4, (3, 2)), V, ("kernel_size", "odd", "(3, 2)")),
     "kernel triple": Wrong(lambda: ConvLSTM2d(2, 4, (3, 3, 3)), T, ("kernel_size", "pair", "(3, 3, 3)")),
+    "signals, kernel pair": Wrong(lambda: ConvLSTM1d(2, 4, (3, 3)), T, ("kernel_size", "a tuple of one", "(3, 3)")),
+    "signals, even kernel": Wrong(lambda: ConvLSTM1d(2, 4, 2), V, ("kernel_size", "odd", "(2,)")),
+    "signals, full without size": Wrong(
+        lambda: ConvLSTM1d(2, 4, 3, peephole="full"), V, ("spatial_size", "(L)", "None")
+    ),
+    "cell of signals, an image's size": Wrong(
+        lambda: ConvLSTM1dCell(2, 4, 3, peephole="full", spatial_size=(8, 8)), T, ("spatial_size", "one", "(8, 8)")
+    ),
+    "volumes, kernel pair": Wrong(lambda: ConvLSTM3d(2, 4, (3, 3)), T, ("kernel_size", "triple", "(3, 3)")),
+    "volumes, even kernel": Wrong(lambda: ConvLSTM3d(2, 4, (3, 3, 4)), V, ("kernel_size", "odd", "(3, 3, 4)")),
+    "volumes, a list that could be a triple": Wrong(
+        lambda: ConvLSTM3d(2, 4, [5, 3, 1]),
+        V,
+        ("kernel_size", "[[5, 3, 1]] or num_layers=1", "num_layers=3 for three layers", "got [5, 3, 1]"),
+    ),
+    "volumes, a list of three for two layers": Wrong(
+        lambda: ConvLSTM3d(2, 4, [5, 3, 1], 2), V, ("kernel_size", "or 2, one for each", "[5, 3, 1]", "a triple for")
+    ),
+    "volumes, full without size": Wrong(
+        lambda: ConvLSTM3d(2, 4, 3, peephole="full"), V, ("spatial_size", "(D, H, W)", "None")
+    ),
+    "volumes, images": Wrong(
+        lambda: ConvLSTM3d(2, 4, 3)(torch.zeros(3, 2, 5, 4)), V, ("input", "(T, B, Cin, D, H, W)", "(3, 2, 5, 4)")
+    ),
     "negative kernel": Wrong(lambda: ConvLSTM2d(2, 4, -3), V, ("kernel_size", "at least 1", "-3")),
     "layers a bool": Wrong(lambda: ConvLSTM2d(2, 4, 3, True), T, ("num_layers", "integer", "True")),
     "no layers": Wrong(lambda: ConvLSTM2d(2, 4, 3, 0), V, ("num_layers", "at least 1", "0")),
@@ -77,11 +111,45 @@ CONSTRUCTORS = {
     "negative input_size": Wrong(lambda: PeepholeLSTM(-2, 4), V, ("input_size", "at least 0", "-2")),
     "hidden_size a string": Wrong(lambda: PeepholeLSTMCell(2, "4"), T, ("hidden_size", "integer", "'4'")),
     "peephole a string": Wrong(lambda: PeepholeLSTM(2, 4, peephole="full"), T, ("peephole", "bool", "'full'")),
+    "no dilation": Wrong(lambda: ConvLSTM2d(2, 4, 3, dilation=0), V, ("dilation", "at least 1", "0")),
+    "dilation a float": Wrong(lambda: ConvLSTM2d(2, 4, 3, dilation=2.0), T, ("dilation", "integer", "2.0")),
+    "dilation a bool": Wrong(lambda: ConvLSTM2dCell(2, 4, 3, dilation=True), T, ("dilation", "integer", "True")),
+    "dilation of three dimensions": Wrong(
+        lambda: ConvLSTM2dCell(2, 4, 3, dilation=(1, 2, 1)), V, ("dilation", "each of H, W", "(1, 2, 1)")
+    ),
+    "dilation a triple for a stack": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, dilation=(1, 2, 1)), T, ("dilation", "pair", "(1, 2, 1)")
+    ),
+    "dilation a list that could be a pair": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, dilation=[1, 2]),
+        V,
+        ("dilation", "with a dilation of 1×2", "dilations of 1×1 and 2×2", "got [1, 2]"),
+    ),
+    "dilation of three layers for two": Wrong(
+        lambda: ConvLSTM2d(2, [4, 4], 3, 2, dilation=[1, 2, 1]), V, ("dilation", "2, one for each", "[1, 2, 1]")
+    ),
+    "dilation of vectors": Wrong(lambda: PeepholeLSTM(2, 4, dilation=2), V, ("dilation", "1 for vectors", "2")),
+    "padding of vectors": Wrong(
+        lambda: PeepholeLSTMCell(2, 4, padding_mode="circular"), V, ("padding_mode", "'zeros' for vectors", "'circ")
+    ),
+    "unknown padding mode": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, padding_mode="wrap"), V, ("padding_mode", "'circular'", "'wrap'")
+    ),
+    "unknown padding mode in W": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, padding_mode=("zeros", "same")), V, ("padding_mode", "'reflect'", "'same'")
+    ),
+    "padding modes of three dimensions": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, padding_mode=("zeros",) * 3), V, ("padding_mode", "each of H, W", "'zeros', 'zer")
+    ),
+    "padding mode a number": Wrong(lambda: ConvLSTM1d(2, 4, 3, padding_mode=0), V, ("padding_mode", "'zeros'", "0")),
     "forecaster, batch_first": Wrong(
         lambda: EncoderForecaster(1, [4], 3, batch_first=True), T, ("batch_first", "(T, B, …)", "True")
     ),
     "forecaster, num_layers": Wrong(
         lambda: EncoderForecaster(1, [4], 3, num_layers=1), T, ("num_layers", "hidden_channels", "1")
+    ),
+    "forecaster, two dilations": Wrong(
+        lambda: EncoderForecaster(1, [4, 4], 3, dilation=[1, 2]), T, ("dilation", "one for all", "[1, 2]")
     ),
     "forecaster, one width": Wrong(lambda: EncoderForecaster(1, 4, 3), T, ("hidden_channels", "list", "4")),
     "forecaster, two kernels": Wrong(
@@ -495,6 +563,7 @@ CALLS = {
 
 WEIGHT = torch.zeros(16, 6, 3, 3)
 SEQUENCE = torch.zeros(3, 2, 2, 5, 4)
+PREACT = torch.zeros(3, 2, 16, 5, 4)
 
 
 def conv_lstm(weight: torch.Tensor = WEIGHT, *args: object, **options: object) -> object:
@@ -531,7 +600,18 @@ def alone(**options: object) -> object:
 
 
 FUNCTIONS = {
-    "weight of two dimensions": Wrong(lambda: conv_lstm(WEIGHT[:, :, 0, 0]), V, ("weight", "4 dimensions", "(16, 6)")),
+    "weight of two dimensions": Wrong(
+        lambda: conv_lstm(WEIGHT[:, :, 0, 0]), V, ("weight", "3 to 5 dimensions", "(16, 6)")
+    ),
+    "weight of six dimensions": Wrong(
+        lambda: conv_lstm(torch.zeros(16, 6, 1, 1, 1, 1)), V, ("weight", "3 to 5 dimensions", "(16, 6, 1, 1, 1, 1)")
+    ),
+    "weight of signals for images": Wrong(
+        lambda: conv_lstm(WEIGHT[..., 0]), V, ("input", "(T, B, Cin, L)", "(3, 2, 2, 5, 4)")
+    ),
+    "weight of volumes for images": Wrong(
+        lambda: conv_lstm(WEIGHT[..., None]), V, ("input", "(T, B, Cin, D, H, W)", "(3, 2, 2, 5, 4)")
+    ),
     "weight not of four gates": Wrong(lambda: conv_lstm(WEIGHT[:15]), V, ("weight", "4·C", "(15, 6, 3, 3)")),
     "weight too narrow": Wrong(lambda: conv_lstm(WEIGHT[:, :3]), V, ("weight", "at least C = 4", "(16, 3, 3, 3)")),
     "weight's even kernel": Wrong(lambda: conv_lstm(WEIGHT[..., :2]), V, ("weight", "odd", "(3, 2)")),
@@ -585,6 +665,82 @@ FUNCTIONS = {
     "input_weight a list, in one convolution": Wrong(
         lambda: conv_lstm(input_weight=[1], schedule="concat"), T, ("input_weight", "Tensor", "list")
     ),
+    "pre-activations beside an input": Wrong(
+        lambda: conv_lstm(WEIGHT[:, 2:], input_preact=PREACT),
+        V,
+        ("input", "None beside input_preact", "(3, 2, 2, 5, 4)"),
+    ),
+    "pre-activations beside an input_weight": Wrong(
+        lambda: alone(input_preact=PREACT, input_weight=torch.zeros(16, 2, 5, 5)),
+        V,
+        ("input_weight", "None beside input_preact", "(16, 2, 5, 5)"),
+    ),
+    "pre-activations beside a whole weight": Wrong(
+        lambda: functional.conv_lstm(None, None, WEIGHT, input_preact=PREACT),
+        V,
+        ("weight", "C = 4 columns beside input_preact", "(16, 6, 3, 3)"),
+    ),
+    "pre-activations of three gates": Wrong(
+        lambda: alone(input_preact=PREACT[:, :, :12]), V, ("input_preact", "4·C = 16", "(3, 2, 12, 5, 4)")
+    ),
+    "pre-activations of one step": Wrong(
+        lambda: alone(input_preact=PREACT[0]), V, ("input_preact", "(T, B, 4·C, H, W)", "(2, 16, 5, 4)")
+    ),
+    "no pre-activations": Wrong(lambda: alone(input_preact=PREACT[:0]), V, ("input_preact", "at least one", "(0, 2")),
+    "double pre-activations": Wrong(
+        lambda: alone(input_preact=PREACT.double()), T, ("input_preact", "float32", "float64")
+    ),
+    "pre-activations a list": Wrong(lambda: alone(input_preact=[1]), T, ("input_preact", "Tensor", "list")),
+    "pre-activations on another device": Wrong(
+        lambda: alone(input_preact=PREACT.to("meta")), V, ("input_preact", "cpu", "meta")
+    ),
+    "steps that disagree with pre-activations": Wrong(
+        lambda: alone(input_preact=PREACT, steps=4), V, ("steps", "3", "4")
+    ),
+    "pre-activations and a state of another size": Wrong(
+        lambda: alone(input_preact=PREACT, state=(H[..., :3], H[..., :3])),
+        V,
+        ("state[0]", "(2, 4, 5, 4)", "(2, 4, 5, 3)"),
+    ),
+    "pre-activations of vectors": Wrong(
+        lambda: functional.peephole_lstm(None, None, torch.zeros(16, 4), input_preact=torch.zeros(3, 2, 12)),
+        V,
+        ("input_preact", "(T, B, 4·C)", "(3, 2, 12)"),
+    ),
+    "an input without columns of the weight": Wrong(
+        lambda: functional.conv_lstm(PREACT, None, WEIGHT[:, 2:]), V, ("input", "Cin = 0", "(3, 2, 16, 5, 4)")
+    ),
+    "dilation of vectors, as a function": Wrong(
+        lambda: functional.peephole_lstm(torch.zeros(3, 2, 2), None, torch.zeros(16, 6), dilation=2),
+        V,
+        ("dilation", "1 for vectors", "2"),
+    ),
+    "dilation of three dimensions, as a function": Wrong(
+        lambda: conv_lstm(dilation=(1, 1, 2)), V, ("dilation", "each of H, W", "(1, 1, 2)")
+    ),
+    "circular image shorter than its padding": Wrong(
+        lambda: conv_lstm(dilation=5, padding_mode="circular"),
+        V,
+        ("padding_mode", 'W of at least 5 for "circ', "got 4"),
+    ),
+    "reflected image as short as its padding": Wrong(
+        lambda: conv_lstm(dilation=(1, 4), padding_mode="reflect"),
+        V,
+        ("padding_mode", 'W of at least 5 for "refl', "4"),
+    ),
+    "reflected image shorter than the input's padding": Wrong(
+        lambda: apart(torch.zeros(16, 2, 3, 9), padding_mode="reflect"), V, ("padding_mode", "W of at least 5", "got 4")
+    ),
+    "no pixel to replicate": Wrong(
+        lambda: functional.conv_lstm(SEQUENCE[..., :0], None, WEIGHT, padding_mode="replicate"),
+        V,
+        ("padding_mode", "W of at least 1", "got 0"),
+    ),
+    "step of an image shorter than its padding": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, dilation=5, padding_mode="circular").step(SEQUENCE[0]),
+        V,
+        ("padding_mode", "W of at least 5", "got 4"),
+    ),
     "bias a list": Wrong(lambda: conv_lstm(WEIGHT, [1]), T, ("bias", "Tensor", "list")),
     "peephole a number": Wrong(lambda: conv_lstm(WEIGHT, None, 1.0), T, ("peephole", "Tensor", "float")),
     "sparse weight": Wrong(lambda: conv_lstm(WEIGHT.to_sparse()), T, ("weight", "dense", "torch.sparse_coo")),
@@ -598,7 +754,7 @@ FUNCTIONS = {
     ),
     "activation an array": Wrong(lambda: conv_lstm(activation=np.ones(2)), V, ("activation", "'tanh'", "array(")),
     "misspelt option": Wrong(
-        lambda: conv_lstm(activaton="relu"), T, ("conv_lstm:", "input_weight, steps", "did you mean 'activation'?")
+        lambda: conv_lstm(activaton="relu"), T, ("conv_lstm:", "input_preact, steps", "did you mean 'activation'?")
     ),
     "misspelt option of vectors": Wrong(
         lambda: functional.peephole_lstm(SEQUENCE, None, WEIGHT, backnd="aten"),

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, fields, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,8 +23,17 @@ def test_a_string_holds_every_option(name: str, value: str | bool):
 
 def test_every_option_has_a_default_choices_and_a_keyword():
     names = {field.name for field in fields(Spec)}
-    assert names == set(CHOICES) | set(FLAGS) | {"returns"} == set(asdict(Spec()))
+    assert names == {*CHOICES, *FLAGS, "dilation", "padding_mode", "returns"} == set(asdict(Spec()))
     assert set(Options.__annotations__) == names - {"returns"}, "which each call says"
+
+
+@pytest.mark.parametrize("dilation", [1, 2, (1, 2), (3,)])
+@pytest.mark.parametrize("mode", ["circular", ("zeros", "reflect"), ("replicate",) * 3])
+def test_a_string_holds_one_value_or_one_for_each_dimension(dilation: object, mode: object):
+    spec = Spec(dilation=dilation, padding_mode=mode)
+    assert Spec.decode(spec.encode()) == spec
+    assert Spec(dilation=list(dilation) if isinstance(dilation, tuple) else np.int64(dilation)).dilation == dilation
+    assert hash(spec) == hash(replace(spec))
 
 
 def test_an_older_string_gets_the_defaults_of_newer_options():

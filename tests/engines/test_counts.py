@@ -1,5 +1,7 @@
 """How much the algorithm does: kernels per step, weight gradients per chunk, bytes kept. Counted, on every path."""
 
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +12,7 @@ from bench.timer import peak_memory
 from tests.support.counting import AllocationLog, Count, backward, forward, layout_of, per_step, stand_in_for_kernels
 from tests.support.layouts import dense, expand_time
 from tests.support.problems import MODES, Problem, Shape
-from tritonlstm import ConvLSTM2d
+from tritonlstm import ConvLSTM2d, Spec
 from tritonlstm.core.arguments import Arguments
 from tritonlstm.core.layout import from_rows
 from tritonlstm.engines import chunks, concat
@@ -272,6 +274,48 @@ def test_hoisted_rows_that_lie_dense_are_not_copied(monkeypatch: pytest.MonkeyPa
                 forward(replace(problem, input=input), save=True, **HOISTED)
             counts.append(count.calls)
     assert counts[1]["clone"] - counts[0]["clone"] == 8, "one copy for each part of the sequence"
+
+
+def test_precomputed_pre_activations_cost_what_their_gates_do(monkeypatch: pytest.MonkeyPatch):
+    """Channels last is read where it lies; in the backward pass dX is copied for a chunk of steps at once."""
+    passes = {"forward": [], "backward": []}
+    for steps in (8, 24):
+        problem = Problem.random(Shape(steps=steps, in_channels=0, preact=True), torch.float32)
+        problem.input = from_rows(problem.input.movedim(2, -1).contiguous(), 2)
+        for name in passes:
+            with monkeypatch.context() as patch:
+                count = Count(patch)
+                with count if name == "forward" else nullcontext():
+                    saved = forward(problem, save=True)
+                if name == "backward":
+                    with count:
+                        backward(problem, saved, ALL)
+            passes[name].append(count.calls)
+    step = {
+        name: +Counter({key: (long[key] - short[key]) / 16 for key in long}) for name, (short, long) in passes.items()
+    }
+    assert step["forward"] == {"convolution": 1, "gates_forward_kernel": 1}
+    assert {name: count for name, count in step["backward"].items() if count >= 0.8} == GATES
+
+
+@pytest.mark.parametrize("mode", [CONCAT, HOISTED], ids=["concat", "hoisted"])
+def test_margins_are_copied_where_they_are_not_zeros(monkeypatch: pytest.MonkeyPatch, mode: dict):
+    """One copy with margins for each convolution and each dimension that is not padded with zeros, and no other."""
+    counts = {}
+    for name, padding in {"zeros": "zeros", "W": ("zeros", "circular"), "all": "circular"}.items():
+        for dilation in (1, 2):
+            shape = Shape(steps=16, spec=Spec(padding_mode=padding, dilation=dilation), kernel=(3, 3))
+            problem = Problem.random(shape, torch.float32)
+            with monkeypatch.context() as patch:
+                count = Count(patch)
+                with count:
+                    forward(problem, save=True, **mode)
+            counts[name, dilation] = count.calls
+    for dilation in (1, 2):
+        assert counts["zeros", dilation] == counts["zeros", 1]
+        convolutions = counts["zeros", 1]["convolution"]
+        for name, dims in (("W", 1), ("all", 2)):
+            assert counts[name, dilation] - counts["zeros", 1] == {"cat": dims * convolutions}
 
 
 def test_a_hoisted_image_that_is_the_same_at_every_step_is_convolved_once(monkeypatch: pytest.MonkeyPatch):

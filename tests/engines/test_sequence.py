@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.support.covering import Row, describe, pairwise
-from tests.support.layouts import OF_IMAGES, OF_VECTORS, dense, expand_time, flip_storage
+from tests.support.layouts import OF_IMAGES, OF_VECTORS, dense, expand_time, flip_storage, slice_height
 from tests.support.problems import (
     ALL_PATHS,
     MODES,
@@ -25,11 +25,15 @@ from tests.support.problems import (
 from tests.support.tolerances import assert_all_within, budget
 from tritonlstm import Spec
 from tritonlstm.core.dtypes import cell_dtype
-from tritonlstm.core.spec import CHOICES
+from tritonlstm.core.spec import CHOICES, PADDING_MODES
 from tritonlstm.engines import chunks, sequence
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ACTIVATIONS = {name: CHOICES[name] for name in ("activation", "recurrent_activation")}
+GEOMETRIES = {
+    "dilation": (1, 2, (2, 1)),
+    "padding_mode": (*PADDING_MODES, ("zeros", "circular"), ("replicate", "reflect")),
+}
 LAYOUTS = {layout.__name__: layout for layout in OF_IMAGES}
 
 
@@ -95,12 +99,13 @@ OPTION_ROWS = pairwise(
         "dtype": DTYPES,
         "mode": MODES,
         "path": PATHS,
+        **GEOMETRIES,
     },
     fits,
 )
 # Each takes seconds to compile: every value once, and what is most used with both dtypes.
 OPTION_ROWS += [
-    dict(zip(OPTION_ROWS[0], (*values, "inductor")))
+    dict(zip(OPTION_ROWS[0], (*values, "inductor", 1, "zeros")))
     for values in (
         ("tanh", "hard_sigmoid", "full", None, True, "bf16", "hoisted, recompute"),
         ("relu", "hard_sigmoid_keras2", "none", None, False, "fp64", "concat, recompute"),
@@ -115,7 +120,7 @@ OPTION_ROWS += [
 def test_options_agree_with_the_oracle(row: Row):
     dtype = DTYPES[row["dtype"]]
     shape = Shape(**{name: row[name] for name in ("peephole", "input_kernel", "state")})
-    shape = shape.but(spec=Spec(**{name: row[name] for name in ACTIVATIONS}))
+    shape = shape.but(spec=Spec(**{name: row[name] for name in (*ACTIVATIONS, *GEOMETRIES)}))
     check(
         Problem.random(shape, dtype),
         row["path"],
@@ -181,6 +186,15 @@ def test_any_strides_of_the_other_arguments(path: str, name: str):
 @pytest.mark.parametrize("layout", OF_VECTORS[1:])
 def test_any_strides_of_the_output_gradient_of_vectors(path: str, layout):
     problem = Problem.random(VECTORS, torch.float32)
+    problem.cotangents["output"] = layout(problem.cotangents["output"])
+    check(problem, path, torch.float32)
+
+
+@pytest.mark.parametrize("path", ALL_PATHS)
+@pytest.mark.parametrize("layout", [*OF_VECTORS[1:], slice_height])
+def test_any_strides_of_the_input_and_the_output_gradient_of_volumes(path: str, layout):
+    problem = Problem.random(SHAPES["volumes"], torch.float32)
+    problem.input = layout(problem.input)
     problem.cotangents["output"] = layout(problem.cotangents["output"])
     check(problem, path, torch.float32)
 
@@ -256,6 +270,8 @@ def test_nan_gradients_reach_what_the_reference_sends_them_to(path: str):
 CHUNKED = {
     "images": Shape(steps=7),
     "1×1 kernel": Shape(steps=7, kernel=(1, 1), batch=1, spatial=(5, 3)),
+    "signals": Shape(steps=7, kernel=(3,), spatial=(5,)),
+    "volumes": Shape(steps=7, kernel=(3, 1, 3), batch=1, spatial=(2, 3, 2)),
     "vectors": VECTORS.but(steps=7, batch=3),
 }
 
@@ -394,6 +410,8 @@ SMALL = {
     "full peephole": Shape(steps=2, channels=2, spatial=(3, 2), peephole="full"),
     "no peephole": Shape(steps=2, channels=2, spatial=(3, 2), peephole="none"),
     "input kernel": Shape(steps=2, channels=2, spatial=(3, 2), input_kernel=(1, 3)),
+    "signals": Shape(steps=2, channels=2, spatial=(4,), kernel=(3,)),
+    "volumes": Shape(steps=2, batch=1, in_channels=1, channels=2, spatial=(2, 3, 2), kernel=(1, 3, 3)),
     "vectors": Shape(spatial=(), kernel=(), steps=2),
     "vectors, no peephole": Shape(spatial=(), kernel=(), steps=2, peephole="none"),
 }

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
-from tritonlstm import ConvLSTM2d
+from tritonlstm import ConvLSTM2d, Spec, linear
 from tritonlstm.core import devices
+from tritonlstm.core.checks import check_odd
 from tritonlstm.core.layout import Layout
+from tritonlstm.core.spec import PADDING_MODES
 from tritonlstm.linear import linear_map
 from tritonlstm.linear.convolution import Convolution
 
@@ -33,6 +36,50 @@ def test_the_gradients_are_autograds(kernel: tuple[int, ...]):
     total.add(rows, grad)
     total.add(rows, grad)
     torch.testing.assert_close(total.result(), 2 * of_weight)
+
+
+@pytest.mark.parametrize("mode", PADDING_MODES)
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(("kernel", "spatial"), [((3,), (5,)), ((3, 5), (5, 6)), ((3, 1, 3), (4, 3, 5))])
+def test_dilation_and_padding_are_those_of_pytorchs_modules(mode: str, dilation: int, kernel: tuple, spatial: tuple):
+    module = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(kernel) - 1](
+        5, 8, kernel, padding="same", padding_mode=mode, dilation=dilation, dtype=torch.float64
+    )
+    map = linear_map(LAYOUT, module.weight.detach(), module.bias.detach(), Spec(dilation=dilation, padding_mode=mode))
+    rows, grad = (torch.randn(2, *spatial, size, dtype=torch.float64) for size in (5, 8))
+    images = rows.movedim(-1, 1).requires_grad_()
+    result = module(images)
+    torch.testing.assert_close(map.forward(rows).movedim(-1, 1), result.detach())
+    of_images, of_weight = torch.autograd.grad(result, (images, module.weight), grad.movedim(-1, 1))
+    torch.testing.assert_close(map.input_grad(grad).movedim(-1, 1), of_images)
+    torch.testing.assert_close(map.input_grad(grad, 2).movedim(-1, 1), of_images[:, 2:])
+    total = map.weight_grad()
+    total.add(rows, grad)
+    torch.testing.assert_close(total.result(), of_weight)
+
+
+def test_an_even_kernel_is_the_next_odd_one_that_begins_with_zeros():
+    """As the refusal of even kernels says."""
+    images, weight = torch.randn(2, 5, 7, 6, dtype=torch.float64), torch.randn(8, 5, 4, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"pad\(weight, \(1, 0, 1, 0\)\)"):
+        check_odd("weight", weight.shape[2:])
+    with pytest.raises(ValueError, match=r"pad\(weight, \(0, 0, 1, 0\)\)"):
+        check_odd("weight", (4, 3))
+    odd = torch.nn.functional.pad(weight, (1, 0, 1, 0))
+    # As padding="same" of PyTorch and of JAX: the odd pixel of padding comes last.
+    expected = torch.nn.functional.conv2d(torch.nn.functional.pad(images, (0, 1, 1, 2)), weight)
+    torch.testing.assert_close(linear_map(LAYOUT, odd).forward(images.movedim(1, -1)).movedim(-1, 1), expected)
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"dilation": (1, 2)}, {"padding_mode": ("zeros", "circular")}])
+def test_minimal_filtering_is_for_plain_convolutions(monkeypatch: pytest.MonkeyPatch, options: dict):
+    monkeypatch.setattr(linear, "is_faster", lambda layout, weight: True)
+    weight, large = torch.randn(8, 5, 5, 5), Layout(2, 2, (64, 64), in_channels=3, channels=2, multiple=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(linear, "Winograd", lambda *args: "filtered")
+        assert linear_map(large, weight) == linear_map(large, weight, None, Spec(dilation=(1, 1))) == "filtered"
+        assert linear_map(large, weight, None, Spec(**options)) != "filtered"
+        assert linear_map(large, torch.randn(8, 5, 1, 1), None, Spec(padding_mode="circular")) == "filtered"
 
 
 def test_a_weight_that_is_channels_last_is_used_where_it_lies():
@@ -109,6 +156,18 @@ def test_half_types_convolve_in_float32_where_a_cpu_has_no_convolution_in_them(
     exact.add(rows.double(), 2 * grad.double())
     allowed = 1e-5 if is_missing else 0.05
     assert (total.result() - exact.result()).abs().max() < allowed * exact.result().abs().max()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_types_of_volumes_convolve_in_float32(dtype: torch.dtype):
+    """oneDNN's weight gradient in bfloat16 is wrong where a kernel is deeper than the volume, as here."""
+    sizes = Layout(1, 2, (2, 3, 2), in_channels=8, channels=8, multiple=1)
+    weight, rows = torch.randn(32, 16, 3, 3, 3).to(dtype), torch.randn(2, 2, 3, 2, 16).to(dtype)
+    grad = torch.randn(2, 2, 3, 2, 32).to(dtype)
+    got, exact = (Convolution(sizes, weight.to(each), None).weight_grad() for each in (dtype, torch.float64))
+    got.add(rows, grad)
+    exact.add(rows.double(), grad.double())
+    assert (got.result() - exact.result()).abs().max() < 1e-5 * exact.result().abs().max()
 
 
 def test_a_half_layer_trains_in_float32_convolutions(monkeypatch: pytest.MonkeyPatch):

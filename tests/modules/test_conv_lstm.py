@@ -93,6 +93,8 @@ class TestParameters:
             "memory": "save",
             "schedule": "auto",
             "reverse": False,
+            "dilation": 1,
+            "padding_mode": "zeros",
             "returns": "sequence",
         }
 

@@ -142,9 +142,9 @@ def test_results_and_gradients_are_those_of_the_equations(row: Row, drawn: list[
 
 
 class TestMasks:
-    @pytest.mark.parametrize("options", [each for name, each in WAYS.items() if name != "norm"], ids=str)
-    def test_are_those_of_a_generator_or_of_pytorchs(self, options: dict):
-        layer, input = conv_lstm(**options), frames()
+    @pytest.mark.parametrize("way", [name for name in WAYS if name != "norm"])
+    def test_are_those_of_a_generator_or_of_pytorchs(self, way: str):
+        layer, input = conv_lstm(**WAYS[way]), frames()
         assert torch.equal(layer(input, generator=seeded())[0], layer(input, generator=seeded())[0])
         assert not torch.equal(layer(input, generator=seeded())[0], layer(input, generator=seeded(4))[0])
         results = []

@@ -1,11 +1,14 @@
 """FLOP counters see the layers: PyTorch's own formulas for plain convolutions, added up."""
 
+import math
+from functools import partial
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from tritonlstm import ConvLSTM2d, PeepholeLSTM
+from tritonlstm import ConvLSTM1d, ConvLSTM2d, ConvLSTM3d, PeepholeLSTM, functional
 
 T, B, CIN, C, H, W = 4, 2, 3, 8, 16, 16
 STEP = 2 * B * H * W * 4 * C * 9
@@ -60,6 +63,11 @@ def test_the_gradient_of_an_initial_state_is_one_step_more():
 
 PLAIN = {
     "an input kernel of its own": (lambda backend: ConvLSTM2d(CIN, C, 3, input_kernel_size=5, backend=backend), frames),
+    "dilation": (lambda backend: ConvLSTM2d(CIN, C, 3, input_kernel_size=5, dilation=2, backend=backend), frames),
+    "circular": (
+        lambda backend: ConvLSTM2d(CIN, C, 3, input_kernel_size=5, padding_mode="circular", backend=backend),
+        frames,
+    ),
     "without an input": (lambda backend: ConvLSTM2d(0, C, 3, backend=backend), lambda: None),
 }
 
@@ -92,6 +100,22 @@ def test_vectors_are_matrix_products():
     product = 2 * B * 4 * C
     assert inference == training == T * product * (CIN + C)
     assert backward == (T - 1) * product * C + training
+
+
+@pytest.mark.parametrize(("layer", "spatial"), [(ConvLSTM1d(CIN, C, 3), (9,)), (ConvLSTM3d(CIN, C, 3), (3, 4, 5))])
+def test_signals_and_volumes(layer: torch.nn.Module, spatial: tuple[int, ...]):
+    inference, training, backward = counts(layer, torch.randn(T, B, CIN, *spatial))
+    step = 2 * B * math.prod(spatial) * 4 * C * 3 ** len(spatial)
+    assert inference == training == T * step * (CIN + C)
+    assert backward == (T - 1) * step * C + training
+
+
+def test_precomputed_pre_activations_leave_the_hidden_states_convolution():
+    preact, weight = torch.randn(T, B, 4 * C, H, W, requires_grad=True), torch.randn(4 * C, C, 3, 3, requires_grad=True)
+    outputs = []
+    run = partial(functional.conv_lstm, None, None, weight, input_preact=preact)
+    assert count(lambda: outputs.append(run()[0])) == T * STEP * C
+    assert count(outputs[0].sum().backward) == (T - 1) * STEP * C + T * STEP * C
 
 
 def test_autocast_and_half_precision_do_not_change_the_count():

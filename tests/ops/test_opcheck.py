@@ -17,7 +17,7 @@ from tests.support.layouts import flip_storage
 from tests.support.operators import OPERATORS, backward_arguments
 from tests.support.problems import ALL_PATHS, MODES, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, operator_arguments
 from tritonlstm import Spec
-from tritonlstm.core.spec import CHOICES
+from tritonlstm.core.spec import CHOICES, PADDING_MODES
 
 SMALL = Shape(2, 2, 2, 2, spatial=(3,), kernel=(3,))  # a second dimension of space took a fifth more time
 ALWAYS_THERE, OPTIONAL = ("input", "h0", "c0", "weight"), ("bias", "peephole")
@@ -36,7 +36,12 @@ OPTIONS = {
     "mode": MODES,
     "activation": CHOICES["activation"],
     "recurrent_activation": CHOICES["recurrent_activation"],
+    "dilation": (1, 2),
+    "padding_mode": PADDING_MODES,
 }
+
+
+OPTIONS_OF_SPEC = ("activation", "recurrent_activation", "dilation", "padding_mode")
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +109,7 @@ def test_options(row: Row):
         bias=row["bias"] == "bias",
         peephole=row["peephole"],
         input_kernel=None if row["input_weight"] == "absent" else (1,),
-        spec=Spec(activation=row["activation"], recurrent_activation=row["recurrent_activation"]),
+        spec=Spec(**{name: row[name] for name in OPTIONS_OF_SPEC}),
     )
     problem = Problem.random(shape, torch.float32)
     if row["strides"] == "strided":

@@ -34,6 +34,11 @@ def expand_space(input: Tensor) -> Tensor:
     return input[..., :1, :1].expand(input.shape)
 
 
+def slice_height(input: Tensor) -> Tensor:
+    """Every other row of images or volumes with twice as many: no dimension merges with it."""
+    return input.repeat_interleave(2, -2)[..., ::2, :]
+
+
 def flip_storage(input: Tensor) -> Tensor:
     """With the dimensions in reverse order in memory. Of any number of dimensions."""
     return input.permute(*reversed(range(input.dim()))).contiguous().permute(*reversed(range(input.dim())))

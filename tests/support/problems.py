@@ -25,7 +25,8 @@ class Shape:
     """The sizes and options of a problem.
 
     `kernel` and `spatial` are () for a layer of vectors; `input_kernel` is there where the input's has another size;
-    without `state` the layer starts from zero.
+    without `state` the layer starts from zero. With `preact` the input is its part of the pre-activations, for which
+    `in_channels` is 0.
     """
 
     steps: int = 4
@@ -35,6 +36,7 @@ class Shape:
     spatial: tuple[int, ...] = (6, 7)
     kernel: tuple[int, ...] = (3, 5)
     input_kernel: tuple[int, ...] | None = None
+    preact: bool = False
     state: bool = True
     bias: bool = True
     peephole: str = "channel"
@@ -77,6 +79,24 @@ SHAPES = {
     "no state, one step": Shape(state=False, steps=1),
     "input kernel": Shape(input_kernel=(5, 1)),
     "input kernel, no state, full peephole": Shape(input_kernel=(1, 1), kernel=(3, 3), state=False, peephole="full"),
+    "pre-activations": Shape(in_channels=0, preact=True),
+    "pre-activations, no state, no bias": Shape(in_channels=0, preact=True, state=False, bias=False),
+    "pre-activations, circular": Shape(in_channels=0, preact=True, spec=Spec(padding_mode="circular")),
+    "pre-activations of vectors": VECTORS.but(in_channels=0, preact=True, state=False),
+    "dilation": Shape(spec=Spec(dilation=2)),
+    "dilation in W": Shape(spec=Spec(dilation=(1, 3)), spatial=(3, 7), kernel=(3, 3)),
+    "circular in W": Shape(spec=Spec(padding_mode=("zeros", "circular"))),
+    "reflect, replicate": Shape(spec=Spec(padding_mode=("reflect", "replicate"), dilation=(2, 1))),
+    "circular, input kernel": Shape(input_kernel=(1, 3), spec=Spec(padding_mode="circular")),
+    "replicate, kernel larger than the image": Shape(
+        spatial=(2, 1), kernel=(5, 3), spec=Spec(padding_mode="replicate"), state=False
+    ),
+    "signals, circular, state alone": Shape(
+        spatial=(5,), kernel=(5,), in_channels=0, spec=Spec(padding_mode="circular")
+    ),
+    "volumes, all modes": Shape(
+        spatial=(3, 3, 2), kernel=(3,) * 3, spec=Spec(padding_mode=("circular", "reflect", "replicate"))
+    ),
     "1×1 kernel": Shape(kernel=(1, 1)),
     "kernel larger than the image": Shape(spatial=(2, 2), kernel=(5, 5)),
     "reversed": Shape(spec=Spec(reverse=True)),
@@ -92,6 +112,13 @@ SHAPES = {
     "every c": Shape(spec=Spec(returns="cells")),
     "every c, no state": Shape(state=False, peephole="none", spec=Spec(returns="cells")),
     "every c, no image": Shape(batch=0, spec=Spec(returns="cells")),
+    "signals": Shape(spatial=(9,), kernel=(3,)),
+    "signals, input kernel, no state, full peephole": Shape(
+        spatial=(6,), kernel=(3,), input_kernel=(5,), state=False, peephole="full"
+    ),
+    "volumes": Shape(spatial=(3, 2, 4), kernel=(3, 1, 5)),
+    "volumes, full peephole": Shape(spatial=(2, 3, 2), kernel=(1, 3, 1), peephole="full"),
+    "volumes, state alone, no peephole": Shape(spatial=(3, 3, 4), kernel=(3,) * 3, in_channels=0, peephole="none"),
     "vectors": VECTORS,
     "vectors, reversed": VECTORS.but(spec=Spec(reverse=True)),
     "vectors, last step": VECTORS.but(spec=Spec(returns="last")),
@@ -112,6 +139,11 @@ SOME_SHAPES = [
     "state alone",
     "no state",
     "input kernel",
+    "pre-activations",
+    "circular in W",
+    "dilation",
+    "signals",
+    "volumes",
     "vectors",
     "reversed, every c",
     "last step",
@@ -140,7 +172,8 @@ class Problem:
         draw = partial(normal, generator, dtype=dtype)
         steps, batch, channels, cell = shape.steps, shape.batch, shape.channels, cell_dtype(dtype)
         state = (batch, channels, *shape.spatial)
-        input = draw(steps, batch, shape.in_channels, *shape.spatial) if shape.in_channels else None
+        width = 4 * channels if shape.preact else shape.in_channels
+        input = draw(steps, batch, width, *shape.spatial) if width else None
         h0, c0 = (draw(*state, scale=0.5), draw(*state, dtype=cell)) if shape.state else (None, None)
         parameters = random_layer(
             generator,

@@ -96,6 +96,8 @@ class TritonCell:
         grad_output, kind, strides = step.grad_output, "none", (0, 0, 0, 0)
         if grad_output is not None:
             kind = "dense" if grad_output.is_contiguous() else "strided"
+            if grad_output.dim() > 4:  # D and H are one dimension to the kernel: a copy only where they do not merge
+                grad_output = grad_output.flatten(1, -3)
             batch, *spatial, channel = grad_output.stride()
             strides = (batch, *([0] * (2 - len(spatial))), *spatial, channel)
         activated = not self._spec.recomputes

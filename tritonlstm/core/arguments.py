@@ -8,7 +8,8 @@ from torch import Tensor
 class Arguments(NamedTuple):
     """The inputs of a layer. The same tuple holds their gradients, and flags for which gradients are needed.
 
-    Absent tensors are None. weight is (4C, Cin + C, *kernel), or (4C, C, *kernel) beside an input_weight.
+    Absent tensors are None. weight is (4C, Cin + C, *kernel), or (4C, C, *kernel) beside an input_weight. An input for
+    which neither has columns is what the caller computed of it: its part of the pre-activations, (T, B, 4C, *spatial).
     """
 
     input: Tensor | None  # (T, B, Cin, *spatial)
@@ -28,6 +29,11 @@ class Arguments(NamedTuple):
     def in_channels(self) -> int:
         """Cin."""
         return self.weight.shape[1] - self.channels if self.input_weight is None else self.input_weight.shape[1]
+
+    @property
+    def is_precomputed(self) -> bool:
+        """Whether `input` is its part of the pre-activations."""
+        return self.input is not None and self.in_channels == 0
 
 
 class Results(NamedTuple):

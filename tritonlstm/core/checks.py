@@ -117,9 +117,24 @@ def check_float_dtype(name: str, value: object) -> None:
 
 def check_odd(name: str, sizes: tuple[int, ...]) -> None:
     """An even kernel has no centre, so it cannot keep the image's size with equal padding on both sides."""
-    for size in sizes:
-        if size % 2 == 0:
-            raise ValueError(f'{name}: expected odd sizes, which "same" padding needs, got {tuple(sizes)}')
+    if any(size % 2 == 0 for size in sizes):
+        padding = tuple(each for size in reversed(sizes) for each in (1 - size % 2, 0))
+        raise ValueError(
+            f'{name}: expected odd sizes, which "same" padding needs, got {tuple(sizes)}; a kernel of even size is one'
+            f" of the next odd size that begins with zeros, as torch.nn.functional.pad(weight, {padding}) makes it"
+        )
+
+
+SPATIAL_DIMS = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
+"""The names of the spatial dimensions of signals, images and volumes."""
+
+
+def spatial_dims(weight: Tensor) -> tuple[str, ...]:
+    """The names of the spatial dimensions for which the weight of a convolution is made."""
+    check_tensor("weight", weight)
+    if weight.dim() - 2 not in SPATIAL_DIMS:
+        raise ValueError(f"weight: expected 3 to 5 dimensions, got shape {tuple(weight.shape)}")
+    return SPATIAL_DIMS[weight.dim() - 2]
 
 
 def check_parameters(
@@ -238,10 +253,10 @@ def check_peephole_size(peephole: Tensor | None, spatial: tuple[int, ...]) -> No
         )
 
 
-def check_pixels(input: Tensor | None, spatial: tuple[int, ...]) -> None:
+def check_pixels(input: Tensor | None, spatial: tuple[int, ...], name: str = "input") -> None:
     """PyTorch's convolutions take no image without pixels; the operators of sequences do."""
     if any(size == 0 for size in spatial):
-        name, got = ("state", spatial) if input is None else ("input", tuple(input.shape))
+        name, got = ("state", spatial) if input is None else (name, tuple(input.shape))
         raise ValueError(f'{name}: expected at least one pixel, which a step and backend="torch" need, got {got}')
 
 
@@ -255,13 +270,16 @@ def check_peephole_offsets(peephole: Tensor | None) -> None:
 
 
 def check_input(name: str, input: Tensor, dims: tuple[str, ...], in_channels: int) -> None:
-    """`dims` names the dimensions: ("T", "B", "Cin", "H", "W")."""
+    """`dims` names the dimensions: ("T", "B", "Cin", "H", "W"), with "4·C" for "Cin" in pre-activations."""
+    channels = "Cin" if "Cin" in dims else "4·C"
     check_tensor(name, input)
     shape = input.shape
     if len(shape) != len(dims):
         raise ValueError(f"{name}: expected {len(dims)} dimensions ({', '.join(dims)}), got shape {tuple(shape)}")
-    if shape[dims.index("Cin")] != in_channels:
-        raise ValueError(f"{name}: expected ({', '.join(dims)}) with Cin = {in_channels}, got shape {tuple(shape)}")
+    if shape[dims.index(channels)] != in_channels:
+        raise ValueError(
+            f"{name}: expected ({', '.join(dims)}) with {channels} = {in_channels}, got shape {tuple(shape)}"
+        )
 
 
 def is_batched(name: str, tensor: Tensor, dims: tuple[str, ...]) -> bool:
@@ -276,8 +294,8 @@ def is_batched(name: str, tensor: Tensor, dims: tuple[str, ...]) -> bool:
     return tensor.dim() == len(dims)
 
 
-def count_steps(steps: int | None, input: Tensor | None) -> int:
-    """T, from the input (T, …) or, without one, from `steps`."""
+def count_steps(steps: int | None, input: Tensor | None, name: str = "input") -> int:
+    """T, from the input (T, …) of this name or, without one, from `steps`."""
     if steps is not None:
         steps = check_integer("steps", steps, minimum=1)
     elif input is None:
@@ -285,7 +303,7 @@ def count_steps(steps: int | None, input: Tensor | None) -> int:
     if input is None:
         return steps
     if input.shape[0] == 0:
-        raise ValueError(f"input: expected at least one time step, got shape {tuple(input.shape)}")
+        raise ValueError(f"{name}: expected at least one time step, got shape {tuple(input.shape)}")
     if steps is not None and steps != input.shape[0]:
         raise ValueError(f"steps: expected the input's {input.shape[0]} or None, got {steps}")
     return input.shape[0]

@@ -20,9 +20,16 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(weight.device.type) if _is_autocast(weight) else weight.dtype
 
 
-def convolution_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which to convolve in `dtype`: the same, or float32 where a CPU has no convolution in that."""
-    return torch.float32 if device.type == "cpu" and dtype in devices.CPU_LACKS else dtype
+def convolution_dtype(weight: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which to convolve in `dtype`: the same, or float32 where a CPU has no right convolution in that.
+
+    That is where oneDNN has none, and for volumes: its weight gradient in bfloat16 has memory that was never written
+    where a kernel is deeper than the volume (PyTorch 2.13).
+    """
+    if weight.device.type != "cpu":
+        return dtype
+    is_half_volume = weight.dim() == 5 and dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if is_half_volume or dtype in devices.CPU_LACKS else dtype
 
 
 def activation_dtypes(like: Tensor) -> tuple[torch.dtype, ...]:

@@ -23,8 +23,8 @@ behind them starts aligned, and one input channel still runs on tensor cores. No
 class Layout:
     """The sizes of one layer's sequence.
 
-    `spatial` is () for a layer of vectors and (H, W) for one of images. Rows of channels are padded with zeros to a
-    multiple of `multiple`.
+    `spatial` is () for a layer of vectors, (L) for one of signals, (H, W) of images, (D, H, W) of volumes.
+    Rows of channels are padded with zeros to a multiple of `multiple`.
     """
 
     steps: int
@@ -43,7 +43,7 @@ class Layout:
             steps=steps,
             batch=batch,
             spatial=tuple(spatial),
-            in_channels=arguments.in_channels,
+            in_channels=0 if input is None else input.shape[2],
             channels=arguments.channels,
             multiple=GPU_MULTIPLE if spec.backend == "triton" or weight.is_cuda else 1,
         )

@@ -4,11 +4,11 @@ import ast
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
-from .checks import check_bool, check_choice, show
+from .checks import check_bool, check_choice, check_integer, show
 
 
 class Options(TypedDict, total=False):
@@ -20,6 +20,8 @@ class Options(TypedDict, total=False):
     memory: str
     schedule: str
     reverse: bool
+    dilation: int | tuple[int, ...]
+    padding_mode: str | tuple[str, ...]
 
 
 CHOICES = {
@@ -31,6 +33,7 @@ CHOICES = {
 }
 FLAGS = ("reverse",)
 RETURNS = ("sequence", "last", "cells")
+PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,13 @@ class Spec:
             output stays in the input's order: output[t] belongs to input[t], and the last state is that after t = 0.
             (Keras' `go_backwards` returns output.flip(0).) It costs nothing: no sequence is copied. A single step has
             no direction.
+        dilation: pixels from one tap of the kernels to the next, for input and hidden state alike: an integer, or one
+            for each spatial dimension. The padding preserves the image's size: dilation·(kernel - 1)/2 pixels on each
+            side.
+        padding_mode: what is around an image, as in nn.Conv2d: "zeros", "circular", "reflect" or "replicate", or one
+            for each spatial dimension: ("zeros", "circular") joins the left and the right of an image, as on a globe.
+            All but zeros are copied around the image before each convolution. An image must be at least as long as the
+            padding for "circular", and longer for "reflect".
         returns: what a call returns, which each call says: "sequence", h at every step; "last", h at the last step
             alone; "cells", c at every step too. Not an option of the modules.
 
@@ -68,6 +78,8 @@ class Spec:
     memory: str = "save"
     schedule: str = "auto"
     reverse: bool = False
+    dilation: int | tuple[int, ...] = 1
+    padding_mode: str | tuple[str, ...] = "zeros"
     returns: str = "sequence"
 
     def __post_init__(self):
@@ -78,11 +90,18 @@ class Spec:
             check_choice(name, value, choices)
             if value.__class__ is not str:  # NumPy's, or an enumeration's, whose repr `decode` could not read
                 object.__setattr__(self, name, str.__str__(value))
+        object.__setattr__(self, "dilation", _each("dilation", self.dilation, _check_dilation))
+        object.__setattr__(self, "padding_mode", _each("padding_mode", self.padding_mode, _check_padding_mode))
 
     @property
     def recomputes(self) -> bool:
         """Whether the backward pass recomputes the gates."""
         return self.memory == "recompute"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether convolutions are not dilated and padded with zeros."""
+        return self.dilation == 1 and self.padding_mode == "zeros"
 
     def encode(self) -> str:
         """The options as the operators' one string: "activation='tanh', …"."""
@@ -101,7 +120,28 @@ class Spec:
 
 
 _NAMES = tuple(field.name for field in fields(Spec))
-_KEYWORDS = (*CHOICES, *FLAGS)
+_KEYWORDS = tuple(Options.__annotations__)
+
+
+def per_dimension(value: object, dims: int) -> tuple:
+    """An option's value for each of `dims` spatial dimensions."""
+    return value if isinstance(value, tuple) else (value,) * dims
+
+
+def _each(name: str, value: object, check: Callable[[str, object], object]) -> object:
+    """A value, or a tuple of one for each spatial dimension, each as `check` returns it."""
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
+        return tuple(check(name, each) for each in value)
+    return check(name, value)
+
+
+def _check_dilation(name: str, value: object) -> int:
+    return check_integer(name, value, minimum=1)
+
+
+def _check_padding_mode(name: str, value: object) -> str:
+    check_choice(name, value, PADDING_MODES)
+    return str.__str__(value)
 
 
 def check_keywords(

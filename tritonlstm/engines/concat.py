@@ -51,7 +51,7 @@ class Forward:
     ):
         weight, input, h0 = arguments.weight, arguments.input, arguments.h0
         self._order = order = Order(layout.steps, spec.reverse)
-        self._map = linear_map(layout, _columns(weight, layout), bias)
+        self._map = linear_map(layout, _columns(weight, layout), bias, spec)
         self._frames = None if input is None else to_rows(input, channel_dim=2)
         self._refills = input is not None and input.stride(0) != 0
         ring = min(layout.steps, RING_STEPS) if self._refills and spec.backend == "triton" else 1
@@ -98,7 +98,7 @@ class Backward:
         input, weight = arguments.input, arguments.weight
         self._output = to_rows(saved.output, channel_dim=2)
         self._frames = None if input is None else to_rows(input, channel_dim=2)
-        self._map = linear_map(layout, _columns(weight, layout), bias)
+        self._map = linear_map(layout, _columns(weight, layout), bias, spec)
         self._grad_weight = self._map.weight_grad() if needs.weight else None
         self._grad_input = layout.new_images(weight, layout.in_channels, layout.steps) if needs.input else None
         self._grad_frames = to_rows(self._grad_input, channel_dim=2).unbind() if needs.input else None

@@ -58,7 +58,8 @@ class Forward:
     ):
         self._layout, self._order, h0 = layout, Order(layout.steps, spec.reverse), arguments.h0
         w_x, w_h = _split(arguments, layout)
-        self._input_map, self._hidden_map = linear_map(layout, w_x, bias), linear_map(layout, w_h)
+        self._input_map = linear_map(layout, w_x, bias, spec)
+        self._hidden_map = linear_map(layout, w_h, None, spec)
         self._outputs = outputs
         self._h0 = None if h0 is None else to_rows(h0).contiguous()
         self._x_moves = arguments.input.stride(0) != 0
@@ -106,7 +107,8 @@ class Backward:
         self._output = to_rows(saved.output, channel_dim=2).contiguous()  # copies only slices from vmap
         self._h0 = None if h0 is None else to_rows(h0).contiguous()
         w_x, w_h = _split(arguments, layout)
-        self._input_map, self._hidden_map = linear_map(layout, w_x, bias), linear_map(layout, w_h)
+        self._input_map = linear_map(layout, w_x, bias, spec)
+        self._hidden_map = linear_map(layout, w_h, None, spec)
         self._packed = None, None
         wants_input_weight = needs.weight if arguments.input_weight is None else needs.input_weight
         self._grad_weight = self._hidden_map.weight_grad() if needs.weight else None

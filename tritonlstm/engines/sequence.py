@@ -12,12 +12,13 @@ from ..core.arguments import Arguments, Results, Saved
 from ..core.dtypes import cell_dtype
 from ..core.layout import Layout, from_rows, to_rows, unpack_peephole
 from ..core.spec import Spec
-from . import concat, hoisted
+from . import concat, hoisted, precomputed
 from .chunks import chunks
 from .order import Order
 
 PREACTIVATIONS = {"concat": concat, "hoisted": hoisted}
-"""Where the pre-activations come from, by the schedule: each has a `Forward` and a `Backward` with the same methods."""
+"""Where the pre-activations come from, by the schedule; or `precomputed`, where the input's do not come from a
+convolution here. Each has a `Forward` and a `Backward` with the same methods."""
 
 
 class Sequence:
@@ -25,7 +26,7 @@ class Sequence:
 
     def __init__(self, arguments: Arguments, layout: Layout, spec: Spec):
         self._arguments, self._layout, self._spec = arguments, layout, spec
-        self._preactivations = PREACTIVATIONS[spec.schedule]
+        self._preactivations = precomputed if arguments.is_precomputed else PREACTIVATIONS[spec.schedule]
         self._order = Order(layout.steps, spec.reverse)
         peephole = None if arguments.peephole is None else to_rows(arguments.peephole).contiguous()
         self._cell = cell_type(spec)(layout, spec, arguments.weight, arguments.bias, peephole)

@@ -47,8 +47,8 @@ def lstm_gates(
         c: (B, C, *spatial), the cell state; float32 if preact has a half-precision dtype, else in its dtype.
         bias: (4C), added to preact. A convolution on a CPU adds it at no cost; on a GPU these gates do.
         peephole: (3, C, *ones) or (3, C, *spatial), the weights of c in the gates i, f, o.
-        options: `activation`, `recurrent_activation` and `backend` of `tritonlstm.Spec`, by keyword; `memory`,
-            `schedule` and `reverse` have no effect.
+        options: `activation`, `recurrent_activation` and `backend` of `tritonlstm.Spec`, by keyword; the others have no
+            effect.
 
     Returns:
         An `LSTMState` (h, c), each (B, C, *spatial), in the memory format of preact where that is channels last or

@@ -17,6 +17,7 @@ from ..core.backend import resolve
 from ..core.compiler import constant_when_compiled
 from ..core.devices import architecture
 from ..core.dtypes import cell_dtype, compute_dtype, without_autocast
+from ..core.geometry import check_dimensions, check_margins
 from ..core.spec import Options, Spec, check_keywords
 from ..core.state import LSTMState, as_passed
 from ..core.tracing import check_untraced
@@ -35,11 +36,15 @@ def conv_lstm(
     peephole: Tensor | None = None,
     *,
     input_weight: Tensor | None = None,
+    input_preact: Tensor | None = None,
     steps: int | None = None,
     returns: str = "sequence",
     **options: Unpack[Options],
 ) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """A ConvLSTM layer over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
+
+    The weight's dimensions tell signals, images and volumes apart: in place of H and W, signals have L, and volumes D,
+    H and W.
 
     Args:
         input: (T, B, Cin, H, W) with any strides; None if Cin = 0, with `steps`.
@@ -49,6 +54,10 @@ def conv_lstm(
         peephole: (3, C, 1, 1) or (3, C, H, W), the weights of c in the gates i, f, o.
         input_weight: (4C, Cin, kh', kw'), for an input kernel of a different size; `weight` is then (4C, C, kh, kw) and
             applies to the hidden state alone.
+        input_preact: (T, B, 4C, H, W), in place of input: its part of the pre-activations, which any module may
+            compute: a convolution with stride, without padding, depthwise or with an even kernel, a normalisation,
+            attention. It is in the dtype of an input; `weight` is then (4C, C, kh, kw) and applies to the hidden state
+            alone. Channels last is used where it lies. The bias is added once, here or there.
         steps: T, if input is None.
         returns: "sequence"; "last", for the output (B, C, H, W) of the last step alone: inference allocates no
             sequence, and training keeps what the backward pass reads; or "cells", for c at every step behind the state.
@@ -64,8 +73,9 @@ def conv_lstm(
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
     check_keywords("conv_lstm", options, conv_lstm)
-    arguments = _arguments(input, state, weight, input_weight, bias, peephole)
-    output, pair, *cells = layer(arguments, steps, Spec(**options, returns=returns), ("H", "W"))
+    arguments = _arguments(input, state, weight, input_weight, bias, peephole, input_preact)
+    dims, spec = checks.spatial_dims(weight), Spec(**options, returns=returns)
+    output, pair, *cells = layer(arguments, steps, spec, dims, is_precomputed=input_preact is not None)
     return output, as_passed(pair, state), *cells
 
 
@@ -77,29 +87,38 @@ def peephole_lstm(
     peephole: Tensor | None = None,
     *,
     projection: Tensor | None = None,
+    input_preact: Tensor | None = None,
     steps: int | None = None,
     returns: str = "sequence",
     **options: Unpack[Options],
 ) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """A peephole LSTM layer over a sequence of vectors (the FC-LSTM of Shi et al. 2015, equation 2).
 
-    As `conv_lstm` without spatial dimensions: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C).
+    As `conv_lstm` without spatial dimensions: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C);
+    input_preact (T, B, 4C) in place of input, beside a weight (4C, C).
     With a projection (P, C), nn.LSTM's weight_hr (Sak et al. 2014, arXiv 1402.1128), h is projection · (o ∘ φ(c)):
-    h (B, P), output (T, B, P), weight (4C, Cin + P).
+    h (B, P), output (T, B, P), weight (4C, Cin + P). It has no input_preact.
     """
     check_keywords("peephole_lstm", options, peephole_lstm)
-    arguments = _arguments(input, state, weight, None, bias, peephole)
+    arguments = _arguments(input, state, weight, None, bias, peephole, input_preact)
     spec = Spec(**options, returns=returns)
     if projection is None:
-        output, pair, *cells = layer(arguments, steps, spec, ())
+        output, pair, *cells = layer(arguments, steps, spec, (), is_precomputed=input_preact is not None)
     else:
         from .projection import projected_layer  # which composes `layer`
 
+        if input_preact is not None:
+            raise ValueError("input_preact: expected None beside a projection, got a Tensor")
         output, pair, *cells = projected_layer(arguments, projection, steps, spec)
     return output, as_passed(pair, state), *cells
 
 
-def _arguments(input, state, weight, input_weight, bias, peephole) -> Arguments:
+def _arguments(input, state, weight, input_weight, bias, peephole, input_preact) -> Arguments:
+    if input_preact is not None:
+        for name, other in (("input", input), ("input_weight", input_weight)):
+            if other is not None:
+                raise ValueError(f"{name}: expected None beside input_preact, got {checks.describe(other)}")
+        input = input_preact
     check_untraced(input, weight)
     if state is not None:
         checks.check_pair("state", state)
@@ -114,12 +133,13 @@ def layer(
     spatial_dims: Sequence[str],
     *,
     shares_output: bool = False,
+    is_precomputed: bool = False,
 ) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """A layer with any number of spatial dimensions: the basis of `conv_lstm`, `peephole_lstm` and the modules.
 
     The output, the last state and, with spec.returns "cells", c at every step.
     With `shares_output`, the returned output is the tensor that the backward pass reads rather than a copy of it: it
-    must not be modified before.
+    must not be modified before. With `is_precomputed`, arguments.input is the input's part of the pre-activations.
     """
     weight, input_weight, peephole = arguments.weight, arguments.input_weight, arguments.peephole
     checks.check_parameters(weight, input_weight, arguments.bias, peephole, len(spatial_dims))
@@ -128,8 +148,10 @@ def layer(
             'schedule: "concat" needs one kernel for input and hidden state, got input_weight'
             f' {tuple(input_weight.shape)}; "auto" works here'
         )
-    steps, batch, spatial = _sizes(arguments, spatial_dims, steps)
+    check_dimensions(spec, spatial_dims)
+    steps, batch, spatial = _sizes(arguments, spatial_dims, steps, is_precomputed)
     checks.check_peephole_size(peephole, spatial)
+    check_margins(spec, (weight, input_weight), spatial, spatial_dims)
     shape = (batch, arguments.channels, *spatial)
     if arguments.h0 is not None:
         checks.check_state("state", (arguments.h0, arguments.c0), shape, ("B", "C", *spatial_dims), like=weight)
@@ -141,7 +163,7 @@ def layer(
     arguments = arguments._replace(**cast)
     spec = replace(spec, backend=resolve(spec.backend, arguments.weight))
     if spec.backend == "torch":
-        checks.check_pixels(arguments.input, spatial)
+        checks.check_pixels(arguments.input, spatial, "input_preact" if is_precomputed else "input")
         with without_autocast(weight):
             output, h, c = _by_reference(arguments, steps, spec, shape)
         return _with_cells(output, h, c, spec, Tensor.clone)
@@ -189,14 +211,25 @@ def _tuned_schedule(
     return pick_schedule(architecture(device), itemsize, in_channels, channels, kernel)
 
 
-def _sizes(arguments: Arguments, spatial_dims: Sequence[str], steps: int | None) -> tuple[int, int, tuple[int, ...]]:
+def _sizes(
+    arguments: Arguments, spatial_dims: Sequence[str], steps: int | None, is_precomputed: bool
+) -> tuple[int, int, tuple[int, ...]]:
     """T, B and the spatial size, from the input or, without one, from `steps` and the state."""
     input, weight, in_channels = arguments.input, arguments.weight, arguments.in_channels
     if input is not None:
-        checks.check_input("input", input, ("T", "B", "Cin", *spatial_dims), in_channels)
-        checks.check_dtype("input", input, weight)
-        checks.check_device("input", input, weight.device)
-        return checks.count_steps(steps, input), input.shape[1], tuple(input.shape[3:])
+        name, dim = "input", "Cin"
+        if is_precomputed:
+            name, dim, columns = "input_preact", "4·C", in_channels
+            in_channels = len(weight)
+            if columns:
+                raise ValueError(
+                    f"weight: expected C = {in_channels // 4} columns beside input_preact, for the hidden state alone,"
+                    f" got {tuple(weight.shape)}"
+                )
+        checks.check_input(name, input, ("T", "B", dim, *spatial_dims), in_channels)
+        checks.check_dtype(name, input, weight)
+        checks.check_device(name, input, weight.device)
+        return checks.count_steps(steps, input, name), input.shape[1], tuple(input.shape[3:])
     if in_channels:
         raise ValueError(f"input: expected a Tensor with {in_channels} channels, got None")
     steps = checks.count_steps(steps, None)

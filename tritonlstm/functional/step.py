@@ -13,6 +13,7 @@ from ..core import checks
 from ..core.arguments import Arguments
 from ..core.backend import resolve
 from ..core.dtypes import cell_dtype, compute_dtype, convolution_dtype, without_autocast
+from ..core.geometry import check_dimensions, check_margins
 from ..core.layout import from_rows, to_rows
 from ..core.once import once
 from ..core.spec import Spec
@@ -26,7 +27,7 @@ class _Plan(NamedTuple):
     is_batched: bool
     backend: str  # resolved
     dtype: torch.dtype  # in which to convolve, as autocast has it
-    convolution_dtype: torch.dtype  # or float32 where a CPU has no convolution in that
+    convolution_dtype: torch.dtype  # or float32 where a CPU has no right convolution in that
 
 
 def step(
@@ -44,7 +45,7 @@ def step(
     another way. `sizes` are Cin and C where a module was made with them. `norm` is applied to the pre-activations, bias
     included, before peepholes and gates.
     """
-    plan = once(_plan, arguments, spec.backend, spatial_dims, sizes)
+    plan = once(_plan, arguments, spec, spatial_dims, sizes)
     input, h, c, weight, input_weight, bias, peephole = arguments
     if not plan.is_batched:
         input, h, c = (None if tensor is None else tensor.unsqueeze(0) for tensor in (input, h, c))
@@ -53,9 +54,9 @@ def step(
     reads_rows = plan.backend == "triton"
     of_convolution, of_gates = (None, bias) if reads_rows and norm is None else (bias, None)
     if input_weight is None:
-        preact = _convolve(_concatenate(input, h, as_rows=reads_rows), weight, of_convolution, plan)
+        preact = _convolve(_concatenate(input, h, as_rows=reads_rows), weight, of_convolution, spec, plan)
     else:
-        preact = _convolve(input, input_weight, of_convolution, plan) + _convolve(h, weight, None, plan)
+        preact = _convolve(input, input_weight, of_convolution, spec, plan) + _convolve(h, weight, None, spec, plan)
     if norm is not None:
         size, preact = preact.shape, norm(preact).to(plan.dtype)
         checks.check_shape("norm (its result)", preact, size, ("B", "4·C", *spatial_dims))
@@ -64,7 +65,7 @@ def step(
 
 
 def _plan(
-    tensors: Sequence[Tensor | None], backend: str, spatial_dims: tuple[str, ...], sizes: tuple[int, int] | None
+    tensors: Sequence[Tensor | None], spec: Spec, spatial_dims: tuple[str, ...], sizes: tuple[int, int] | None
 ) -> _Plan:
     """Check a step's arguments, and tell how to compute it."""
     arguments = Arguments(*tensors)
@@ -87,11 +88,13 @@ def _plan(
     outer, spatial = (like.shape[:1], like.shape[2:]) if is_batched else ((), like.shape[1:])
     checks.check_peephole_size(peephole, tuple(spatial))
     checks.check_pixels(input, tuple(spatial))
+    check_dimensions(spec, spatial_dims)
+    check_margins(spec, (weight, input_weight), spatial, spatial_dims)
     if h is not None:
         shape = (*outer, arguments.channels, *spatial)
         checks.check_state("state", (h, c), shape, ("B", "C", *spatial_dims)[0 if is_batched else 1 :], like=weight)
     dtype = compute_dtype(weight)
-    return _Plan(is_batched, resolve(backend, weight), dtype, convolution_dtype(weight.device, dtype))
+    return _Plan(is_batched, resolve(spec.backend, weight), dtype, convolution_dtype(weight, dtype))
 
 
 def _zero_state(input: Tensor, channels: int, dtype: torch.dtype) -> State:
@@ -111,13 +114,13 @@ def _concatenate(input: Tensor | None, h: Tensor, *, as_rows: bool) -> Tensor:
     return torch.cat([input, h], 1)
 
 
-def _convolve(images: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+def _convolve(images: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, plan: _Plan) -> Tensor:
     """W * images + bias."""
     if plan.convolution_dtype == plan.dtype:
         if bias is not None and bias.dtype != weight.dtype:
             bias = bias.to(weight.dtype)
-        return reference.linear_map(images, weight, bias)
+        return reference.linear_map(images, weight, bias, spec)
     wanted = plan.convolution_dtype
     with without_autocast(weight):
         bias = None if bias is None else bias.to(wanted)
-        return reference.linear_map(images.to(wanted), weight.to(wanted), bias).to(plan.dtype)
+        return reference.linear_map(images.to(wanted), weight.to(wanted), bias, spec).to(plan.dtype)

@@ -1,17 +1,23 @@
 """The convolution of a time step, or its matrix product for vectors, behind one interface.
 
 Everything is over dense rows (N, *spatial, channels). Weights are in the public order (O, K, *kernel); without kernel
-dimensions the linear map is a matrix product, with them a convolution of stride 1 that keeps the image's size.
+dimensions the linear map is a matrix product, with them a convolution of stride 1 that keeps the image's size, dilated
+and padded as `Spec` says.
 """
 
 from typing import Protocol
 
 from torch import Tensor
 
+from ..core.geometry import Geometry
 from ..core.layout import Layout
+from ..core.spec import Spec
 from .convolution import Convolution
+from .padded import Padded
 from .product import Product
 from .winograd import Winograd, is_faster
+
+DEFAULT = Spec()
 
 
 class WeightGrad(Protocol):
@@ -37,7 +43,7 @@ class LinearMap(Protocol):
         """An accumulator of the weight's gradient."""
 
 
-def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
+def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None, spec: Spec = DEFAULT) -> LinearMap:
     """The fastest implementation for a step's rows, weight (O, K, *kernel) and bias (O).
 
     The choice does not depend on the number of steps. With schedule "concat", one step per call, a sequence has the
@@ -46,8 +52,13 @@ def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None) -> Li
     """
     if weight.dim() == 2:
         return Product(weight, bias)
-    convolution = Convolution(layout, weight, bias)
-    return Winograd(layout, weight, bias, convolution) if is_faster(layout, weight) else convolution
+    geometry = Geometry.of(weight, spec)
+    convolution = Convolution(layout, weight, bias, geometry)
+    if geometry.filled:
+        return Padded(convolution, geometry.filled)
+    if geometry.is_plain and is_faster(layout, weight):
+        return Winograd(layout, weight, bias, convolution)
+    return convolution
 
 
 __all__ = ["LinearMap", "WeightGrad", "linear_map"]

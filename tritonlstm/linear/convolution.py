@@ -1,7 +1,7 @@
 """A convolution by PyTorch: oneDNN's, cuDNN's or MIOpen's. It follows PyTorch's settings for convolutions.
 
 On a CPU that has none in a half type it is computed in float32: PyTorch would unroll images into columns, which take
-kh·kw times the memory of an image.
+kh·kw times the memory of an image. So are those of volumes in half types (`core.dtypes.convolution_dtype`).
 """
 
 import functools
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..core import devices
 from ..core.dtypes import cell_dtype, convolution_dtype
+from ..core.geometry import Geometry
 from ..core.layout import Layout, from_rows, to_rows
+from ..core.spec import Spec
 
 CPU_STEPS = 2
 """Steps whose weight gradient is computed in one call on a CPU. oneDNN's errors grow with the number of images that it
@@ -31,15 +33,19 @@ def _is_faster_contiguous(weight: Tensor) -> bool:
 
 
 class Convolution:
-    """x ↦ W * x + b; weight (O, K, *kernel), bias (O)."""
+    """x ↦ W * x + b; weight (O, K, *kernel), bias (O).
 
-    def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None):
-        self._public, self._dtype, self._batch = weight, convolution_dtype(weight.device, weight.dtype), layout.batch
+    Rows come with the margins that the geometry does not fill with zeros.
+    """
+
+    def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None, geometry: Geometry | None = None):
+        self._public, self._dtype, self._batch = weight, convolution_dtype(weight, weight.dtype), layout.batch
         self._bias = None if bias is None else bias.to(self._dtype)
-        kernel = weight.shape[2:]
-        ones = [1] * len(kernel)
-        # Stride, padding that keeps the image's size, dilation; not transposed, its padding, groups.
-        self._geometry = ones, [size // 2 for size in kernel], ones, False, [0] * len(kernel), 1
+        geometry = geometry or Geometry.of(weight, Spec())
+        self._margins = geometry.margins
+        dims = weight.dim() - 2
+        # Stride, padding with zeros, dilation; not transposed, its padding, groups.
+        self._geometry = [1] * dims, geometry.zeros, geometry.dilation, False, [0] * dims, 1
         self._packed = {}
         self._is_faster_contiguous = _is_faster_contiguous(weight)
 
@@ -95,7 +101,9 @@ class Convolution:
     def input_grad(self, grad: Tensor, first: int = 0) -> Tensor:
         weight = self._weight(first)
         # Only its shape is read, but it must be dense: PyTorch would copy an expanded tensor.
-        rows = grad.new_empty(*grad.shape[:-1], weight.shape[1], dtype=self._dtype)
+        images, *spatial, _ = grad.shape
+        spatial = [size + 2 * margin for size, margin in zip(spatial, self._margins)]
+        rows = grad.new_empty(images, *spatial, weight.shape[1], dtype=self._dtype)
         result = self._backward(_cast(grad, self._dtype), rows, weight, of_input=True)
         return to_rows(_cast(result, grad.dtype)).contiguous()
 
@@ -130,6 +138,6 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _cudnn_writes_in_place(images: Tensor) -> bool:
     # aten::convolution.out computes and then copies; only cuDNN's own operator writes where it is told.
-    cudnn = images.is_cuda and torch.version.hip is None
+    cudnn = images.is_cuda and torch.version.hip is None and images.dim() > 3  # PyTorch makes images of signals
     cudnn = cudnn and torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()
     return cudnn and images.dtype in (torch.float16, torch.bfloat16, torch.float32)

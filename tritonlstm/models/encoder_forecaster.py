@@ -66,6 +66,8 @@ class EncoderForecaster(nn.Module):
         hidden_channels = channels_by_layer("hidden_channels", hidden_channels, len(hidden_channels))
         kernel_size = _one_kernel("kernel_size", kernel_size, len(hidden_channels))
         input_kernel_size = _one_kernel("input_kernel_size", options.get("input_kernel_size"), len(hidden_channels))
+        if "dilation" in options:
+            options["dilation"] = _one_kernel("dilation", options["dilation"], len(hidden_channels))
         if out_channels is not None:
             out_channels = checks.check_integer("out_channels", out_channels, minimum=1)
         self.in_channels = in_channels

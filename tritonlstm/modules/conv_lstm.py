@@ -1,4 +1,4 @@
-"""The ConvLSTM layer and its cell."""
+"""The ConvLSTM layers and their cells, for signals, images and volumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core import checks
 from ..core.spec import Options, Spec, check_keywords
 from .recurrent import RecurrentCell, RecurrentStack, both_directions
 from .regularisation import Norm
-from .sizes import channels_by_layer, count_layers, kernels_by_layer, pair
+from .sizes import channels_by_layer, count_layers, kernels_by_layer, size
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 PEEPHOLES = ("none", "channel", "full")
 
 
-class ConvLSTM2dCell(RecurrentCell):
+class ConvLSTMCell(RecurrentCell):
     """One ConvLSTM layer, one time step at a time (Shi et al. 2015, arXiv 1506.04214, equation 3).
+
+    The base class of `ConvLSTM1dCell`, `ConvLSTM2dCell` and `ConvLSTM3dCell`. Sizes are those of the second; in their
+    place signals have (L) and volumes (D, H, W), and kernels as many sizes.
 
         i = σ(A_i + w_ci ∘ c)    f = σ(A_f + w_cf ∘ c)    g = φ(A_g)         [A_i A_f A_g A_o] = W * [x ; h] + b
         c' = f ∘ c + i ∘ g       o = σ(A_o + w_co ∘ c')   h' = o ∘ φ(c')
@@ -61,8 +64,8 @@ class ConvLSTM2dCell(RecurrentCell):
         dimension B may be omitted from all of them. What is returned is an `LSTMState`, a named tuple.
 
         cell(input, state, steps) → (output, (h, c)) runs T = steps steps: input (T, B, Cin, H, W), output
-        (T, B, C, H, W). `ConvLSTM2d` calls its cells this way, with the keywords `returns`, of
-        `functional.conv_lstm`, and `generator` where these are not the defaults.
+        (T, B, C, H, W). `ConvLSTM` calls its cells this way, with the keywords `returns`, of `functional.conv_lstm`,
+        and `generator` where these are not the defaults.
 
     Parameters:
         weight (4C, Cin + C, kh, kw): input channels first, then hidden channels; gates in the order i, f, g, o.
@@ -76,8 +79,6 @@ class ConvLSTM2dCell(RecurrentCell):
     Raises:
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
-
-    spatial_dims = ("H", "W")
 
     def __init__(
         self,
@@ -98,22 +99,24 @@ class ConvLSTM2dCell(RecurrentCell):
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ):
-        check_keywords(type(self).__name__, options, ConvLSTM2dCell.__init__)
+        check_keywords(type(self).__name__, options, ConvLSTMCell.__init__)
+        dims = len(self.spatial_dims)
         in_channels = checks.check_integer("in_channels", in_channels, minimum=0)
         hidden_channels = checks.check_integer("hidden_channels", hidden_channels, minimum=1)
         checks.check_choice("peephole", peephole, PEEPHOLES)
-        kernel_size = pair("kernel_size", kernel_size)
+        kernel_size = size("kernel_size", kernel_size, dims)
         checks.check_odd("kernel_size", kernel_size)
         if input_kernel_size is not None:
-            input_kernel_size = pair("input_kernel_size", input_kernel_size)
+            input_kernel_size = size("input_kernel_size", input_kernel_size, dims)
             checks.check_odd("input_kernel_size", input_kernel_size)
         if peephole == "full":
             if spatial_size is None:
-                raise ValueError('spatial_size: expected (H, W), which peephole="full" needs, got None')
-            spatial_size = pair("spatial_size", spatial_size)
+                names = ", ".join(self.spatial_dims)
+                raise ValueError(f'spatial_size: expected ({names}), which peephole="full" needs, got None')
+            spatial_size = size("spatial_size", spatial_size, dims)
         elif spatial_size is not None:
             raise ValueError(f'spatial_size: expected None without peephole="full", got {spatial_size!r}')
-        peephole_size = {"none": None, "channel": (1, 1), "full": spatial_size}[peephole]
+        peephole_size = {"none": None, "channel": (1,) * dims, "full": spatial_size}[peephole]
         super().__init__(
             in_channels,
             hidden_channels,
@@ -132,8 +135,49 @@ class ConvLSTM2dCell(RecurrentCell):
         )
 
 
-class ConvLSTM2d(RecurrentStack):
+class ConvLSTM1dCell(ConvLSTMCell):
+    """`ConvLSTMCell` of signals.
+
+        ConvLSTM1dCell(in_channels, hidden_channels, kernel_size, *, …)
+
+    kernel_size and input_kernel_size: an odd size; spatial_size: L. input (B, Cin, L); h and c (B, C, L); weight
+    (4C, Cin + C, k), input_weight (4C, Cin, k'), peephole (3, C, 1) or (3, C, L). All else as in `ConvLSTMCell`.
+    """
+
+    spatial_dims = ("L",)
+
+
+class ConvLSTM2dCell(ConvLSTMCell):
+    """`ConvLSTMCell` of images.
+
+        ConvLSTM2dCell(in_channels, hidden_channels, kernel_size, *, …)
+
+    kernel_size and input_kernel_size: an odd size, or (kh, kw); spatial_size: (H, W). input (B, Cin, H, W); h and c
+    (B, C, H, W); weight (4C, Cin + C, kh, kw), input_weight (4C, Cin, kh', kw'), peephole (3, C, 1, 1) or (3, C, H, W).
+    All else as in `ConvLSTMCell`.
+    """
+
+    spatial_dims = ("H", "W")
+
+
+class ConvLSTM3dCell(ConvLSTMCell):
+    """`ConvLSTMCell` of volumes.
+
+        ConvLSTM3dCell(in_channels, hidden_channels, kernel_size, *, …)
+
+    kernel_size and input_kernel_size: an odd size, or (kd, kh, kw); spatial_size: (D, H, W). input (B, Cin, D, H, W);
+    h and c (B, C, D, H, W); weight (4C, Cin + C, kd, kh, kw), input_weight (4C, Cin, kd', kh', kw'), peephole
+    (3, C, 1, 1, 1) or (3, C, D, H, W). All else as in `ConvLSTMCell`.
+    """
+
+    spatial_dims = ("D", "H", "W")
+
+
+class ConvLSTM(RecurrentStack):
     """A stack of ConvLSTM layers over a sequence of images (Shi et al. 2015, arXiv 1506.04214, equation 3).
+
+    The base class of `ConvLSTM1d`, `ConvLSTM2d` and `ConvLSTM3d`. Sizes are those of the second; in their place signals
+    have (L) and volumes (D, H, W), and kernels as many sizes.
 
     Args:
         in_channels: channels of the input; 0 for a stack without an input, such as the paper's forecaster.
@@ -142,10 +186,12 @@ class ConvLSTM2d(RecurrentStack):
             layer, [5, (3, 1)] or [[5, 5], [3, 1]]. A list of two integers, which may have been a tuple before it went
             through JSON or YAML, is one size per layer if num_layers or another argument says that there are two
             layers, and a pair if there is one; also a pair for more layers if both are equal. Otherwise it is
-            ambiguous and refused. Other sequences count as lists.
+            ambiguous and refused. Other sequences count as lists. The same holds for lists of three integers and
+            volumes; a list of integers for signals has one for each layer.
         num_layers: number of layers. If None, it is the length of the sequences with one value per layer, or 1 if
             there is none.
         input_kernel_size: kernel sizes of the input's convolutions, given like kernel_size; if None, kernel_size.
+        dilation: one of the options; also one for each layer, given like kernel_size.
         batch_first: if True, input and output are (B, T, …) instead of (T, B, …).
         dropout: the probability with which, in training, each element of a layer's output is set to zero before the
             next layer, as in nn.LSTM; the others are divided by 1 - dropout.
@@ -153,7 +199,7 @@ class ConvLSTM2d(RecurrentStack):
             A layer's output is both hidden states side by side, the forward one first: 2C channels, which the next
             layer reads. Joining them copies the output once. To read it backward alone, pass reverse=True.
         bias, peephole, spatial_size, forget_bias, input_dropout, recurrent_dropout, zoneout, norm, device, dtype,
-            options: as in `ConvLSTM2dCell`, for each layer and direction.
+            options: as in `ConvLSTMCell`, for each layer and direction.
 
     Call:
         layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None)
@@ -186,14 +232,14 @@ class ConvLSTM2d(RecurrentStack):
         a ValueError.
 
     Parameters:
-        `layers[l]` is the `ConvLSTM2dCell` of layer l, with weight, bias, peephole and, with an input_kernel_size of
-        its own, input_weight. With `bidirectional`, `reverse_layers[l]` is that of the second direction.
+        `layers[l]` is the cell of layer l, with weight, bias, peephole and, with an input_kernel_size of its own,
+        input_weight. With `bidirectional`, `reverse_layers[l]` is that of the second direction.
 
     Raises:
         TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
     """
 
-    spatial_dims = ("H", "W")
+    cell_type: type[ConvLSTMCell]
 
     def __init__(
         self,
@@ -218,19 +264,25 @@ class ConvLSTM2d(RecurrentStack):
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ):
-        check_keywords(type(self).__name__, options, ConvLSTM2d.__init__)
+        check_keywords(type(self).__name__, options, ConvLSTM.__init__)
+        dims = len(self.spatial_dims)
         count = count_layers(
             num_layers,
             {"hidden_channels": hidden_channels},
-            {"kernel_size": kernel_size, "input_kernel_size": input_kernel_size},
+            {"kernel_size": kernel_size, "input_kernel_size": input_kernel_size, "dilation": options.get("dilation")},
+            dims,
         )
         channels = channels_by_layer("hidden_channels", hidden_channels, count)
-        kernels = kernels_by_layer("kernel_size", kernel_size, count)
-        input_kernels = kernels_by_layer("input_kernel_size", input_kernel_size, count)
+        kernels = kernels_by_layer("kernel_size", kernel_size, count, dims)
+        input_kernels = kernels_by_layer("input_kernel_size", input_kernel_size, count, dims)
+        dilations = [{}] * count
+        if "dilation" in options:
+            values = kernels_by_layer("dilation", options.pop("dilation"), count, dims)
+            dilations = [{"dilation": each[0] if len(set(each)) == 1 else each} for each in values]
 
-        def cells(below: list[int], options: Options) -> list[ConvLSTM2dCell]:
+        def cells(below: list[int], options: Options) -> list[ConvLSTMCell]:
             return [
-                ConvLSTM2dCell(
+                self.cell_type(
                     below,
                     above,
                     kernel,
@@ -245,9 +297,12 @@ class ConvLSTM2d(RecurrentStack):
                     norm=norm,
                     device=device,
                     dtype=dtype,
+                    **dilation,
                     **options,
                 )
-                for below, above, kernel, input_kernel in zip(below, channels, kernels, input_kernels)
+                for below, above, kernel, input_kernel, dilation in zip(
+                    below, channels, kernels, input_kernels, dilations
+                )
             ]
 
         super().__init__(*both_directions(cells, in_channels, channels, bidirectional, options), batch_first, dropout)
@@ -262,3 +317,39 @@ class ConvLSTM2d(RecurrentStack):
         if any(size is not None for size in self.input_kernel_size):
             parts.append(f"input_kernel_size={list(self.input_kernel_size)}")
         return ", ".join([*parts, self._repr_of_options()])
+
+
+class ConvLSTM1d(ConvLSTM):
+    """`ConvLSTM` over a sequence of signals.
+
+        ConvLSTM1d(in_channels, hidden_channels, kernel_size, num_layers=None, *, …)
+
+    input (T, B, Cin, L) → output (T, B, C, L); h and c (B, C, L). Its cells are `ConvLSTM1dCell`. All else as in
+    `ConvLSTM`.
+    """
+
+    spatial_dims, cell_type = ConvLSTM1dCell.spatial_dims, ConvLSTM1dCell
+
+
+class ConvLSTM2d(ConvLSTM):
+    """`ConvLSTM` over a sequence of images.
+
+        ConvLSTM2d(in_channels, hidden_channels, kernel_size, num_layers=None, *, …)
+
+    input (T, B, Cin, H, W) → output (T, B, C, H, W); h and c (B, C, H, W). Its cells are `ConvLSTM2dCell`. All else as
+    in `ConvLSTM`.
+    """
+
+    spatial_dims, cell_type = ConvLSTM2dCell.spatial_dims, ConvLSTM2dCell
+
+
+class ConvLSTM3d(ConvLSTM):
+    """`ConvLSTM` over a sequence of volumes.
+
+        ConvLSTM3d(in_channels, hidden_channels, kernel_size, num_layers=None, *, …)
+
+    input (T, B, Cin, D, H, W) → output (T, B, C, D, H, W); h and c (B, C, D, H, W). Its cells are `ConvLSTM3dCell`. All
+    else as in `ConvLSTM`.
+    """
+
+    spatial_dims, cell_type = ConvLSTM3dCell.spatial_dims, ConvLSTM3dCell

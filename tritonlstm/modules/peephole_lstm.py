@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PeepholeLSTMCell(RecurrentCell):
     """One LSTM layer with diagonal peepholes, one time step at a time (the FC-LSTM of Shi et al. 2015, equation 2).
 
-    The equations are those of `ConvLSTM2dCell`, with the matrix product W [x ; h] instead of the convolution. With
+    The equations are those of `ConvLSTMCell`, with the matrix product W [x ; h] instead of the convolution. With
     peephole=False it is equivalent to a `torch.nn.LSTMCell` with a single bias.
 
     Args:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..core import checks
 from ..core.arguments import Arguments
+from ..core.geometry import check_dimensions
 from ..core.layout import from_rows, to_rows
 from ..core.once import once
 from ..core.spec import Options, Spec
@@ -63,6 +64,7 @@ class RecurrentCell(nn.Module):
     ):
         super().__init__()
         bias = checks.check_bool("bias", bias)
+        check_dimensions(spec, self.spatial_dims)
         if dtype is not None:
             checks.check_float_dtype("dtype", dtype)
         largest = torch.finfo(dtype or torch.get_default_dtype()).max
