@@ -53,10 +53,7 @@ def test_both_directions_side_by_side():
     with torch.no_grad():
         for mine, theirs in ((layer.layers, forward.layers), (layer.reverse_layers, backward.layers)):
             mine[0].load_state_dict(theirs[0].state_dict())
-    (
-        output,
-        state,
-    ) = layer(input, returns="layers")
+    output, state = layer(input, returns="layers")
     assert_close(output[0], torch.cat([each for each, _ in first], 2))
     assert_close(state[:2], [pair for _, pair in first])
     assert [each.shape[2] for each in output] == [8, 6]

@@ -14,4 +14,7 @@ def backward_arguments(problem: Problem, learning: Collection[str], **options: s
     *arguments, steps, spec = operator_arguments(problem, **options)
     output, _, _, *saved = torch.ops.tritonlstm.training(*arguments, steps, spec)
     needs = [name in learning for name in ARGUMENTS]
-    return (*problem.cotangents.values(), *arguments, output, *saved, steps, spec, needs)
+    grads = problem.cotangents
+    if problem.shape.spec.returns == "last":
+        grads = {**grads, "output": grads["output"][None]}
+    return (*grads.values(), *arguments, output, *saved, steps, spec, needs)

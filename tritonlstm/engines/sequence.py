@@ -99,10 +99,10 @@ class Sequence:
         grad_outputs = [None] * layout.steps
         if grads.output is not None:
             given = to_rows(grads.output, channel_dim=2).unbind()
-            if spec.returns == "last":
-                (grad_outputs[order.end],) = given
-            else:
+            if len(given) == layout.steps:
                 grad_outputs = given
+            else:  # of the output of inference that returns the last step alone
+                (grad_outputs[order.end],) = given
         for first, last in ranges:
             grad_preact = grad_of = None  # the chunk before is freed
             # Where gates are recomputed, each step's gradient takes the place of its pre-activations.
