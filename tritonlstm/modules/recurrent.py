@@ -284,6 +284,7 @@ class RecurrentStack(nn.Module):
         return_cells: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple:
+        check_untraced(input, state)
         _check_what_returns(returns, return_cells, generator)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, state, steps, returns, return_cells, generator)
