@@ -5,7 +5,7 @@ WORKERS ?= 2
 ENV := .venv
 BIN := $(ENV)/bin
 
-.PHONY: help demo check test test-isa bench gpu-bench bench-compare readme codegen gpu-check lint clean
+.PHONY: help demo check test test-isa bench gpu-bench bench-compare readme codegen ptx-check gpu-check lint clean
 
 help:
 	@echo "make demo     train a ConvLSTM to continue Moving MNIST, and show it (ARGS='--help' for its options)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-compare BASE=<ref>   time this tree against a commit, and fail where it is slower"
 	@echo "make readme   write the README's figures from bench/results"
 	@echo "make codegen  compile the kernels for four GPU architectures and print the figures"
+	@echo "make ptx-check execute what the kernels compile to for a GPU on this CPU: every case, in some minutes (make test has a selection)"
 	@echo "make gpu-check check this machine's GPU, with PYTHON's own torch, and write bench/results/<device>/check.json"
 	@echo "make lint     check the style"
 
@@ -64,6 +65,9 @@ readme: $(ENV)/ready
 
 codegen: $(ENV)/ready
 	$(BIN)/python -m bench.codegen $(ARGS)
+
+ptx-check: $(ENV)/ready
+	$(BIN)/python -m tests.ptx $(ARGS)
 
 # With the torch and the Triton of PYTHON's own environment, into which this checkout is installed; without network.
 gpu-check:

@@ -82,4 +82,7 @@ def parameter_grads_kernel(
 @triton.jit
 def add_to(p_sums, b_value, mask):
     """Add to sums that this program alone owns."""
-    tl.store(p_sums, tl.load(p_sums, mask=mask, other=0.0) + b_value, mask=mask)
+    b_sums = tl.load(p_sums, mask=mask, other=0.0)
+    # Where the block has fewer columns than threads, several load one sum and one of them stores it.
+    tl.debug_barrier()
+    tl.store(p_sums, b_sums + b_value, mask=mask)

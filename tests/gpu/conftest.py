@@ -1,14 +1,17 @@
 """The device that these tests run on.
 
 `python -m tests.gpu` runs them on CUDA. In a usual run they go over the interpreted kernels on CPU tensors, a few small
-cases of each, so that the check itself is checked.
+cases of each, so that the check itself is checked. `python -m tests.ptx` compiles them for a GPU and executes the PTX.
 """
 
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+from tests.support.ptx import ON_PTX
+from tests.support.ptx.launch import on_machine
 from tritonlstm.tuning.check import full_precision
 
 ON_CUDA = os.environ.get("TRITON_INTERPRET") == "0" and torch.cuda.is_available()
@@ -33,6 +36,13 @@ def device() -> str:
 def backend() -> str:
     """The kernels, whatever the device."""
     return "auto" if ON_CUDA else "triton"
+
+
+@pytest.fixture(autouse=True)
+def _machine():
+    """With `make ptx-check` the kernels are compiled, and their PTX is executed."""
+    with on_machine() if ON_PTX else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from tests.support.problems import (
     growing_budgets,
     modes_of,
 )
+from tests.support.ptx import ON_PTX
 from tests.support.tolerances import assert_within
 from tritonlstm import ConvLSTM2d, Spec
 from tritonlstm.cells import BackwardStep, ForwardStep
@@ -30,7 +31,11 @@ LARGER = {
     "odd": Shape(steps=2, batch=2, in_channels=7, channels=33, spatial=(61, 47), kernel=(3, 3)),
     "many pixels, full peephole": Shape(steps=2, channels=8, spatial=(128, 96), kernel=(3, 3), peephole="full"),
 }
-CASES = SHAPES | LARGER if ON_CUDA else {"base": SHAPES["base"], "vectors": SHAPES["vectors"]}
+CASES = {"base": SHAPES["base"], "vectors": SHAPES["vectors"]}
+if ON_CUDA or ON_PTX:
+    CASES = SHAPES
+if ON_CUDA:
+    CASES = SHAPES | LARGER
 
 
 def check(draw, dtype: torch.dtype, device: str, record_property, **mode: str) -> None:

@@ -122,12 +122,13 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
         return lambda: cell.forward(step)
     if launch.kernel == "gates_backward":
         gates, cells = normal(*layout.step_shape(4 * channels)).sigmoid_(), rows(dtype=torch.float32)
-        grad_output = rows()
+        batch, *image, _ = layout.step_shape(channels)
+        strided = normal(batch, *reversed(image), channels).transpose(1, 2)
         step = BackwardStep(
             gates=gates,
             c_prev=cells,
             c=torch.empty_like(cells),
-            grad_output=grad_output.transpose(1, 2) if launch.variant == "strided" else grad_output,
+            grad_output=strided if launch.variant == "strided" else rows(),
             grad_h=normal(*layout.step_shape(layout.width))[..., layout.hidden_slot],
             grad_c=torch.empty_like(cells).normal_(),
             grad_preact=torch.empty_like(gates),

@@ -1,0 +1,49 @@
+"""The compiled kernels against the float64 oracle, forward and backward, through the operators that launch them."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.covering import Row, describe, pairwise
+from tests.support.layouts import OF_IMAGES
+from tests.support.problems import MODES, Problem, Shape, by_operator, by_reference, growing_budgets
+from tests.support.ptx import ON_PTX
+from tests.support.ptx.launch import on_machine
+from tests.support.tolerances import assert_all_within
+from tritonlstm.tuning.launches import DTYPES
+
+OPTIONS = {
+    "dtype": list(DTYPES),
+    "channels": [64, 17, 3],
+    "mode": list(MODES),
+    "peephole": ["none", "channel", "full"],
+    "strided": [False, True],
+}
+SHIFTS = (1.0, -1.0, None)
+"""The errors of approximate functions: as large as documented one way, or the other; None: by chance."""
+
+ROWS = [dict(zip(OPTIONS, row)) for row in product(*OPTIONS.values())] if ON_PTX else pairwise(OPTIONS)
+
+
+def draw(row: Row, seed: int) -> Problem:
+    shape = Shape(steps=2, in_channels=2, channels=row["channels"], spatial=(5, 3), kernel=(3, 3))
+    shape = shape.but(peephole=row["peephole"], bias=row["peephole"] != "none" or row["mode"] != "concat, save")
+    problem = Problem.random(shape, DTYPES[row["dtype"]], seed)
+    if row["strided"]:
+        problem.cotangents["output"] = OF_IMAGES[-1](problem.cotangents["output"])
+    return problem
+
+
+@pytest.mark.parametrize("row", ROWS, ids=describe)
+def test_every_kernel_agrees_with_the_oracle(row: Row):
+    shift = SHIFTS[ROWS.index(row) % len(SHIFTS)]
+    problem = draw(row, 0)
+    with on_machine(shift=np.random.default_rng(0) if shift is None else shift) as device:
+        got = problem.solve(by_operator(backend="triton", **MODES[row["mode"]]))
+    launched = {request.kernel for request in device.launched}
+    assert {"gates_forward_kernel", "gates_backward_kernel"} <= launched
+    assert "parameter_grads_kernel" in launched or (problem.bias is None and problem.peephole is None)
+    oracle = problem.to(torch.float64).solve(by_reference)
+    assert_all_within(got, oracle, growing_budgets(lambda seed: draw(row, seed), DTYPES[row["dtype"]]))

@@ -1,0 +1,10 @@
+"""A machine that executes, on a CPU, the PTX that Triton compiles for NVIDIA GPUs.
+
+parser.py reads the text; arithmetic.py and approximate.py compute; memory.py and accesses.py check every access;
+machine.py runs the threads; compiler.py and launch.py put all of it where the package launches its kernels.
+"""
+
+import os
+
+ON_PTX = os.environ.get("TRITONLSTM_PTX") == "1"
+"""Whether `make ptx-check` runs the tests: every case of them on the machine, not a selection."""

@@ -1,0 +1,54 @@
+"""PTX from Triton, compiled in a process of its own: this one interprets the kernels, as is decided at the import."""
+
+import atexit
+import functools
+import importlib
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+ARCH = 90
+
+
+@dataclass(frozen=True)
+class Request:
+    """A kernel by the name of its module and its own, and what it is specialised on."""
+
+    module: str
+    kernel: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, object], ...]
+    aligned: tuple[int, ...]  # the positions of the arguments that are multiples of 16
+    options: tuple[tuple[str, object], ...]
+
+
+@functools.cache
+def compile_to_ptx(request: Request) -> tuple[str, int]:
+    """The PTX for sm_90, and the bytes of shared memory."""
+    return _process().submit(_compile, request).result()
+
+
+@functools.cache
+def _process() -> ProcessPoolExecutor:
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    atexit.register(pool.shutdown)
+    interpret = os.environ.pop("TRITON_INTERPRET", None)
+    try:
+        pool.submit(os.getpid).result()  # so that it is started without
+    finally:
+        if interpret is not None:
+            os.environ["TRITON_INTERPRET"] = interpret
+    return pool
+
+
+def _compile(request: Request) -> tuple[str, int]:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(importlib.import_module(request.module), request.kernel)
+    attributes = {(position,): [["tt.divisibility", 16]] for position in request.aligned}
+    source = ASTSource(kernel, dict(request.signature), dict(request.constants), attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", ARCH, 32), options=dict(request.options))
+    return compiled.asm["ptx"], compiled.metadata.shared

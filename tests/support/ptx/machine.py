@@ -1,0 +1,292 @@
+"""Runs a program for a few blocks at once: every instruction over all of their threads, in NumPy.
+
+Threads that have branched apart wait at their own places; those furthest back go on, and join the others where they
+meet. This is one order of the many that a GPU may choose; the accesses are checked for every other (see accesses.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from .approximate import APPROXIMATIONS, Shift
+from .arithmetic import ARITHMETIC
+from .fault import Fault, Unsupported
+from .memory import GlobalMemory, SharedMemory
+from .parser import Address, Instruction, Operand, Program
+from .values import BITS, DTYPES, WIDTHS, bits, immediate
+
+WARP = 32
+FULL_WARP = {"-1", "0xffffffff", "4294967295"}
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which blocks run: their indices (blocks, 3), and the first one's number among all of the launch."""
+
+    indices: np.ndarray
+    first: int
+
+
+class Machine:
+    """`arguments`: the kernel's parameters by name, as integers."""
+
+    def __init__(
+        self, program: Program, arguments: dict[str, int], memory: GlobalMemory, shared_bytes: int, shift: Shift = 0.0
+    ):
+        self._program, self._arguments = program, arguments
+        self._memory, self._shared_bytes, self._shift = memory, shared_bytes, shift
+        self._code = [self._decode(step) for step in program.instructions]
+
+    def run(self, blocks: Blocks) -> None:
+        threads, count = self._program.threads, len(blocks.indices)
+        if threads % WARP:
+            raise Unsupported(f"blocks of {threads} threads, no multiple of {WARP}")
+        self._threads = count * threads
+        self._local = np.arange(self._threads)  # counts from the first of these blocks
+        self._block = self._local // threads
+        self._global = self._local + blocks.first * threads
+        self._special = {"%tid.x": (self._local % threads).astype(np.uint32)}
+        for axis, name in enumerate("xyz"):
+            self._special[f"%ctaid.{name}"] = blocks.indices[self._block, axis].astype(np.uint32)
+        for name in ("%tid.y", "%tid.z"):
+            self._special[name] = np.zeros(self._threads, np.uint32)
+        self._registers, self._epoch = {}, np.zeros(self._threads, np.int32)
+        self._ended = np.zeros(self._threads, bool)
+        self._shared = SharedMemory(count, self._shared_bytes, threads)
+        with np.errstate(all="ignore"):
+            self._run()
+        self._shared.accesses.check()
+
+    def _run(self) -> None:
+        waiting = {0: np.ones(self._threads, bool)}
+        while waiting:
+            place = min(waiting)
+            active = waiting.pop(place)
+            while place not in waiting:
+                if place == len(self._code):
+                    raise Fault("the program runs past its end")
+                step = self._program.instructions[place]
+                chosen = self._chosen(step, active)
+                if self._code[place] is Machine.branch:
+                    self.branch(step, place, active, chosen, waiting)
+                    break
+                if self._code[place] is Machine.end:
+                    self._ended |= chosen
+                    active = active & ~chosen
+                    if not active.any():
+                        break
+                elif chosen.any():
+                    try:
+                        self._code[place](self, step, chosen)
+                    except Fault as fault:
+                        raise Fault(f"{self._program.name}, line {step.line}, {step.opcode}: {fault}") from None
+                place += 1
+            else:
+                waiting[place] = waiting[place] | active
+
+    def end(self) -> None:
+        """ret: these threads are done."""
+
+    def branch(self, step: Instruction, place: int, active: np.ndarray, taken: np.ndarray, waiting: dict) -> None:
+        """Where the active threads wait to go on."""
+        if step.opcode == "bra.uni":
+            for block in np.unique(self._block[active]):
+                mine = active & (self._block == block)
+                if taken[mine].any() and not taken[mine].all():
+                    raise Fault(f"line {step.line}: bra.uni that a part of a block takes")
+        for target, threads in ((self._program.labels[step.operands[0]], taken), (place + 1, active & ~taken)):
+            if threads.any():
+                waiting[target] = waiting.get(target, False) | threads
+
+    def _chosen(self, step: Instruction, active: np.ndarray) -> np.ndarray:
+        """The active threads whose guard holds."""
+        if step.guard is None:
+            return active
+        guard = self._read(step.guard, "pred")
+        return active & (~guard if step.guard_is_negated else guard)
+
+    def _decode(self, step: Instruction) -> Callable[["Machine", Instruction, np.ndarray], None]:
+        """What executes an instruction. Raises Unsupported for one that the machine does not know."""
+        known = _INSTRUCTIONS.get(step.opcode)
+        if known is None or (known is Machine.branch and step.operands[0] not in self._program.labels):
+            raise Unsupported(
+                f"{self._program.name}, line {step.line}: the machine does not know {step.opcode} {step.operands}"
+            )
+        return known
+
+    # Registers
+
+    def _read(self, operand: Operand, type: str) -> np.ndarray:
+        """A value of each thread, or one scalar for all."""
+        if not isinstance(operand, str):
+            raise Unsupported(f"{operand} where a value of {type} was expected")
+        if operand.startswith("%"):
+            value = self._special.get(operand)
+            if value is None:
+                value = self._registers.get(operand)
+            if value is None:
+                raise Fault(f"{operand} is read before it is written")
+            dtype = DTYPES[type]
+            if value.dtype.itemsize != dtype.itemsize or (value.dtype.kind == "b") is not (type == "pred"):
+                raise Unsupported(f"{operand} read as {type}")
+            return value.view(dtype)
+        if operand == "global_smem":
+            return np.zeros(1, DTYPES[type])[0]
+        return immediate(operand, type)
+
+    def _write(self, register: Operand, value: np.ndarray, chosen: np.ndarray) -> None:
+        if register == "_":
+            return
+        value = bits(value)
+        declared = self._program.register_type(register)
+        wanted = np.dtype(bool) if declared == "pred" else BITS[WIDTHS[declared]]
+        if value.dtype != wanted:
+            raise Unsupported(f"{register} of type {declared} written as {value.dtype}")
+        before = self._registers.get(register)
+        if before is None:
+            before = np.zeros(self._threads, wanted)
+        self._registers[register] = np.where(chosen, value, before)
+
+    def _address(self, operand: Operand, chosen: np.ndarray, type: str) -> np.ndarray:
+        """The addresses of the chosen threads, in 64 bits."""
+        if not isinstance(operand, Address):
+            raise Unsupported(f"{operand} where an address was expected")
+        base = np.broadcast_to(self._read(operand.base, type), self._threads)[chosen]
+        return base.astype(np.uint64) + np.uint64(operand.offset % 2**64)
+
+    # Instructions
+
+    def compute(self, step: Instruction, chosen: np.ndarray) -> None:
+        known = ARITHMETIC[step.opcode]
+        target, *sources = step.operands
+        values = [self._read(source, type) for source, type in zip(sources, known.sources, strict=True)]
+        if step.opcode.startswith(("div.", "rem.")):  # what other threads hold is no division of theirs
+            values[1] = np.where(chosen, values[1], values[1].dtype.type(1))
+        self._write(target, np.asarray(known.compute(*values)).astype(DTYPES[known.result], copy=False), chosen)
+
+    def compare_pairs(self, step: Instruction, chosen: np.ndarray) -> None:
+        """Two predicates, p|q, of two pairs of halves: p of the lower ones."""
+        targets, *sources = step.operands
+        known = ARITHMETIC[step.opcode.removesuffix("x2")]
+        words = [self._read(source, "b32") for source in sources]
+        for target, shift in zip(targets.split("|"), (0, 16), strict=True):
+            halves = [np.asarray(word >> np.uint32(shift)).astype(np.uint16) for word in words]
+            halves = [half.view(DTYPES[type]) for half, type in zip(halves, known.sources, strict=True)]
+            self._write(target, known.compute(*halves), chosen)
+
+    def approximate(self, step: Instruction, chosen: np.ndarray) -> None:
+        known = APPROXIMATIONS[step.opcode]
+        target, *sources = step.operands
+        if len(sources) != known.sources:
+            raise Unsupported(f"{step.opcode} of {len(sources)} sources")
+        self._write(target, np.asarray(known(self._shift, *(self._read(each, "f32") for each in sources))), chosen)
+
+    def move(self, step: Instruction, chosen: np.ndarray) -> None:
+        """A value; or two halves into a word and back, the lower first."""
+        target, source = step.operands
+        type = _MOVES[step.opcode]
+        if isinstance(source, tuple) and type == "b32" and len(source) == 2:
+            low, high = (self._read(half, "b16").astype(np.uint32) for half in source)
+            self._write(target, np.asarray(low | (high << np.uint32(16))), chosen)
+        elif isinstance(target, tuple) and type == "b32" and len(target) == 2:
+            word = self._read(source, "b32")
+            self._write(target[0], np.asarray(word & np.uint32(0xFFFF)).astype(np.uint16), chosen)
+            self._write(target[1], np.asarray(word >> np.uint32(16)).astype(np.uint16), chosen)
+        else:
+            self._write(target, np.asarray(self._read(source, type)), chosen)
+
+    def load_parameter(self, step: Instruction, chosen: np.ndarray) -> None:
+        """Into a register of its size, or extended into a wider one by its sign or by zeros."""
+        target, address = step.operands
+        type = step.opcode.split(".")[-1]
+        if address.offset or address.base not in self._arguments:
+            raise Unsupported(f"the parameter {address.base} + {address.offset}")
+        value = self._arguments[address.base] % 2 ** (8 * WIDTHS[type])
+        value = np.array(value, BITS[WIDTHS[type]]).view(DTYPES[type])
+        register = WIDTHS[self._program.register_type(target)]
+        self._write(target, value.astype(DTYPES[f"{type[0]}{8 * register}"]), chosen)
+
+    def load(self, step: Instruction, chosen: np.ndarray, space: str, count: int, type: str) -> None:
+        target, address = step.operands
+        registers = target if isinstance(target, tuple) else (target,)
+        memory, where, thread = self._space(space, address, chosen)
+        data = memory.load(where, (count, WIDTHS[type]), thread, self._epoch[chosen])
+        for register, column in zip(registers, data.T, strict=True):
+            value = np.zeros(self._threads, column.dtype)
+            value[chosen] = column
+            self._write(register, value, chosen)
+
+    def store(self, step: Instruction, chosen: np.ndarray, space: str, count: int, type: str) -> None:
+        address, source = step.operands
+        registers = source if isinstance(source, tuple) else (source,)
+        if len(registers) != count:
+            raise Unsupported(f"{step.opcode} of {len(registers)} registers")
+        values = [np.broadcast_to(bits(self._read(each, type)), self._threads)[chosen] for each in registers]
+        memory, where, thread = self._space(space, address, chosen)
+        memory.store(where, np.stack(values, 1), thread, self._epoch[chosen])
+
+    def _space(self, space: str, address: Operand, chosen: np.ndarray):
+        """The memory, the addresses in it, and the threads as it counts them."""
+        if space == "shared":
+            return self._shared, self._address(address, chosen, "u32"), self._local[chosen]
+        return self._memory, self._address(address, chosen, "u64"), self._global[chosen]
+
+    def barrier(self, step: Instruction, chosen: np.ndarray) -> None:
+        """bar.sync 0: all threads of a block that have not ended."""
+        if step.operands != ("0",):
+            raise Unsupported(f"{step.opcode} {step.operands}")
+        arrived = np.isin(self._block, np.unique(self._block[chosen])) & ~self._ended
+        if not chosen[arrived].all():
+            raise Fault("a barrier that not all threads of a block reach together")
+        self._epoch[chosen] += 1
+
+    def shuffle(self, step: Instruction, chosen: np.ndarray) -> None:
+        """shfl.sync.bfly: the value of the lane whose number differs in these bits."""
+        target, source, lanes, clamp, members = step.operands
+        if members not in FULL_WARP or clamp not in ("31", "0x1f") or not 0 <= int(lanes, 0) < WARP:
+            raise Unsupported(f"{step.opcode} of lanes {lanes}, clamp {clamp}, members {members}")
+        if not chosen.reshape(-1, WARP)[chosen.reshape(-1, WARP).any(1)].all():
+            raise Fault("a shuffle that not all threads of a warp reach together")
+        value = np.broadcast_to(self._read(source, "b32"), self._threads)
+        self._write(target, value[self._local ^ int(lanes, 0)], chosen)
+
+    def load_matrix(self, step: Instruction, chosen: np.ndarray) -> None:
+        """ldmatrix: 8×8 matrices of 16 bits. Lane 8i + r has the address of row r of matrix i; every lane gets two
+        neighbours of row lane / 4 of each."""
+        target, address = step.operands
+        registers = target if isinstance(target, tuple) else (target,)
+        if not chosen.all():
+            raise Unsupported(f"{step.opcode} by some threads")
+        rows = self._address(address, chosen, "u32")
+        if (rows % np.uint64(16)).any():
+            raise Fault("a row of a matrix at an address that is no multiple of 16 bytes")
+        lane = self._local % WARP
+        for number, register in enumerate(registers):
+            holder = self._local - lane + 8 * number + lane // 4
+            where = rows[holder] + (lane % 4 * 4).astype(np.uint64)
+            self._write(register, self._shared.load(where, (1, 4), self._local, self._epoch)[:, 0], chosen)
+
+
+_MOVES = {f"mov.{type}": type for type in ("b16", "u16", "b32", "u32", "b64", "u64", "f32", "pred")}
+
+_INSTRUCTIONS = {
+    **dict.fromkeys(ARITHMETIC, Machine.compute),
+    **dict.fromkeys(APPROXIMATIONS, Machine.approximate),
+    **dict.fromkeys(_MOVES, Machine.move),
+    **{f"ld.param.{type}": Machine.load_parameter for type in ("b32", "u32", "s32", "b64", "u64", "s64")},
+    **{f"{name}.{space}{vector}.{type}": partial(access, space=space, count=count, type=type)
+       for name, access in (("ld", Machine.load), ("st", Machine.store))
+       for space in ("global", "shared")
+       for count, vector in ((1, ""), (2, ".v2"), (4, ".v4"))
+       for type in ("b16", "u16", "b32", "u32", "f32", "b64", "u64")},
+    **{f"{name}x2": Machine.compare_pairs for name in ARITHMETIC if name.startswith("setp.") and name.endswith("f16")},
+    **{f"ldmatrix.sync.aligned.m8n8.x{count}.shared.b16": Machine.load_matrix for count in (1, 2, 4)},
+    "bar.sync": Machine.barrier,
+    "shfl.sync.bfly.b32": Machine.shuffle,
+    "bra": Machine.branch,
+    "bra.uni": Machine.branch,
+    "ret": Machine.end,
+}  # fmt: skip
+"""What executes each instruction, by its full name: a modifier that changes the meaning makes another name."""
