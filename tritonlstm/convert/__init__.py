@@ -8,6 +8,7 @@ The gate order is always said: equal shapes hide different orders, and a wrong o
 """
 
 from .formats import DepthwiseSeparable, Format, Ignored, Joint, Native, PerGate, Split
+from .hook import hook
 from .sources import SOURCES
 from .state_dict import from_state_dict, rename, to_state_dict
 
@@ -21,6 +22,7 @@ __all__ = [
     "PerGate",
     "Split",
     "from_state_dict",
+    "hook",
     "rename",
     "to_state_dict",
 ]
