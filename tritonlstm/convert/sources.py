@@ -45,6 +45,7 @@ _KERAS = Split(
         "recurrent_activation": "'sigmoid', 'hard_sigmoid' (of Keras 3) or 'hard_sigmoid_keras2' (of Keras 1 and 2)",
     },
     free=("activation", "recurrent_activation"),
+    ignore=(Ignored("seed_generator/*", "the random numbers of dropout"),),
     order=("kernel", "recurrent_kernel", "bias"),
 )
 
@@ -73,7 +74,15 @@ SOURCES: dict[str, Format] = {
     # DeNA/HandyRL handyrl/envs/geister.py: one block, as "body.blocks.0.", since every block reads the same input
     "HandyRL": Joint("conv", gates="ifog"),
     # snntorch/_neurons/sconv2dlstm.py
-    "snntorch": Joint("conv", gates="ifog"),
+    "snntorch": Joint(
+        "conv",
+        gates="ifog",
+        ignore=(
+            Ignored("threshold", "of the spikes that are made of h"),
+            Ignored("graded_spikes_factor", "of the spikes that are made of h"),
+            Ignored("reset_mechanism_val", "of the spikes that are made of h"),
+        ),
+    ),
     # uzh-rpg/rpg_e2vid model/submodules.py (prefix "unetrecurrent.encoders.0.recurrent_block."), Atcold/CortexNet
     "e2vid": _GATES,
     "CortexNet": _GATES,
@@ -159,7 +168,7 @@ SOURCES: dict[str, Format] = {
         even_kernels=True,
         nested=True,
     ),
-    # google-deepmind/dm-haiku _src/recurrent.py; prefix "conv2_d_lstm/"
+    # google-deepmind/dm-haiku _src/recurrent.py; prefix "conv2_dlstm/"
     "haiku": Split(
         "input_to_hidden",
         "hidden_to_hidden",

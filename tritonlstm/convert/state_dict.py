@@ -185,7 +185,7 @@ def read(
             raise type(error)(f"{error}, in the weights of {name}{where}") from None
         used.update(keys)
         layers.append(_with_peephole(name, format, prefix, number, layer, missing_peephole))
-    for key in tensors.keys() - used:
+    for key in sorted(tensors.keys() - used):
         _check_ignored(name, format, prefix, key, tensors[key])
     if without_input:
         layers[0] = layers[0]._replace(input=None)
@@ -237,31 +237,32 @@ def _nothing_found(name: str, format: Format, prefix: str, values: Mapping[str, 
 
 
 def _check_not_refused(name: str, format: Format, prefix: str, key: str) -> None:
-    for pattern, reason in format.refused.items():
+    """Tell apart keys of an option or a cell that the layer does not have."""
+    patterns = format.refused if _ignored(format, key) else {**format.refused, **_FOREIGN}
+    for pattern, reason in patterns.items():
         if fnmatchcase(key, pattern):
             raise ValueError(f"{prefix}{key}: {reason}, in the weights of {name}")
 
 
-def _check_ignored(name: str, format: Format, prefix: str, key: str, value: object) -> None:
+def _ignored(format: Format, key: str) -> Ignored | None:
     for each in format.ignore:
-        pattern, reason, initial = Ignored(each, "") if isinstance(each, str) else each
-        if not fnmatchcase(key, pattern):
-            continue
-        if (
-            initial is not None
-            and isinstance(value, Tensor)
-            and not value.is_meta
-            and not bool((value == initial).all())
-        ):
-            raise ValueError(f"{prefix}{key}: expected {initial:g}, since {reason}, got values that were trained")
-        return
-    for pattern, reason in _FOREIGN.items():
-        if fnmatchcase(key, pattern):
-            raise ValueError(f"{prefix}{key}: {reason}, in the weights of {name}")
-    raise ValueError(
-        f"{prefix}{key}: expected only keys that {name} has, got another; a prefix leaves out keys that do not begin"
-        " with it, and the `ignore` of a description those that are not needed"
-    )
+        ignored = Ignored(each, "the description says so") if isinstance(each, str) else each
+        if fnmatchcase(key, ignored.pattern):
+            return ignored
+    return None
+
+
+def _check_ignored(name: str, format: Format, prefix: str, key: str, value: Tensor) -> None:
+    """Raise a ValueError for a key that was not used, unless it is known not to be needed."""
+    ignored = _ignored(format, key)
+    if ignored is None:
+        raise ValueError(
+            f"{prefix}{key}: expected only keys that {name} has, got another; a prefix leaves out keys that do not"
+            " begin with it, and the `ignore` of a description those that are not needed"
+        )
+    initial = ignored.initial
+    if initial is not None and not value.is_meta and not bool((value == initial).all()):
+        raise ValueError(f"{prefix}{key}: expected {initial:g}, since {ignored.reason}, got values that were trained")
 
 
 def _with_peephole(
