@@ -41,6 +41,10 @@ print(*sorted(set(sys.modules) - before))
         assert packages <= {"tritonlstm", "torch"}
         heavy = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.export", "torch.onnx", "torch.utils")
         assert [name for name in added if name.startswith(heavy)] == []
+        assert [name for name in added if name.startswith("tritonlstm.convert")] == []
+
+    def test_convert_is_imported_when_it_is_used(self):
+        run("import tritonlstm; assert tritonlstm.convert.SOURCES; assert not hasattr(tritonlstm, 'converter')")
 
     TIMES = """
 import time

@@ -32,3 +32,12 @@ __all__ = [
     "modules",
     "reference",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`convert` is imported when it is first used."""
+    if name == "convert":
+        import importlib
+
+        return importlib.import_module(".convert", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

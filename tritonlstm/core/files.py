@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 LIMIT = 4 * 2**20
 """Bytes of the largest file that is read: a table of 20,000 rows."""
@@ -21,12 +22,19 @@ _KINDS = {
 
 def read_text(path: Path) -> str:
     """The text of a regular file of at most LIMIT bytes, in UTF-8. Raises OSError, or ValueError for any other file."""
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        _check_regular(os.fstat(file.fileno()), path)
+    with open_regular(path) as file:
         data = file.read(LIMIT + 1) or b""  # in /proc, a file may be larger than it says, or have nothing to read yet
     if len(data) > LIMIT:
         raise ValueError(f"{path}: expected at most {LIMIT} bytes, got more")
     return data.decode("utf-8")
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading. Raises OSError, or ValueError for what is no regular file."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        _check_regular(os.fstat(file.fileno()), path)
+        yield file
 
 
 def write(path: Path, content: str | bytes) -> None:
