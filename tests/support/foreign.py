@@ -136,25 +136,30 @@ def openstl() -> Foreign:
     return Foreign("OpenSTL", shapes, step)
 
 
-def per_gate(source: str, peephole: bool) -> Foreign:
+def per_gate(source: str, peephole: bool, name: str = "cell", first: int = 0, mode: str = "constant") -> Foreign:
+    """A convolution for each gate; keys count layers from `first`; `mode` is that of `F.pad`."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, below, above in sizes(CHANNELS):
+        cell = f"{name}{layer + first}"
         for gate in "ifco":
-            shapes[f"cell{layer}.Wx{gate}.weight"] = (above, below, 3, 3)
-            shapes[f"cell{layer}.Wx{gate}.bias"] = (above,)
-            shapes[f"cell{layer}.Wh{gate}.weight"] = (above, above, 3, 3)
+            shapes[f"{cell}.Wx{gate}.weight"] = (above, below, 3, 3)
+            shapes[f"{cell}.Wx{gate}.bias"] = (above,)
+            shapes[f"{cell}.Wh{gate}.weight"] = (above, above, 3, 3)
             if peephole and gate != "c":
-                shapes[f"cell{layer}.Wc{gate}"] = (1, above, H, W)
+                shapes[f"{cell}.Wc{gate}"] = (1, above, H, W)
 
     def step(params: Params, layer: int, x: Tensor, h: Tensor, c: Tensor):
+        cell = f"{name}{layer + first}"
+
+        def convolve(value: Tensor, key: str) -> Tensor:
+            padded = F.pad(value, (1, 1, 1, 1), mode)
+            return F.conv2d(padded, params[f"{cell}.{key}.weight"], params.get(f"{cell}.{key}.bias"))
+
         def rows(gate: str) -> Tensor:
-            key = f"cell{layer}.Wx{gate}"
-            return same(x, params[key + ".weight"], params[key + ".bias"]) + same(
-                h, params[f"cell{layer}.Wh{gate}.weight"]
-            )
+            return convolve(x, f"Wx{gate}") + convolve(h, f"Wh{gate}")
 
         gates = {"i": rows("i"), "f": rows("f"), "g": rows("c"), "o": rows("o")}
-        return lstm(gates, c, lambda gate: params[f"cell{layer}.Wc{gate}"] if peephole else 0.0)
+        return lstm(gates, c, lambda gate: params[f"{cell}.Wc{gate}"] if peephole else 0.0)
 
     return Foreign(source, shapes, step)
 
@@ -289,6 +294,7 @@ SOURCES: dict[str, Foreign] = {
     "OpenSTL": openstl(),
     "automan000": per_gate("automan000", True),
     "Winsolider": per_gate("Winsolider", False),
+    "PhyCRNet": per_gate("PhyCRNet", False, name="convlstm", first=3, mode="circular"),
     "KimUyen": two_biases(
         "KimUyen",
         lambda name, side, layer: f"cell_fw.{'input' if side == 'ih' else 'rnn'}_conv.{name}",

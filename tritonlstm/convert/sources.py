@@ -10,9 +10,9 @@ from ..core import checks
 from .formats import DepthwiseSeparable, Format, Ignored, Joint, Native, PerGate, Split
 
 _GRU = "a ConvGRU, which is another cell"
-_GROUP_NORM = "normalisation: of the pre-activations, before the gates, which the layer does not have"
+_GROUP_NORM = "normalisation: of the pre-activations, before the gates, which is not converted"
 _CONVOLUTIONAL = "peephole: a convolution of the cell state, which the layer does not have"
-_REVERSE = "bidirectional: the weights of a second direction, which the layer does not have"
+_REVERSE = "bidirectional: the weights of a second direction, which is not converted"
 
 _NDRPLZ = Joint("cell_list.{layer}.conv", gates="ifog", refused={"*conv_gates.*": _GRU, "*conv_can.*": _GRU})
 _GATES = Joint("Gates", gates="ifog")
@@ -31,7 +31,7 @@ _SLIP = (
     "peephole=True, with which the gates ignore the convolutions by a slip of precedence, or are normalised; the layer"
     " can do neither"
 )
-_TRAINED_NORM = "it belongs to layer_norm=True, a normalisation that the layer does not have"
+_TRAINED_NORM = "it belongs to layer_norm=True, a normalisation, which is not converted"
 _KERAS = Split(
     "{name}",
     "recurrent_{name}",
@@ -110,7 +110,7 @@ SOURCES: dict[str, Format] = {
             Ignored("cell_list.*.conv_last.*", "no forward pass calls it"),
             Ignored("conv_last.weight", "the output convolution of the model, which is no part of the layers"),
         ),
-        refused={"cell_list.*.conv_[xh].1.*": "normalisation: layer_norm=True, which the layer does not have"},
+        refused={"cell_list.*.conv_[xh].1.*": "normalisation: layer_norm=True, which is not converted"},
     ),
     # automan000/Convolutional_LSTM_PyTorch convolution_lstm.py
     "automan000": _AUTOMAN,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import modules
 from ..core import checks
-from ..core.spec import CHOICES, Spec
+from ..core.spec import Spec
 from ..modules.recurrent import RecurrentCell, RecurrentStack
 from .formats import DepthwiseSeparable, Format, Ignored, Native
 from .layer import LayerTensors
@@ -23,16 +23,16 @@ from .trees import flatten, nest, to_tensor
 _CLASSES = {0: "PeepholeLSTM", 1: "ConvLSTM1d", 2: "ConvLSTM2d", 3: "ConvLSTM3d"}
 """By number of spatial dimensions."""
 
-_COMPUTATION = ("backend", "memory", "schedule")
-"""Options that change how a layer computes, but not what."""
+_COMPUTATION = ("backend", "memory", "schedule", "returns")
+"""Options that change how a layer computes or what it returns, but not its equations."""
 
 _FOREIGN = {
-    "*_reverse": "bidirectional: the weights of a second direction, which the layer does not have",
-    "*weight_hr_l*": "proj_size: a projection, which the layer does not have",
+    "*_reverse": "bidirectional: the weights of a second direction, which is not converted",
+    "*weight_hr_l*": "proj_size: a projection, which is not converted",
     "*reset_gate*": "a ConvGRU, which is another cell",
     "*update_gate*": "a ConvGRU, which is another cell",
-    "*running_mean": "normalisation: batch normalisation inside the layer, which it does not have",
-    "*running_var": "normalisation: batch normalisation inside the layer, which it does not have",
+    "*running_mean": "normalisation: batch normalisation inside the layer, which is not converted",
+    "*running_var": "normalisation: batch normalisation inside the layer, which is not converted",
 }
 """Keys that are told apart in any source, with the option or the cell that they belong to."""
 
@@ -328,7 +328,7 @@ def _build(name: str, layers: Sequence[LayerTensors], options: dict[str, object]
         raise ValueError(
             f"{_CLASSES.get(dims, f'{dims} dimensions')}: {name} needs it, and this version does not have it"
         )
-    known = {*_keywords(kind), *CHOICES}
+    known = {*_keywords(kind), *(each.name for each in dataclasses.fields(Spec))}
     for option, value in options.items():
         if option not in known:
             raise ValueError(f"{option}: {name} needs {option}={value!r}, an option that {kind.__name__} does not have")

@@ -279,7 +279,7 @@ class RecurrentStack(nn.Module):
         input: Tensor | PackedSequence | None,
         state: Sequence[State] | None = None,
         steps: int | None = None,
-        # Not by keyword alone: PyTorch's older exporter passes every default by position, and must meet `check_untraced`.
+        # Not by keyword alone: PyTorch's older exporter passes defaults by position, and must reach `check_untraced`.
         returns: str = "sequence",
         return_cells: bool = False,
         generator: torch.Generator | None = None,
