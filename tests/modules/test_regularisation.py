@@ -287,7 +287,7 @@ class TestNorm:
         loss = gradients(layer, output.square().sum())
         stepped = step_by_step(layer, input)[0]
         assert not called
-        monkeypatch.setattr("tritonlstm.modules.recurrent.is_folded", lambda norm: False)
+        monkeypatch.setattr("tritonlstm.modules.cell.is_folded", lambda norm: False)
         expected = layer(input)[0]
         assert len(called) == 2 * T
         torch.testing.assert_close((output, stepped), (expected, expected))

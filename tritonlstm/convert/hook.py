@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..core import checks
-from ..modules.recurrent import RecurrentStack
+from ..modules.stack import RecurrentStack
 from .formats import Format
 from .sources import find_format
 from .state_dict import rename

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..core import checks
-from ..modules.recurrent import RecurrentStack
+from ..modules.stack import RecurrentStack
 from . import files, keras
 from .formats import Format
 from .sources import SOURCES

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from .. import modules
 from ..core import checks
 from ..core.spec import Spec
-from ..modules.recurrent import RecurrentCell, RecurrentStack
+from ..modules.cell import RecurrentCell
+from ..modules.stack import RecurrentStack
 from .formats import DepthwiseSeparable, Format, Ignored, Native
 from .layer import LayerTensors
 from .sources import find_format

@@ -9,9 +9,10 @@ import torch
 
 from ..core import checks
 from ..core.spec import Options, Spec, check_keywords
-from .recurrent import RecurrentCell, RecurrentStack, both_directions
+from .cell import RecurrentCell
 from .regularisation import Norm
 from .sizes import channels_by_layer, count_layers
+from .stack import RecurrentStack, both_directions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
