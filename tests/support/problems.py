@@ -82,6 +82,12 @@ SHAPES = {
     "pre-activations": Shape(in_channels=0, preact=True),
     "pre-activations, no state, no bias": Shape(in_channels=0, preact=True, state=False, bias=False),
     "pre-activations, circular": Shape(in_channels=0, preact=True, spec=Spec(padding_mode="circular")),
+    "pre-activations, reversed": Shape(in_channels=0, preact=True, spec=Spec(reverse=True)),
+    "pre-activations, reversed, many steps, every c": Shape(
+        steps=13, spatial=(3, 3), in_channels=0, preact=True, state=False, spec=Spec(reverse=True, returns="cells")
+    ),
+    "pre-activations, last step": Shape(in_channels=0, preact=True, spec=Spec(returns="last")),
+    "reversed, circular, dilation": Shape(spec=Spec(reverse=True, padding_mode="circular", dilation=2)),
     "pre-activations of vectors": VECTORS.but(in_channels=0, preact=True, state=False),
     "dilation": Shape(spec=Spec(dilation=2)),
     "dilation in W": Shape(spec=Spec(dilation=(1, 3)), spatial=(3, 7), kernel=(3, 3)),
