@@ -6,8 +6,9 @@
 Without it `torch.onnx.export` unrolls the equations over the T of its example. Needs onnxscript, as the exporter does.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Sequence  # noqa: UP035 (onnxscript takes the other for a class on Python 3.10)
 
 import torch
 from onnx_ir import DataType
