@@ -28,8 +28,8 @@ _AUTOMAN = PerGate(
 )
 _JHHUANG = Joint("conv.0", gates="ifgo", refused={"conv.1.*": _GROUP_NORM, "conv1.*": _GRU, "conv2.*": _GRU})
 _SLIP = (
-    "peephole=True, with which the gates ignore the convolutions by a slip of precedence, or are normalised; the layer"
-    " can do neither"
+    "peephole=True, with which the gates ignore the convolutions by a slip of precedence, or are normalised; neither is"
+    " converted"
 )
 _TRAINED_NORM = "it belongs to layer_norm=True, a normalisation, which is not converted"
 _KERAS = Split(
@@ -153,7 +153,7 @@ SOURCES: dict[str, Format] = {
     "jhhuang96": _JHHUANG,
     # czifan/ConvLSTM.pytorch networks/ConvLSTM.py: the candidate has no activation, and the output's is tanh
     "czifan": Joint(
-        "conv.0", gates="ifgo", refused={"conv.1.*": f"{_GROUP_NORM}; nor does it have a linear candidate"}
+        "conv.0", gates="ifgo", refused={"conv.1.*": f"{_GROUP_NORM}; and the layer has no linear candidate"}
     ),
     # keras src/layers/rnn/conv_lstm.py
     "keras": _KERAS,
