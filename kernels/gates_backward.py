@@ -15,13 +15,14 @@ gates.py.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from .activations import activate, apply_slope
 from .gates import apply_gates, load_four, store_four
-from .tiles import locate, peephole_offsets
+from .tiles import locate, peephole_offsets, row_pointer
 
 
-# Sizes that change with batch and sequence must not compile anew.
+# Sizes that change with batch and sequence must not compile anew, nor addresses that change with each step.
 @triton.jit(
     do_not_specialize=[
         "n_rows",
@@ -31,7 +32,15 @@ from .tiles import locate, peephole_offsets
         "stride_grad_output_h",
         "stride_grad_output_w",
         "stride_grad_output_c",
-    ]
+    ],
+    do_not_specialize_on_alignment=[
+        "gates_ptr",
+        "c_prev_ptr",
+        "grad_output_ptr",
+        "grad_h_ptr",
+        "grad_c_ptr",
+        "grad_preact_ptr",
+    ],
 )
 def gates_backward_kernel(
     gates_ptr,  # (M, 4C)  i, f, g, o, or their pre-activations
@@ -57,17 +66,21 @@ def gates_backward_kernel(
     ACTIVATION: tl.constexpr,  # of g and c
     RECURRENT_ACTIVATION: tl.constexpr,  # of i, f and o
     GRAD_OUTPUT: tl.constexpr,  # "none", "dense": as (M, C), "strided"
+    ALIGNED: tl.constexpr,  # whether each pointer to rows is a multiple of what divides these, up to 16 bytes
+    LAUNCH_PDL: tl.constexpr,  # whether it is launched while the kernel before, whose results it reads, still runs
     BLOCK: tl.constexpr,
 ):
     i_tile = tl.program_id(0)
     i_row, o_row, o_channel, mask = locate(i_tile, n_rows, C, BLOCK)
     o_state = o_row * C + o_channel
     o_gates = o_row * (4 * C) + o_channel
+    if LAUNCH_PDL:
+        gdc_wait()
 
-    p_grad_h = grad_h_ptr + i_row * stride_grad_h_row + o_row * stride_grad_h_row + o_channel
+    p_grad_h = row_pointer(grad_h_ptr, i_row, stride_grad_h_row, ALIGNED) + o_row * stride_grad_h_row + o_channel
     b_dh = tl.load(p_grad_h, mask=mask, other=0.0).to(tl.float32)
     if GRAD_OUTPUT == "dense":
-        b_dh += tl.load(grad_output_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+        b_dh += tl.load(row_pointer(grad_output_ptr, i_row, C, ALIGNED) + o_state, mask=mask, other=0.0).to(tl.float32)
     elif GRAD_OUTPUT == "strided":
         row = i_row + o_row
         image = row // n_pixels
@@ -79,13 +92,13 @@ def gates_backward_kernel(
     else:
         tl.static_assert(GRAD_OUTPUT == "none")
 
-    p_gates = gates_ptr + i_row * (4 * C) + o_gates
+    p_gates = row_pointer(gates_ptr, i_row, 4 * C, ALIGNED) + o_gates
     if ACTIVATED:
         b_i, b_f, b_g, b_o = load_four(p_gates, C, mask)
     else:
         a_i, a_f, a_g, a_o = load_four(p_gates, C, mask)
-    b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
-    p_grad_c = grad_c_ptr + i_row * C + o_state
+    b_c_prev = tl.load(row_pointer(c_prev_ptr, i_row, C, ALIGNED) + o_state, mask=mask, other=0.0).to(tl.float32)
+    p_grad_c = row_pointer(grad_c_ptr, i_row, C, ALIGNED) + o_state
     b_dc = tl.load(p_grad_c, mask=mask, other=0.0).to(tl.float32)
     if PEEPHOLE != "none":
         p_peephole = peephole_ptr + peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE, C, BLOCK)
@@ -114,6 +127,6 @@ def gates_backward_kernel(
         b_dc_prev += b_da_i * tl.load(p_peephole, mask=mask, other=0.0).to(tl.float32)
         b_dc_prev += b_da_f * tl.load(p_peephole + period, mask=mask, other=0.0).to(tl.float32)
 
-    p_grad_preact = grad_preact_ptr + i_row * (4 * C) + o_gates
+    p_grad_preact = row_pointer(grad_preact_ptr, i_row, 4 * C, ALIGNED) + o_gates
     store_four(p_grad_preact, C, mask, b_da_i, b_da_f, b_da_g, b_da_o)
     tl.store(p_grad_c, b_dc_prev.to(grad_c_ptr.dtype.element_ty), mask=mask)
