@@ -48,7 +48,7 @@ class Kernel:
     def __init__(self, kernel: InterpretedFunction, device: Device):
         function = self._function = kernel.fn
         self._device = device
-        self._any_alignment = kernel.kwargs.get("do_not_specialize_on_alignment", ())
+        self._any_alignment = kernel.kwargs.get("do_not_specialize_on_alignment") or ()
         self._parameters = inspect.signature(function).parameters
         self._outputs = outputs(function)
 
