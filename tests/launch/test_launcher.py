@@ -14,9 +14,10 @@ FORWARD = Launch("gates_forward", "bf16", 64, **SMALL)
 LAUNCHES = [
     FORWARD,
     Launch("gates_forward", "fp32", 6, "hoisted", **SMALL),
-    Launch("gates_forward", "fp16", 17, "none", **SMALL),
+    Launch("gates_forward", "fp16", 17, "marks", **SMALL),
     Launch("gates_backward", "bf16", 6, "strided", **SMALL),
     Launch("gates_backward", "fp32", 64, "recompute", **SMALL),
+    Launch("gates_backward", "bf16", 3, "marks", **SMALL),
     Launch("parameter_grads", "bf16", 6, "full", **SMALL),
 ]
 CHANGES = [

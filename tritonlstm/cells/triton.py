@@ -31,12 +31,14 @@ def _row_stride(rows: Tensor) -> int:
     return next(strides, rows.shape[-1])
 
 
-def _row_strides(**tensors: Tensor | None) -> dict[str, int]:
-    return {name: _row_stride(tensor) for name, tensor in tensors.items() if tensor is not None}
+NO_ROWS = ("bias_ptr", "peephole_ptr", "marks_ptr", "sums_ptr")
+"""The tensors that have no row for each pixel."""
 
 
-def _strides(tensor: Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tensor.stride()
+def _row_strides(tensors: dict[str, Tensor | None], but: tuple[str, ...] = ()) -> dict[str, int]:
+    """The distances between rows of those tensors that are rows, all as far apart."""
+    chosen = {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in NO_ROWS + but}
+    return {name: _row_stride(tensor) for name, tensor in chosen.items()}
 
 
 def _options(config: Config) -> dict[str, object]:
@@ -81,7 +83,7 @@ class TritonCell:
         return (triton.cdiv(self._layout.rows * self._layout.channels, config.block),)
 
     def forward(self, step: ForwardStep) -> None:
-        config = self._config("gates_forward")
+        config, marks = self._config("gates_forward"), step.marks
         tensors = {
             "preact_ptr": step.preact,
             "addend_ptr": step.addend,
@@ -92,32 +94,33 @@ class TritonCell:
             "c_ptr": step.c,
             "h_ptr": step.h,
             "h_next_ptr": step.h_next,
+            "marks_ptr": None if marks is None else marks.marks,
+            "h_prev_ptr": None if marks is None else marks.h_prev,
+            "reset_h_ptr": None if marks is None else marks.reset_h,
+            "reset_c_ptr": None if marks is None else marks.reset_c,
+            "output_ptr": None if marks is None else marks.output,
         }
-        variant = config, step.addend is None, step.gates is None, _strides(step.h_next)
-        self._launch_forward(gates_forward_kernel, tensors, variant, lambda: self._prepare_forward(step, config))
+        h_next = None if step.h_next is None else step.h_next.stride()
+        resets = None if marks is None else marks.reset_c is not None
+        variant = config, step.addend is None, step.gates is None, h_next, resets
+        self._launch_forward(gates_forward_kernel, tensors, variant, lambda: self._prepare_forward(tensors, config))
 
-    def _prepare_forward(self, step: ForwardStep, config: Config) -> Launch:
-        strides = _row_strides(
-            preact_ptr=step.preact,
-            addend_ptr=step.addend,
-            c_prev_ptr=step.c_prev,
-            gates_ptr=step.gates,
-            c_ptr=step.c,
-            h_ptr=step.h,
-            h_next_ptr=step.h_next,
-        )
+    def _prepare_forward(self, tensors: dict[str, Tensor | None], config: Config) -> Launch:
+        strides = _row_strides(tensors)
         arguments = {
             "n_rows": self._layout.rows,
             "n_pixels": self._layout.pixels,
             "C": self._layout.channels,
             "stride_h_next_row": strides.get("h_next_ptr", 0),
-            "HAS_ADDEND": step.addend is not None,
+            "HAS_ADDEND": tensors["addend_ptr"] is not None,
             "HAS_BIAS": self._bias is not None,
             "PEEPHOLE": self._peephole_kind,
             "ACTIVATION": self._spec.activation,
             "RECURRENT_ACTIVATION": self._spec.recurrent_activation,
-            "SAVE_GATES": step.gates is not None,
-            "HAS_H_NEXT": step.h_next is not None,
+            "SAVE_GATES": tensors["gates_ptr"] is not None,
+            "HAS_H_NEXT": tensors["h_next_ptr"] is not None,
+            "HAS_MARKS": tensors["marks_ptr"] is not None,
+            "HAS_RESETS": tensors["reset_c_ptr"] is not None,
             "BLOCK": config.block,
             **_options(config),
         }
@@ -125,7 +128,7 @@ class TritonCell:
 
     def backward(self, step: BackwardStep) -> None:
         """`step.c` is not read: the kernel recomputes it, which takes less time than to load it."""
-        config, grad_output = self._config("gates_backward"), step.grad_output
+        config, grad_output, marks = self._config("gates_backward"), step.grad_output, step.marks
         if grad_output is not None and grad_output.dim() > 4:
             grad_output = grad_output.flatten(1, -3)  # D and H are one dimension: a copy only where they do not merge
         tensors = {
@@ -137,26 +140,24 @@ class TritonCell:
             "grad_h_ptr": step.grad_h,
             "grad_c_ptr": step.grad_c,
             "grad_preact_ptr": step.grad_preact,
+            "marks_ptr": None if marks is None else marks.marks,
+            "reset_c_ptr": None if marks is None else marks.reset_c,
+            "grad_held_ptr": None if marks is None else marks.grad_held,
+            "grad_reset_h_ptr": None if marks is None else marks.grad_reset_h,
+            "grad_reset_c_ptr": None if marks is None else marks.grad_reset_c,
         }
-        variant = config, _strides(grad_output), step.grad_h.stride()
-        self._launch_backward(
-            gates_backward_kernel, tensors, variant, lambda: self._prepare_backward(step, grad_output, config)
-        )
+        strides = None if grad_output is None else grad_output.stride()
+        resets = None if marks is None else (marks.reset_c is not None, marks.grad_reset_c is not None)
+        variant = config, strides, step.grad_h.stride(), resets
+        self._launch_backward(gates_backward_kernel, tensors, variant, lambda: self._prepare_backward(tensors, config))
 
-    def _prepare_backward(self, step: BackwardStep, grad_output: Tensor | None, config: Config) -> Launch:
-        kind = "none" if grad_output is None else "dense" if grad_output.is_contiguous() else "strided"
-        image_strides = 0, 0, 0, 0
+    def _prepare_backward(self, tensors: dict[str, Tensor | None], config: Config) -> Launch:
+        grad_output, kind, image_strides = tensors["grad_output_ptr"], "none", (0, 0, 0, 0)
         if grad_output is not None:
+            kind = "dense" if grad_output.is_contiguous() else "strided"
             batch, *spatial, channel = grad_output.stride()
             image_strides = batch, *([0] * (2 - len(spatial))), *spatial, channel
-        strides = _row_strides(
-            gates_ptr=step.gates,
-            c_prev_ptr=step.c_prev,
-            grad_output_ptr=grad_output if kind == "dense" else None,
-            grad_h_ptr=step.grad_h,
-            grad_c_ptr=step.grad_c,
-            grad_preact_ptr=step.grad_preact,
-        )
+        strides = _row_strides(tensors, but=("grad_output_ptr",) if kind == "strided" else ())
         arguments = {
             "n_rows": self._layout.rows,
             "n_pixels": self._layout.pixels,
@@ -173,6 +174,9 @@ class TritonCell:
             "ACTIVATION": self._spec.activation,
             "RECURRENT_ACTIVATION": self._spec.recurrent_activation,
             "GRAD_OUTPUT": kind,
+            "HAS_MARKS": tensors["marks_ptr"] is not None,
+            "HAS_RESETS": tensors["reset_c_ptr"] is not None,
+            "GRAD_RESETS": tensors["grad_reset_c_ptr"] is not None,
             "BLOCK": config.block,
             **_options(config),
         }
@@ -205,10 +209,11 @@ class TritonParameterGrads:
 
     def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
         tensors = {"grad_preact_ptr": grad_preact, "c_prev_ptr": c_prev, "c_ptr": c, "sums_ptr": self._sums}
-        self._launch(parameter_grads_kernel, tensors, len(grad_preact), lambda: self._prepare(grad_preact, c_prev, c))
+        steps = len(grad_preact)
+        self._launch(parameter_grads_kernel, tensors, steps, lambda: self._prepare(tensors, steps))
 
-    def _prepare(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> Launch:
-        repeats = len(grad_preact) * self._layout.rows // self._pixels
+    def _prepare(self, tensors: dict[str, Tensor | None], steps: int) -> Launch:
+        repeats = steps * self._layout.rows // self._pixels
         splits = len(self._sums)
         arguments = {
             "n_repeats": repeats,
@@ -222,8 +227,7 @@ class TritonParameterGrads:
             **_options(self._config),
         }
         # One program for each block of columns and split of the repeats.
-        grid = self._column_programs, splits
-        return Launch(grid, _row_strides(grad_preact_ptr=grad_preact, c_prev_ptr=c_prev, c_ptr=c), arguments)
+        return Launch((self._column_programs, splits), _row_strides(tensors), arguments)
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
         sums = self._sums.sum(0)
