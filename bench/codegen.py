@@ -7,6 +7,7 @@ python -m bench.codegen --update   writes the figures to bench/codegen.json
 import argparse
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ import triton
 
 from tritonlstm.core import files, output
 from tritonlstm.launch.config import find_config
-from tritonlstm.launch.tables import KERNELS
+from tritonlstm.launch.tables import KERNELS, Config
 from tritonlstm.tuning import aot
 from tritonlstm.tuning.inspect import Figures, faults
 from tritonlstm.tuning.launches import DTYPES, VARIANTS, Launch
@@ -32,6 +33,13 @@ REGISTERS = {"cuda": {True: 128, False: 160}, "hip": {True: 128, False: 192}}
 
 With 128, an NVIDIA multiprocessor holds 16 warps of such a kernel at once, with 160 it holds 12; with 128 and 192, a
 SIMD unit of AMD's holds four and two wavefronts. Odd channels need an address for each element, and more registers."""
+
+PER_ELEMENT = {
+    "gates_forward": {"bf16": 66, "fp16": 92, "fp32": 86},
+    "gates_backward": {"bf16": 76, "fp16": 76, "fp32": 72},
+}
+"""The most instructions for an element on NVIDIA's GPUs, with peepholes by channel and channels that are a multiple of
+64: what an issue slot each takes, beside the time for memory."""
 
 Rows = dict[str, dict]
 """Figures by the key of their point."""
@@ -49,6 +57,18 @@ class Point:
         launch = self.launch
         return f"{launch.kernel}/{launch.dtype}/C{launch.channels}/{launch.variant}/{self.arch}"
 
+    @property
+    def config(self) -> Config:
+        """The package's own: a user's tables do not change these figures."""
+        launch = self.launch
+        return find_config(launch.kernel, self.arch, launch.itemsize, launch.channels, user=False)[0].value
+
+    def row(self, figures: Figures) -> dict:
+        """The figures, and of the gates' kernels, which have no loop, the instructions for one element."""
+        elements = self.config.block / (self.config.num_warps * limits(self.arch).warp_size)  # of a thread
+        per_element = None if self.launch.kernel == "parameter_grads" else round(figures.instructions / elements, 1)
+        return asdict(figures) | {"per_element": per_element}
+
 
 def points(architectures: Iterable[str] = ARCHITECTURES) -> Iterator[Point]:
     """Every channel class in every dtype with channel peepholes; the other variants at 64 channels, not in fp16."""
@@ -62,25 +82,26 @@ def points(architectures: Iterable[str] = ARCHITECTURES) -> Iterator[Point]:
 
 def measure(points: Iterable[Point], processes: int = 2) -> Rows:
     """The figures of all points. Raises RuntimeError, with everything that went wrong, if one does not compile."""
-    points, tasks = list(points), []
-    for point in points:
-        launch = point.launch
-        # The package's own configuration: a user's tables do not change these figures.
-        entry, _ = find_config(launch.kernel, point.arch, launch.itemsize, launch.channels, user=False)
-        tasks.append((launch, point.arch, entry.value))
-    found = aot.measure(tasks, processes)
+    points = list(points)
+    found = aot.measure([(point.launch, point.arch, point.config) for point in points], processes)
     failures = [f"{point.key}: {result}" for point, result in zip(points, found) if isinstance(result, str)]
     if failures:
         raise RuntimeError("\n".join(failures))
-    return {point.key: asdict(figures) for point, figures in zip(points, found)}
+    return {point.key: point.row(figures) for point, figures in zip(points, found)}
 
 
 def violations(point: Point, figures: dict) -> list[str]:
-    """Which rules are broken, whatever the committed figures say: spills, registers, narrow accesses."""
+    """Which rules are broken, whatever the committed figures say: spills, registers, narrow accesses, instructions."""
+    figures = dict(figures)
+    per_element = figures.pop("per_element")
     found = [f"{point.key}: {fault}" for fault in faults(point.launch, Figures(**figures))]
     limit = REGISTERS["cuda" if point.arch.startswith("sm_") else "hip"][point.launch.channels % 8 == 0]
     if figures["registers"] > limit:
         found.append(f"{point.key}: {figures['registers']} registers, at most {limit}")
+    launch, most = point.launch, PER_ELEMENT.get(point.launch.kernel, {}).get(point.launch.dtype, math.inf)
+    is_limited = point.arch.startswith("sm_") and launch.variant == "channel" and launch.channels % 64 == 0
+    if is_limited and per_element is not None and per_element > most:
+        found.append(f"{point.key}: {per_element} instructions an element, at most {most}")
     return found
 
 
@@ -110,6 +131,7 @@ def text(rows: Rows) -> str:
     most = [limits(key.rpartition("/")[2]).warps for key in rows]
     table["warps"] = [f"{warps}/{each}" for warps, each in zip(table.warps, most)]
     table["accesses"] = [", ".join(f"{n} × {width} B" for width, n in each.items()) for each in table.accesses]
+    table["per_element"] = [row["per_element"] or "" for row in rows.values()]
     return table.to_string()
 
 

@@ -57,9 +57,12 @@ def test_the_table_has_the_rows_that_the_command_compiles():
 
 POINT = codegen.Point(Launch("gates_forward", "bf16", 64), "sm_90")
 GOOD = {"registers": 64, "spills": 0, "shared": 0, "accesses": {"16": 9}, "instructions": 100, "warps": 32}
+GOOD |= {"per_element": 12.5}
 
 
-@pytest.mark.parametrize("change", [{"registers": 129}, {"spills": 8}, {"accesses": {"8": 1, "16": 8}}])
+@pytest.mark.parametrize(
+    "change", [{"registers": 129}, {"spills": 8}, {"accesses": {"8": 1, "16": 8}}, {"per_element": 99.0}]
+)
 def test_every_rule_can_be_broken(change: dict):
     assert codegen.violations(POINT, GOOD) == []
     (line,) = codegen.violations(POINT, GOOD | change)
@@ -75,6 +78,7 @@ def test_every_rule_can_be_broken(change: dict):
         ({"shared": 16}, "shared 0 → 16"),
         ({"accesses": {"8": 2, "16": 8}}, "accesses {'16': 9} → {'8': 2, '16': 8}"),
         ({"warps": 28}, "warps 32 → 28"),
+        ({"per_element": 12.0}, "per_element 12.5 → 12.0"),
     ],
 )
 def test_every_change_makes_the_table_stale_and_is_named_by_its_row(change: dict, words: str):
@@ -102,4 +106,4 @@ def test_the_table_has_every_dtype_at_every_channel_class_on_every_architecture(
 
 def test_the_printed_table_has_a_line_for_each_row():
     _, line = codegen.text({POINT.key: GOOD}).splitlines()
-    assert line.split() == [POINT.key, "64", "0", "0", "9", "×", "16", "B", "100", "32/64"]
+    assert line.split() == [POINT.key, "64", "0", "0", "9", "×", "16", "B", "100", "32/64", "12.5"]

@@ -6,6 +6,7 @@ The same code runs on CPU tensors when Triton interprets (TRITON_INTERPRET=1).
 
 import math
 
+import torch
 import triton
 from torch import Tensor
 
@@ -52,6 +53,9 @@ class TritonCell:
         self._layout, self._spec, self._itemsize = layout, spec, like.element_size()
         self._arch = architecture(like.device)
         self._launch_forward, self._launch_backward = Launcher(), Launcher()
+        self._activation = spec.activation
+        if spec.activation == "tanh" and like.dtype == torch.bfloat16:
+            self._activation = "tanh_to_bfloat16"  # forward: backward, the slope of c's needs more
         # The kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own.
         self.bias, self._bias = None, None if bias is None else bias.contiguous()
         self._peephole, self._peephole_kind = None, "none"
@@ -115,7 +119,7 @@ class TritonCell:
             "HAS_ADDEND": tensors["addend_ptr"] is not None,
             "HAS_BIAS": self._bias is not None,
             "PEEPHOLE": self._peephole_kind,
-            "ACTIVATION": self._spec.activation,
+            "ACTIVATION": self._activation,
             "RECURRENT_ACTIVATION": self._spec.recurrent_activation,
             "SAVE_GATES": tensors["gates_ptr"] is not None,
             "HAS_H_NEXT": tensors["h_next_ptr"] is not None,
