@@ -80,24 +80,38 @@ def _is_before_3(version: str) -> bool:
     return int(major[0]) < 3
 
 
-def read_model(file: BinaryIO, name: str) -> tuple[dict[str, object], dict[str, object]]:
-    """The weights by name of a layer of a `.keras` file, and our layer's options.
+class KerasModel(NamedTuple):
+    """A `.keras` file."""
 
-    Args:
-        name: of the layer in the model, with those of models around it, "encoder/conv_lstm2d"; "" where there is one.
-    """
+    weights: dict[str, object]  # of all layers, by their place in the file
+    layers: list[KerasLayer]
+    version: str
+
+    def layer(self, name: str) -> tuple[dict[str, object], dict[str, object]]:
+        """The weights of a layer by name, and our layer's options.
+
+        Args:
+            name: of the layer in the model, with those of models around it, "encoder/conv_lstm2d"; "" where there is
+                one.
+        """
+        found = [layer for layer in self.layers if layer.name == name] if name else self.layers
+        if len(found) != 1:
+            names = ", ".join(repr(layer.name) for layer in self.layers) or "none"
+            raise ValueError(f"prefix: expected the name of a recurrent layer of the model, {names}, got {name!r}")
+        (layer,) = found
+        tensors = {
+            key.removeprefix(layer.group): value for key, value in self.weights.items() if key.startswith(layer.group)
+        }
+        return tensors, options_of(layer.kind, layer.config, self.version)
+
+
+def read_model(file: BinaryIO) -> KerasModel:
+    """A `.keras` file, of Keras 3."""
     with zipfile.ZipFile(file) as archive:
         version = _json(archive, "metadata.json").get("keras_version", "")
         layers = list(_recurrent_layers(_json(archive, "config.json"), "", ""))
-        found = [layer for layer in layers if layer.name == name] if name else layers
-        if len(found) != 1:
-            names = ", ".join(repr(layer.name) for layer in layers) or "none"
-            raise ValueError(f"prefix: expected the name of a recurrent layer of the model, {names}, got {name!r}")
         arrays = hdf5.read(io.BytesIO(_member(archive, "model.weights.h5")))
-    layer = found[0]
-    named = weights_by_name(arrays)
-    tensors = {key.removeprefix(layer.group): value for key, value in named.items() if key.startswith(layer.group)}
-    return tensors, options_of(layer.kind, layer.config, str(version))
+    return KerasModel(weights_by_name(arrays), layers, str(version))
 
 
 def weights_by_name(arrays: Mapping[str, object]) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,6 +71,11 @@ def fits(values: Mapping[str, object]) -> list[Fit]:
 
     Some of them may have another gate order: shapes do not tell.
     """
+    return [fit for fit, problem in tries(values) if problem is None]
+
+
+def tries(values: Mapping[str, object]) -> Iterator[tuple[Fit, str | None]]:
+    """The sources that have some of the keys, each with its prefix, and what does not fit; None if all does."""
     shapes = {}
     for key, value in flatten(values).items():
         try:
@@ -78,15 +83,14 @@ def fits(values: Mapping[str, object]) -> list[Fit]:
             shapes[key] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         except TypeError:
             shapes[key] = value
-    found = []
     for name, format in SOURCES.items():
         for prefix in prefixes(format, list(shapes)):
             try:
                 read(shapes, name, prefix, missing_peephole="zeros", dense=True)
-            except (TypeError, ValueError):
-                continue
-            found.append(Fit(name, prefix))
-    return found
+            except (TypeError, ValueError) as error:
+                yield Fit(name, prefix), str(error)
+            else:
+                yield Fit(name, prefix), None
 
 
 def _proposal(values: Mapping[str, object]) -> str:

@@ -24,6 +24,22 @@ from .trees import flatten, nest, to_tensor
 _CLASSES = {0: "PeepholeLSTM", 1: "ConvLSTM1d", 2: "ConvLSTM2d", 3: "ConvLSTM3d"}
 """By number of spatial dimensions."""
 
+_TOLD = (
+    "in_channels",
+    "hidden_channels",
+    "kernel_size",
+    "input_kernel_size",
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "peephole",
+    "spatial_size",
+    "device",
+    "dtype",
+)
+"""Arguments of the layers that the weights tell."""
+
 _COMPUTATION = ("backend", "memory", "schedule", "returns")
 """Options that change how a layer computes or what it returns, but not its equations."""
 
@@ -331,6 +347,8 @@ def _build(name: str, layers: Sequence[LayerTensors], options: dict[str, object]
         )
     known = {*_keywords(kind), *(each.name for each in dataclasses.fields(Spec))}
     for option, value in options.items():
+        if option in _TOLD:
+            raise ValueError(f"{option}: expected none, since the weights tell it, got {checks.show(value)}")
         if option not in known:
             raise ValueError(f"{option}: {name} needs {option}={value!r}, an option that {kind.__name__} does not have")
     has_bias = {layer.bias is not None for layer in layers}
