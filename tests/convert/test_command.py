@@ -112,6 +112,15 @@ class TestConverting:
         assert "dense=True" in fails(capsys, "b.pt", "other.pt", "--source", "RVT")
         assert cli.main(["convert", "b.pt", "other.pt", "--source", "RVT", "--dense"]) == 0
 
+    @pytest.mark.parametrize("name", ["jhhuang96", "nn.LSTM, both directions"])
+    def test_a_norm_and_both_directions(self, name: str, capsys: pytest.CaptureFixture):
+        foreign = SOURCES[name]
+        torch.save(foreign.params(torch.float32), "a.pt")
+        assert cli.main(["convert", "a.pt", "ours.pt", "--source", foreign.source]) == 0
+        layer = run_code(capsys.readouterr().out)
+        expected, _ = foreign.run(torch.load("a.pt", weights_only=True), input := foreign.input().float())
+        torch.testing.assert_close(layer(input)[0], expected)
+
     def test_an_existing_file_is_replaced_on_request_alone(self, capsys: pytest.CaptureFixture):
         Path("ours.pt").write_bytes(b"before")
         assert "argument OUT: ours.pt exists; --force replaces it" in refuses(capsys, "theirs.pt", "ours.pt", *NDRPLZ)
@@ -296,6 +305,8 @@ class TestInspecting:
         lambda: ConvLSTM1d(1, [2, 2], [3, 5], activation="relu", padding_mode="circular"),
         lambda: PeepholeLSTM(3, 4, 2, dtype=torch.float64, proj_size=2),
         lambda: PeepholeLSTM(3, [4, 5], peephole=False, bidirectional=True, recurrent_activation="hard_sigmoid"),
+        lambda: ConvLSTM2d(1, 4, 3, norm=lambda channels: nn.GroupNorm(2, channels)),
+        lambda: ConvLSTM1d(1, [2, 2], 3, norm=nn.BatchNorm1d),
     ],
 )
 def test_the_constructor_builds_the_layer_again(layer):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from torch import nn
 
 from ..core.spec import Spec
 from ..modules.conv_lstm import ConvLSTM
@@ -44,7 +45,16 @@ def constructor(layer: RecurrentStack) -> str:
     if first.weight.dtype != torch.float32:
         options["dtype"] = first.weight.dtype
     arguments += [f"{name}={value!r}" for name, value in options.items()]
+    arguments += [f"norm={_norm(first.norm)}"] if first.norm is not None else []
     return f"{type(layer).__name__}({', '.join(arguments)})"
+
+
+def _norm(module: nn.Module) -> str:
+    """What makes such a module, one of those of `norms`."""
+    kind = type(module).__name__
+    if isinstance(module, nn.GroupNorm):
+        return f"lambda channels: torch.nn.{kind}(channels // {module.num_channels // module.num_groups}, channels)"
+    return f"torch.nn.{kind}"
 
 
 def _of_all(values: list) -> object:

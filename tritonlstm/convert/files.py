@@ -78,8 +78,7 @@ def _read(file: BinaryIO, start: bytes, prefix: str | None) -> Contents:
             model = keras.read_model(file)
             if prefix is None:
                 return Contents(model.weights, "keras", layers=[layer.name for layer in model.layers])
-            values, options = model.layer(prefix)
-            return Contents(values, "keras", options, is_one_layer=True)
+            return Contents(*model.layer(prefix), is_one_layer=True)
         if names and all(name.endswith(".npy") for name in names):
             return Contents(_numpy(file))
     if start.startswith((_ZIP, _PICKLE)):

@@ -14,7 +14,7 @@ from ..modules.stack import RecurrentStack
 from . import files, keras
 from .formats import Format
 from .sources import SOURCES
-from .state_dict import from_state_dict, prefixes, read
+from .state_dict import from_state_dict, named, prefixes, read
 from .trees import flatten, to_tensor
 
 
@@ -122,11 +122,12 @@ def _of_keras(layer: object) -> files.Contents:
     if not hasattr(layer, "get_config") or not hasattr(layer, "get_weights"):
         raise TypeError(f"origin: expected a layer of Keras, got {checks.describe(layer)}")
     version = "2" if package in ("tf_keras", "tensorflow") else str(sys.modules[package].__version__)
-    options = keras.options_of(kind, layer.get_config(), version)
+    source, options = keras.layer_of(kind, layer.get_config(), version)
     weights: Sequence[object] = layer.get_weights()
-    if len(weights) not in (2, 3):
+    count = len(weights) // (2 if source == "keras.Bidirectional" else 1)
+    if count not in (2, 3):
         raise ValueError(f"origin: expected a layer with its weights, got {len(weights)}; call or build it first")
-    return files.Contents(dict(zip(SOURCES["keras"].order, weights)), "keras", options)
+    return files.Contents(named(SOURCES[source].order, weights), source, options)
 
 
 def _of_flax(module: object) -> files.Contents:
