@@ -82,9 +82,9 @@ def by(order: str, rows: Tensor) -> dict[str, Tensor]:
     return dict(zip(order, rows.chunk(4, 1)))
 
 
-def sizes(channels: tuple[int, ...], directions: int = 1) -> list[tuple[int, int, int]]:
+def sizes(channels: tuple[int, ...], directions: int = 1, cin: int = CIN) -> list[tuple[int, int, int]]:
     """(layer, in, out) of each layer."""
-    below = (CIN, *(directions * each for each in channels))
+    below = (cin, *(directions * each for each in channels))
     return [(layer, below, above) for layer, (below, above) in enumerate(zip(below, channels))]
 
 
@@ -100,6 +100,7 @@ def joint(
     norm_names: tuple[str, ...] = (),
     bias: bool = True,
     cell: Callable = lstm,
+    cin: int = CIN,
     **options: object,
 ) -> Foreign:
     """One convolution of [x ; h], and what `norm` makes of it; `%d` in a key is the layer."""
@@ -108,7 +109,7 @@ def joint(
         return key % (layer + first) if "%d" in key else key
 
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer, below, above in sizes(channels):
+    for layer, below, above in sizes(channels, cin=cin):
         shapes[at(key, layer) + ".weight"] = (4 * above, below + above, 3, 3)
         if bias:
             shapes[at(key, layer) + ".bias"] = (4 * above,)
