@@ -246,6 +246,26 @@ class TestInspecting:
         assert "Equal shapes hide different gate orders" in printed
         assert "OpenSTL" not in printed
 
+    @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+    def test_values_of_every_kind(self, capsys: pytest.CaptureFixture):
+        values = {
+            "list": [1],
+            "sparse": torch.eye(2).to_sparse(),
+            "nested": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+            "complex": torch.zeros(2, dtype=torch.complex64),
+            "flags": torch.zeros(2, dtype=torch.bool),
+            "fp8": torch.zeros(2, dtype=torch.float8_e4m3fn),
+            3: torch.tensor(3),
+        }
+        # Keys as those of a source, so that each value is tried as its weight.
+        torch.save({"x": values} | {f"{key}.Gates.weight": value for key, value in values.items()}, "a.pt")
+        assert cli.main(["convert", "a.pt", "--inspect"]) == 0
+        printed = capsys.readouterr().out
+        for words in ("list of length 1", "nested tensor", "(2, 2)  float32", "(2,)  complex64", "()  int64"):
+            assert words in printed
+        assert "--prefix complex., e2vid: Gates.weight: expected a weight of at least two dimensions" in printed
+        assert "  and 11 more\n" in printed
+
     def test_under_a_prefix(self, capsys: pytest.CaptureFixture):
         torch.save({f"{name}.{key}": value for name in "ab" for key, value in PARAMS.items()} | {"c": 1}, "two.pt")
         assert cli.main(["convert", "two.pt", "--inspect", "--prefix", "b."]) == 0

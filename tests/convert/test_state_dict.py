@@ -305,6 +305,11 @@ class TestPeepholes:
             with pytest.raises(ValueError, match="SA-ConvLSTM starts its peepholes at random"):
                 convert.from_state_dict(self.without("SA-ConvLSTM"), "SA-ConvLSTM", missing_peephole=word)
 
+    def test_without_dimensions(self):
+        tensors = self.without("Hzzone") | {f"Wc{gate}": torch.zeros(()) for gate in "ifo"}
+        with pytest.raises(ValueError, match=r"^Wci: expected 1·C rows for 1 gates, got shape \(\)"):
+            convert.from_state_dict(tensors, "Hzzone")
+
     def test_a_source_may_have_none(self):
         assert convert.from_state_dict(self.without("aserdega"), "aserdega").layers[0].peephole is None
 
@@ -504,6 +509,18 @@ class TestArrays:
         tree = {"params": convert.trees.nest(params("flax"))}
         layer = convert.from_state_dict(tree, "flax", "params.")
         assert convert.to_state_dict(layer, "flax", "params.")["params"].keys() == {"ih", "hh"}
+
+    def test_of_the_other_byte_order(self):
+        tensors = params("snntorch")
+        swapped = {key: value.numpy().astype(">f8") for key, value in tensors.items()}
+        renamed = convert.rename(swapped, "snntorch")
+        assert all(torch.equal(value, renamed[key]) for key, value in convert.rename(tensors, "snntorch").items())
+
+    def test_two_values_of_one_key_are_refused(self):
+        tensors = params("snntorch")
+        tree = {"conv": {"weight": tensors["conv.weight"]}, **tensors}
+        with pytest.raises(ValueError, match=r"^conv.weight: expected one value of this key, got another"):
+            convert.from_state_dict(tree, "snntorch")
 
     def test_too_deep_a_tree(self):
         tree: dict = {}

@@ -9,6 +9,8 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+import torch
+
 from ..core import files, output
 from ..core.checks import describe
 from ..modules.stack import RecurrentStack
@@ -185,6 +187,8 @@ def _inspect(path: Path, prefix: str) -> int:
 
 def _describe(value: object) -> str:
     """A tensor's or an array's shape and dtype, else the type."""
+    if isinstance(value, torch.Tensor) and value.is_nested:
+        return "nested tensor"
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         return describe(value)
     return f"{tuple(value.shape)}  {str(value.dtype).removeprefix('torch.')}"
@@ -209,6 +213,8 @@ def _advice(contents: Contents, prefix: str) -> Iterator[str]:
     yield "No source has these keys and shapes, under any prefix."
     for fit, problem in results[:_MOST_PROBLEMS]:
         yield f"  {_where(fit.prefix)}, {fit.source}: {problem}"
+    if len(results) > _MOST_PROBLEMS:
+        yield f"  and {len(results) - _MOST_PROBLEMS} more"
 
 
 def _where(prefix: str) -> str:

@@ -94,7 +94,9 @@ def _torch(file: BinaryIO) -> dict[str, object]:
         raise ValueError(f"content: expected a dictionary of tensors, got {checks.describe(content)}")
     values = flatten(content)
     for key, value in values.items():
-        if isinstance(value, Tensor) and value.layout is torch.strided:
+        if isinstance(value, Tensor) and value.is_meta:
+            raise ValueError(f"{key}: expected a tensor that the file holds, got one without values, of device 'meta'")
+        if checks.is_dense(value):
             held = value.untyped_storage().nbytes()
             if value.numel() * value.element_size() > held:
                 raise ValueError(

@@ -213,7 +213,7 @@ class Format:
         for key, order in keys.items():
             checks.check_tensor(key, tensors[key])
             tensor = self._from_layout(key, tensors[key], group.role)
-            if tensor.shape[0] % len(order):
+            if tensor.dim() == 0 or tensor.shape[0] % len(order):
                 raise ValueError(
                     f"{key}: expected {len(order)}·C rows for {len(order)} gates, got shape {tuple(tensors[key].shape)}"
                 )

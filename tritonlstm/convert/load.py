@@ -80,9 +80,10 @@ def tries(values: Mapping[str, object]) -> Iterator[tuple[Fit, str | None]]:
     for key, value in flatten(values).items():
         try:
             tensor = to_tensor(key, value)
-            shapes[key] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         except TypeError:
-            shapes[key] = value
+            tensor = value
+        is_dense = checks.is_dense(tensor) and not tensor.is_quantized
+        shapes[key] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if is_dense else tensor
     for name, format in SOURCES.items():
         for prefix in prefixes(format, list(shapes)):
             try:
