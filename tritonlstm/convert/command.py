@@ -108,8 +108,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             written = to_state_dict(layer, options.target)
         except _ERRORS as error:
             return output.fail(_reason(options.file, "read", error))
-    for warning in caught:
-        output.warn(str(warning.message))
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        output.warn(message)
     try:
         save(options.out, written)
     except _ERRORS as error:

@@ -12,6 +12,11 @@ from ..core import checks
 from . import hdf5
 
 WEIGHTS = ("kernel", "recurrent_kernel", "bias")
+_ACTIVATIONS = {
+    "activation": {"tanh": "tanh", "relu": "relu", "linear": "identity"},
+    "recurrent_activation": {"sigmoid": "sigmoid", "hard_sigmoid": "hard_sigmoid"},
+}
+"""Ours by Keras's name."""
 _CONV = re.compile(r"ConvLSTM[123]D")
 _MOST_TEXT = 2**26
 
@@ -87,13 +92,12 @@ def _sizes(config: Mapping[str, object], name: str) -> list[object]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _activation(config: Mapping[str, object], name: str, version: str) -> object:
-    value = config.get(name)
-    if not isinstance(value, str):
-        raise ValueError(f"{name}: expected the name of an activation, got {checks.show(value)}")
-    if value == "hard_sigmoid" and _is_before_3(version):
-        return "hard_sigmoid_keras2"
-    return {"linear": "identity"}.get(value, value)
+def _activation(config: Mapping[str, object], name: str, version: str) -> str:
+    value, known = config.get(name), _ACTIVATIONS[name]
+    if not isinstance(value, str) or value not in known:
+        remark = ", whose slope below zero is 0.2 and here 0.01" if value == "leaky_relu" else ""
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {checks.show(value)}{remark}")
+    return "hard_sigmoid_keras2" if value == "hard_sigmoid" and _is_before_3(version) else known[value]
 
 
 def _is_before_3(version: str) -> bool:
