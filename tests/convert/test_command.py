@@ -143,6 +143,8 @@ class TestArguments:
         [
             (["theirs.pt"], "argument OUT: expected a file to write, or --inspect"),
             (["theirs.pt", "ours.pt", "--inspect"], "argument --inspect: not allowed with OUT"),
+            (["theirs.pt", "--inspect", "--source", "ndrplz"], "argument --inspect: not allowed with --source"),
+            (["theirs.pt", "--inspect", "--option", "a=1"], "argument --inspect: not allowed with --option"),
             (["theirs.pt", "ours.pt", "--source", "opnstl"], "got 'opnstl'; did you mean 'OpenSTL'?"),
             (["theirs.pt", "ours.pt", "--as", "nnlstm"], "argument --as: expected one of tritonlstm, ndrplz,"),
             (["theirs.pt", "ours.h5"], "argument OUT: expected a name that ends in .safetensors or .pt or .pth, got"),

@@ -192,6 +192,9 @@ class TestNorms:
         tensors = self.tensors() | {"conv.1.bias": torch.zeros(3)}
         with pytest.raises(ValueError, match=r"^conv.1.bias: expected shape \(4·C\) = \(64,\), got \(3,\)"):
             convert.from_state_dict(tensors, self.source())
+        tensors["conv.1.bias"] = torch.zeros(64, dtype=torch.int64)
+        with pytest.raises(TypeError, match=r"^conv.1.bias: expected one of torch.float16, .* got torch.int64"):
+            convert.from_state_dict(tensors, self.source())
         with pytest.raises(TypeError, match="norm: expected a GroupNorm or BatchNorm of convert, got"):
             self.source(norm=nn.BatchNorm2d(3))
 
@@ -234,7 +237,9 @@ class TestDirections:
         with pytest.raises(ValueError, match=r"^weight_ih_l1_reverse: expected a tensor, got none"):
             tensors = {key: value for key, value in params(name).items() if not key.endswith("l1_reverse")}
             convert.from_state_dict(tensors, "nn.LSTM")
-        with pytest.raises(ValueError, match=r"both directions of layer 0 with the same Cin, C and kernel, got \(2, 3"):
+        with pytest.raises(
+            ValueError, match=r"both directions of layer 0 with the same Cin, C and kernels, got \(2, 3"
+        ):
             convert.from_state_dict(
                 params(
                     "KimUyen, both directions",
@@ -267,6 +272,8 @@ class TestDirections:
         assert all(torch.equal(again[key], value) for key, value in layer.state_dict().items())
         with pytest.raises(ValueError, match=r"directions: expected two that differ, got \('a', 'a'\)"):
             convert.Joint("conv", gates="ifgo", directions=("a", "a"))
+        with pytest.raises(ValueError, match=r"directions: expected what {direction} becomes, got None"):
+            convert.Joint("{direction}.conv", gates="ifgo")
 
 
 class TestProjections:
@@ -278,6 +285,15 @@ class TestProjections:
             convert.from_state_dict(tensors | {"weight_hr_l0": torch.zeros(3, 2)}, "nn.LSTM")
         with pytest.raises(ValueError, match=r"of shape \(4·C, P\) = \(16, 2\), got \(12, 2\)"):
             convert.from_state_dict(tensors | {"weight_hr_l0": torch.zeros(2, 4)}, "nn.LSTM")
+
+    def test_without_dimensions(self):
+        with pytest.raises(ValueError, match=r"^weight_hr_l0: expected shape \(P, C\), got \(\)"):
+            convert.from_state_dict({**nn.LSTM(2, 3).state_dict(), "weight_hr_l0": torch.zeros(())}, "nn.LSTM")
+
+    def test_of_images(self):
+        tensors = {"layers.0.weight": torch.zeros(12, 4, 3, 3), "layers.0.projection": torch.zeros(2, 3)}
+        with pytest.raises(ValueError, match="layer 0: expected no projection beside weights of 4 dimensions, got one"):
+            convert.from_state_dict(tensors, "tritonlstm")
 
     def test_are_refused_by_a_source_without(self):
         with pytest.raises(ValueError, match="proj_size: the layer has a projection, which this format cannot hold"):

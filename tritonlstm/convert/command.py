@@ -95,8 +95,10 @@ def _option(text: str) -> tuple[str, object]:
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.inspect:
-        if options.out is not None:
-            parser.error("argument --inspect: not allowed with OUT, since nothing is written")
+        for name in ("out", "source", "options", "missing_peephole", "without_input", "dense", "force"):
+            if getattr(options, name):
+                name = {"out": "OUT", "options": "--option"}.get(name, f"--{name.replace('_', '-')}")
+                parser.error(f"argument --inspect: not allowed with {name}, since nothing is converted")
         return _inspect(options.file, options.prefix)
     if options.out is None:
         parser.error("argument OUT: expected a file to write, or --inspect")
@@ -130,13 +132,14 @@ def _check_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
     try:
         check_suffix("OUT", out)
         files.check_target(out)
+        exists = out.exists()
+        if os.path.realpath(file) == os.path.realpath(out) or (exists and file.exists() and out.samefile(file)):
+            parser.error(f"argument OUT: expected another file than IN, got {out}")
     except ValueError as error:
         parser.error(f"argument OUT: {str(error).removeprefix('OUT: ')}")
     except OSError:
-        return  # reported when it is written
-    if os.path.realpath(file) == os.path.realpath(out) or (out.exists() and file.exists() and out.samefile(file)):
-        parser.error(f"argument OUT: expected another file than IN, got {out}")
-    if out.exists() and not options.force:
+        return  # reported when it is read or written
+    if exists and not options.force:
         parser.error(f"argument OUT: {out} exists; --force replaces it")
 
 

@@ -106,6 +106,8 @@ class Format:
             raise TypeError(f"ignore: expected a sequence of patterns, got {self.ignore!r}")
         if self.directions is not None and len(set(self.directions)) != 2:
             raise ValueError(f"directions: expected two that differ, got {checks.show(self.directions)}")
+        if self.directions is None and any("{direction}" in str(key) for key in self._keys().values()):
+            raise ValueError("directions: expected what {direction} becomes, got None")
 
     def _keys(self) -> dict[str, object]:
         """The keys among the arguments."""
@@ -182,6 +184,8 @@ class Format:
             key = self.at(self.projection, number, direction)
             if key in tensors:
                 checks.check_tensor(key, tensors[key])
+                if tensors[key].dim() != 2:
+                    raise ValueError(f"{key}: expected shape (P, C), got {tuple(tensors[key].shape)}")
                 parts["projection"] = tensors[key]
                 used.append(key)
         name = f"layer {number}" if "{layer}" in self.anchor() else "the layer"

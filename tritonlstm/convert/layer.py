@@ -51,7 +51,9 @@ def check_layer(name: str, layer: LayerTensors) -> None:
     """Raise a ValueError where the tensors do not fit together; `name` is the layer's in messages."""
     hidden, input, bias, peephole, projection = layer.hidden, layer.input, layer.bias, layer.peephole, layer.projection
     rows, dims = 4 * layer.channels, hidden.dim() - 2
-    if projection is not None and (projection.dim() != 2 or not 0 < projection.shape[0] < projection.shape[1]):
+    if projection is not None and dims:
+        raise ValueError(f"{name}: expected no projection beside weights of {hidden.dim()} dimensions, got one")
+    if projection is not None and not 0 < projection.shape[0] < projection.shape[1]:
         raise ValueError(
             f"{name}: expected a projection of shape (P, C) with P less than C, got {tuple(projection.shape)}"
         )

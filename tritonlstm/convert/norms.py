@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..core import checks
 from . import gates as gate_orders
 
 _BATCH_NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -93,10 +94,10 @@ def read_norm(norm: Norm, key: str, tensors: Mapping[str, Tensor], rows: int) ->
     for name in norm.required:
         if name not in names:
             raise ValueError(f"{key}.{name}: expected a tensor, got none")
-        if tuple(tensors[f"{key}.{name}"].shape) != (rows,):
-            raise ValueError(
-                f"{key}.{name}: expected shape (4·C) = ({rows},), got {tuple(tensors[f'{key}.{name}'].shape)}"
-            )
+        tensor = tensors[f"{key}.{name}"]
+        checks.check_tensor(f"{key}.{name}", tensor)
+        checks.check_float_dtype(f"{key}.{name}", tensor.dtype)
+        checks.check_shape(f"{key}.{name}", tensor, (rows,), ("4·C",))
     found = {name: tensors[f"{key}.{name}"] for name in names}
     for name in norm.optional:  # a count, which PyTorch wrote from 0.4.1 on
         found.setdefault(name, torch.zeros((), dtype=torch.int64, device=found[norm.required[0]].device))

@@ -223,10 +223,11 @@ def _check_sizes(stacks: Sequence[Sequence[LayerTensors]], first: int) -> None:
     """Each layer must read what the one below has, in both directions the same."""
     for number, directions in enumerate(zip(*stacks), first):
         sizes = [(each.in_channels, each.channels, each.out_channels, each.kernel) for each in directions]
+        sizes = [(*each, layer.input_kernel) for each, layer in zip(sizes, directions)]
         if len(set(sizes)) > 1:
             raise ValueError(
-                f"state_dict: expected both directions of layer {number} with the same Cin, C and kernel, got"
-                f" {' and '.join(str((cin, c, kernel)) for cin, c, _, kernel in sizes)}"
+                f"state_dict: expected both directions of layer {number} with the same Cin, C and kernels, got"
+                f" {' and '.join(str((cin, c, *kernels)) for cin, c, _, *kernels in sizes)}"
             )
     for number, (below, above) in enumerate(pairwise(stacks[0]), first):
         wanted = len(stacks) * below.out_channels
