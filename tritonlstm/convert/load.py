@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -84,10 +85,13 @@ def tries(values: Mapping[str, object]) -> Iterator[tuple[Fit, str | None]]:
             tensor = value
         is_dense = checks.is_dense(tensor) and not tensor.is_quantized
         shapes[key] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if is_dense else tensor
+    keys = sorted(shapes)  # in which those of one prefix stand together
     for name, format in SOURCES.items():
-        for prefix in prefixes(format, list(shapes)):
+        for prefix in prefixes(format, keys):
+            start, end = (bisect_left(keys, each) for each in (prefix, prefix + chr(sys.maxunicode)))
+            under = {key: shapes[key] for key in keys[start:end]}
             try:
-                read(shapes, name, prefix, missing_peephole="zeros", dense=True)
+                read(under, name, prefix, missing_peephole="zeros", dense=True)
             except (TypeError, ValueError) as error:
                 yield Fit(name, prefix), str(error)
             else:
