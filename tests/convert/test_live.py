@@ -451,6 +451,5 @@ class TestJax:
             torch.testing.assert_close(ours, torch.from_numpy(expected))
             spec = layer.layers[0].spec
             words = {"padding": "same", "recurrent_activation": spec.recurrent_activation, "batch_first": True}
-            source = "keras.Bidirectional" if name == "both" else "keras"
-            again = convert.load(tmp_path / "model.weights.h5", source, group, **words)
+            again = convert.load(tmp_path / "model.weights.h5", prefix=group, **words)
             assert all(map(torch.equal, again.parameters(), layer.parameters()))

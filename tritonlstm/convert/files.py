@@ -69,7 +69,9 @@ def _reason(error: Exception) -> str:
 
 def _read(file: BinaryIO, start: bytes, prefix: str | None) -> Contents:
     if start.startswith(_HDF5):
-        return Contents(keras.weights_by_name(hdf5.read(file)), "keras")
+        values = keras.weights_by_name(hdf5.read(file))
+        has_directions = f"{prefix}forward_layer/cell/kernel" in values
+        return Contents(values, "keras.Bidirectional" if has_directions else "keras")
     if start.startswith(_ZIP):
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
