@@ -70,10 +70,6 @@ def _activation(config: Mapping[str, object], name: str, version: str) -> object
         raise ValueError(f"{name}: expected the name of an activation, got {checks.show(value)}")
     if value == "hard_sigmoid" and _is_before_3(version):
         return "hard_sigmoid_keras2"
-    if value == "leaky_relu":
-        raise ValueError(
-            f"{name}: expected another than 'leaky_relu', whose slope below zero is 0.2 there and 0.01 here"
-        )
     return {"linear": "identity"}.get(value, value)
 
 

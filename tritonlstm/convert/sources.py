@@ -153,10 +153,7 @@ SOURCES: dict[str, Format] = {
     "jhhuang96": _JHHUANG,
     # czifan/ConvLSTM.pytorch networks/ConvLSTM.py: the candidate has no activation, and the output's is tanh
     "czifan": Joint(
-        "conv.0",
-        gates="ifgo",
-        refused={"conv.1.*": _GROUP_NORM},
-        options={"activation": "identity", "output_activation": "tanh"},
+        "conv.0", gates="ifgo", refused={"conv.1.*": f"{_GROUP_NORM}; and the layer has no linear candidate"}
     ),
     # keras src/layers/rnn/conv_lstm.py
     "keras": _KERAS,
