@@ -21,13 +21,13 @@ from .random_layers import random_layer
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 VARIANTS = {
-    "gates_forward": ("channel", "none", "full", "hoisted", "marks"),
-    "gates_backward": ("channel", "none", "full", "strided", "recompute", "marks"),
+    "gates_forward": ("channel", "none", "full", "hoisted", "clipped", "marks"),
+    "gates_backward": ("channel", "none", "full", "strided", "recompute", "clipped", "marks"),
     "parameter_grads": ("channel", "none", "full"),
 }
 """The kinds of peephole, and what else specialises a kernel, with peepholes by channel: "hoisted", a second addend and
-no slot for h; "strided", an output gradient that is not dense; "recompute", gates from their pre-activations; "marks",
-samples that are held and reset to a state that learns."""
+no slot for h; "strided", an output gradient that is not dense; "recompute", gates from their pre-activations;
+"clipped", a bound of c and other activations; "marks", samples that are held and reset to a state that learns."""
 
 MODES = ("inference", "training")
 
@@ -106,7 +106,10 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
     sizes = {"none": None, "full": (launch.height, launch.width)}.get(launch.variant, (1, 1))
     peephole = None if sizes is None else normal(3, *sizes, channels)
     bias = normal(4 * channels)
-    spec = Spec(backend="triton", memory="recompute" if launch.variant == "recompute" else "save")
+    memory, gates = "recompute" if launch.variant == "recompute" else "save", {}
+    if launch.variant == "clipped":
+        gates = {"activation": "leaky_relu", "output_activation": "tanh", "cell_clip": 3.0}
+    spec = Spec(backend="triton", memory=memory, **gates)
     cell = TritonCell(layout, spec, bias, bias, peephole)
     rows = partial(normal, *layout.step_shape(channels))
     marked = launch.variant == "marks"
