@@ -14,6 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from tritonlstm.tuning.timing import CudaClock, Sampler, host_sampler, spread
 
+from .rows import TIME_OVER
+
 SETTLE_SECONDS = 0.3
 """Large products before a point is timed bring a GPU's clocks to their steady state. The length was not measured."""
 
@@ -22,7 +24,7 @@ REPEAT = 1.0
 
 
 class CpuClock:
-    """Calls timed by the host's clock; as `CudaClock`, without graphs."""
+    """Calls timed by the host's clock; as `CudaClock`, without graphs, and with the caches as they are."""
 
     device = torch.device("cpu")
     graphs = False
@@ -33,6 +35,7 @@ class CpuClock:
         arguments: Sequence[tuple] = ((),),
         *,
         graph: bool = False,
+        cold: bool = True,
         wait: Callable[[Any], Any] | None = None,
     ) -> Sampler:
         following = itertools.cycle(arguments)
@@ -45,13 +48,17 @@ Clock = CpuClock | CudaClock
 class OutOfTime(BaseException):
     """A time limit was reached. Not an Exception, so that no library takes it for a failure of its own."""
 
-    def __init__(self, reason: str = "the run's time was over"):
+    def __init__(self, reason: str = TIME_OVER):
         super().__init__(reason)
 
 
 class Deadline:
     def __init__(self, seconds: float = math.inf):
         self._end = time.monotonic() + seconds
+
+    def within(self, seconds: float) -> "Deadline":
+        """In so many seconds from now, but not after this one."""
+        return Deadline(min(seconds, self._end - time.monotonic()))
 
     @contextmanager
     def limit(self, most: float = math.inf) -> Iterator[None]:

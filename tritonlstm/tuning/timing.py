@@ -1,4 +1,4 @@
-"""Timing of functions in turns; on a GPU by replays of CUDA graphs, with the device's own events, a cold cache or a hot."""
+"""Timing of functions in turns; on a GPU by replays of CUDA graphs, with events, and with a cold cache or a hot one."""
 
 import functools
 import itertools
