@@ -57,18 +57,20 @@ class Row:
         return self.run, self.case, self.sizes, self.steps, self.dtype, self.mode
 
 
-def _output(*command: str) -> str:
-    """What a command prints, or "unknown"."""
+def _output(*command: str, nothing: str = "unknown") -> str:
+    """What a command prints, or `nothing`."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return result.stdout.strip() or "unknown"
+        return nothing
+    return result.stdout.strip() or nothing
 
 
-def commit() -> str:
-    """The commit that is timed, with a mark if the tree has changed since."""
-    return _output("git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12")
+def commit(root: Path = ROOT) -> str:
+    """The commit that is timed, with a mark if the tree has changed since, but for results."""
+    git = "git", "-C", str(root)
+    changed = _output(*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results", nothing="")
+    return _output(*git, "rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
 
 
 def environment(device: torch.device, command: str, own_commit: str | None = None) -> dict[str, str]:

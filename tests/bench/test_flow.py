@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -165,6 +166,28 @@ def test_rows_are_replaced_at_once(collected, monkeypatch):
 def test_rows_replace_no_device():
     with pytest.raises(ValueError, match="/dev/null: expected a regular file, got a character device"):
         Rows(Path("/dev/null"), environment(CPU, "a test"))
+
+
+def test_a_run_may_write_its_results_and_go_on(tmp_path: Path):
+    """They are part of the tree, but do not change what is timed."""
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    assert rows.commit(tmp_path) == "unknown"
+    results, code = tmp_path / "bench/results/gpu/speed.csv", tmp_path / "code.py"
+    results.parent.mkdir(parents=True)
+    for path in (results, code):
+        path.touch()
+    git("init", "--quiet")
+    git("add", ".")
+    git("-c", "user.name=nobody", "-c", "user.email=nobody@example.org", "commit", "--quiet", "-m", "first")
+    clean = rows.commit(tmp_path)
+    assert len(clean) == 12
+    results.write_text("new")
+    assert rows.commit(tmp_path) == clean
+    code.write_text("new")
+    assert rows.commit(tmp_path) == f"{clean}-dirty"
 
 
 def test_a_partial_run_leaves_the_whole_ones_results():
