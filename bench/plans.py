@@ -125,7 +125,7 @@ def on_gpu(cases: dict[str, Case] = CASES, steps: dict[str, Case] = STEPS) -> li
     of_float32 = [OURS, CONV_FLOOR, *EAGER_FORMATS, RECOMPUTE]
     rates = [part for named in {**main, **rest}.items() for part in parts.convolutions(*named)]
     return [
-        Section("convolutions", rates, 90),
+        Section("convolutions", rates, 120),
         Section("baselines", each("baselines", main, *full), 120),
         Section("gates", [part for named in main.items() for part in parts.gates(*named)], 40),
         Section("compiled", compiled(quick), 120),
