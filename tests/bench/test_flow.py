@@ -369,10 +369,21 @@ def test_the_parts_of_a_layer(collected, few_launches):
         "dX and dH together",
         "dH by step, dX at once",
     }
-    gates = {row.provider: row.reason for row in collected.all if row.run == "gates"}
-    assert "of the limit" in gates["gates_forward, cold"] and gates["gates_forward, hot"] == ""
-    assert all(row.reason.endswith(" TFLOP/s") for row in collected.all if row.run == "convolutions")
+    gates = [row for row in collected.all if row.run == "gates"]
+    kernels = "gates_forward", "gates_backward"
+    assert {row.provider for row in gates} == {f"{kernel}, {cache}" for kernel in kernels for cache in ("cold", "hot")}
+    assert all(row.reason.endswith(" TB/s" if row in gates else " TFLOP/s") for row in collected.all)
     assert all(row.status == rows.OK for row in collected.all)
+
+
+def test_the_rates_of_a_part():
+    """Three steps of 60 pixels; rows [X | 0 | H | 0] have 16 channels, four or three of them hidden."""
+    for part, channels in zip(parts.convolutions("paper", TINY), (4, 3)):
+        flops = 3 * 60 * 2 * 25 * 16 * 4 * channels
+        assert part.note("forward", flops / 444e12) == part.note("dW, step by step", flops / 444e12) == "444 TFLOP/s"
+    for part, channels in zip(parts.gates("paper", TINY), (4, 3)):
+        for name, per_element in (("gates_forward, cold", 28), ("gates_backward, hot", 32)):
+            assert part.note(name, 60 * channels * per_element / 3.03e12) == "3.03 TB/s"
 
 
 def test_the_alternatives_of_a_part_compute_the_same():
