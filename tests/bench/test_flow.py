@@ -16,12 +16,13 @@ import torch
 
 from bench import flow, parts, plans, report, rows
 from bench.flow import Point, Session
-from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, OURS
+from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, NCHW, OURS
 from bench.providers.protocol import Provider
 from bench.providers.torch_layers import build, eager
 from bench.rows import MODES, Row, Rows, environment, results_folder
 from bench.timer import CpuClock, Deadline, OutOfTime
 from tests.bench.tiny import TINY, VECTORS
+from tests.support.cuda import Device
 from tritonlstm.tuning import timing
 
 CPU = torch.device("cpu")
@@ -374,6 +375,27 @@ def test_the_parts_of_a_layer(collected, few_launches):
     assert {row.provider for row in gates} == {f"{kernel}, {cache}" for kernel in kernels for cache in ("cold", "hot")}
     assert all(row.reason.endswith(" TB/s" if row in gates else " TFLOP/s") for row in collected.all)
     assert all(row.status == rows.OK for row in collected.all)
+
+
+def test_on_a_device_everything_is_timed_as_graphs(collected, few_launches, quick, monkeypatch):
+    """On a stand-in, whose replays take 2 ms. Calls take as long as it likes."""
+    device = Device.install(monkeypatch)
+    point = partial(Point, name="paper", case=TINY, dtype=torch.float32, modes=["training"])
+    work = [
+        *parts.convolutions("paper", TINY),
+        point("baselines", providers=[OURS, NCHW, replace(EAGER, name="foreign", capturable=False)]),
+        point("calls", providers=[OURS], graph=False),
+        *parts.gates("paper", TINY),
+    ]
+    measure_all(work, Session(timing.CudaClock(CPU), collected, Deadline(), 2))
+    assert {row.status for row in collected.all} == {rows.OK}
+    calls = [row for row in collected.all if row.launch == rows.CALLS]
+    assert [(row.run, row.provider) for row in calls] == [("baselines", "foreign"), ("calls", "tritonlstm")]
+    for row in collected.all:
+        if row.launch == rows.GRAPH:
+            assert row.median_ms == (2.0 / 2 if row.run == "gates" else 2.0), row
+    hot = 4 * (2 + 2)  # runs before the measured ones: two kernels of two layers, two rounds to warm up and two
+    assert device.replays == len(device.sleeps) + hot
 
 
 def test_the_rates_of_a_part():
