@@ -19,7 +19,7 @@ from .flow import Point, Session, Turns, show
 from .parts import Part
 from .plans import Section
 from .rows import Rows, environment, results_folder
-from .timer import CpuClock, Deadline
+from .timer import CpuClock, Deadline, plan
 
 LIMITS = {"cpu": (9, math.inf, math.inf), "cuda": (30, 500.0, 60.0)}
 """Rounds of each point, seconds of all measurements, and seconds in which a provider may compile a case."""
@@ -115,13 +115,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("section", "item", "mode"), work, ids=[_name(*each[1:]) for each in work])
 
 
+def _parameters(items: list[pytest.Item]) -> dict[pytest.Item, dict]:
+    """Of the tests that measure, which may not be all."""
+    found = {test: test.callspec.params for test in items if hasattr(test, "callspec")}
+    return {test: parameters for test, parameters in found.items() if "section" in parameters}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what the run that is resumed has completed."""
     done = {row.point for row, _ in _rows(config).kept}
-    left = [test for test in items if test.callspec.params["item"].point(test.callspec.params["mode"]) not in done]
-    if len(left) < len(items):
-        config.hook.pytest_deselected(items=[test for test in items if test not in left])
-        items[:] = left
+    out = [test for test, given in _parameters(items).items() if given["item"].point(given["mode"]) in done]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [test for test in items if test not in out]
 
 
 def _seconds(config: pytest.Config) -> float:
@@ -130,16 +135,10 @@ def _seconds(config: pytest.Config) -> float:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """What is about to be measured, section by section, and how long each may take."""
-
-    def limit(seconds: float) -> str:
-        return "no limit" if math.isinf(seconds) else f"at most {seconds:.0f} s"
-
-    sections = {test.callspec.params["section"].name: test.callspec.params["section"] for test in items}
-    counts = Counter(test.callspec.params["section"].name for test in items)
-    lines = [f"  {name:26}{counts[name]:4} measurements, {limit(each.seconds)}" for name, each in sections.items()]
-    whole = f"All: {limit(_seconds(config))}. Each is saved when it is done, to {_rows(config).path}"
-    return ["Sections, in this order:", *lines, f"{whole}; --resume goes on from there, --section chooses."]
+    sections = [given["section"] for given in _parameters(items).values()]
+    limits = {section.name: section.seconds for section in sections}
+    counts = Counter(section.name for section in sections)
+    return plan(counts, limits, _seconds(config), _rows(config).path)
 
 
 @pytest.fixture(scope="session")

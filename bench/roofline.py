@@ -43,7 +43,7 @@ MEASURED_BY = {
 class Gpu:
     """An H100 SXM, by its data sheet: clock in Hz, bytes per second and bytes.
 
-    l2: measured by the authors of XLA (their cost model of matrix products); not by us.
+    l2: in the cost model of openxla/xla, where it was measured; not by us.
     """
 
     arch: str = "sm_90"
@@ -70,12 +70,12 @@ def instructions(kernel: str, dtype: str, channels: int, variant: str = "channel
     """
     table = codegen.load()["kernels"]
 
-    def difference(other: int) -> tuple:
-        wide, power = (
-            [each(channels) != each(other)]
-            for each in (lambda c: Launch(kernel, dtype, c).narrowest_access, lambda c: c & (c - 1) == 0)
-        )
-        return *wide, *power, abs(math.log(other / channels))
+    def traits(channels: int) -> tuple[int, bool]:
+        return Launch(kernel, dtype, channels).narrowest_access, channels & (channels - 1) == 0
+
+    def difference(other: int) -> tuple[bool, bool, float]:
+        (access, power), (its_access, its_power) = traits(channels), traits(other)
+        return access != its_access, power != its_power, abs(math.log(other / channels))
 
     def count(dtype: str, channels: int, variant: str) -> float:
         config = find_config(kernel, arch, DTYPES[dtype].itemsize, channels, user=False)[0].value

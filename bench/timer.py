@@ -1,12 +1,13 @@
-"""What timing needs beside the clocks: a limit of time, memory, and the figures of a list of times."""
+"""What timing needs beside the clocks: limits of time and what to say of them, memory, and the figures of times."""
 
 import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,17 @@ class Deadline:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+
+
+def plan(counts: Mapping[str, int], limits: Mapping[str, float], whole: float, path: Path) -> list[str]:
+    """What a run says before it begins: how much there is in each section, and the seconds that it and all may take."""
+
+    def limit(seconds: float) -> str:
+        return "no limit" if math.isinf(seconds) else f"at most {seconds:.0f} s"
+
+    sections = [f"  {name:26}{count:4}, {limit(limits[name])}" for name, count in counts.items()]
+    saved = f"Each result is saved at once, to {path}; --resume goes on from there, --section chooses."
+    return ["Sections, in this order:", *sections, f"All: {limit(whole)}. {saved}"]
 
 
 def settle(device: torch.device) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.rows import TIME_OVER, differences
-from bench.timer import Deadline, OutOfTime
+from bench.timer import Deadline, OutOfTime, plan
 from tritonlstm.core import files
 
-SECTIONS = {"numbers": 180, "timing": 40, "pytorch": 180, "launches": 40, "sanitizer": 180}
+SECTIONS = {"numbers": 180, "timing": 40, "pytorch": 180, "launches": 40, "sanitizer": 300}
 """The files of tests in the order of importance, and the seconds that each may take. Not measured."""
 
 SECONDS = 540.0
@@ -54,14 +54,11 @@ class Report:
         items[:] = left
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
-        counts = Counter(item.path.stem.removeprefix("test_") for item in items)
-        lines = [f"  {name:12}{count:4} checks, at most {self._sections[name]:.0f} s" for name, count in counts.items()]
-        whole = f"All: at most {self._seconds:.0f} s. Each is saved when it is done, to {self.path}"
-        return ["Sections, in this order:", *lines, f"{whole}; --resume goes on from there, --section chooses."]
+        return plan(Counter(map(_section, items)), self._sections, self._seconds, self.path)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item):
-        name = item.path.stem.removeprefix("test_")
+        name = _section(item)
         if name not in self._deadlines:
             self._deadlines[name] = self._deadline.within(self._sections[name])
         try:
@@ -94,6 +91,10 @@ class Report:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {**self._environment, "summary": self.summary(), "checks": self._checks}
         files.write(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _section(item: pytest.Item) -> str:
+    return item.path.stem.removeprefix("test_")
 
 
 def _name(nodeid: str) -> str:

@@ -55,7 +55,7 @@ def sanitize(tool: str, program: str, folder: Path) -> subprocess.CompletedProce
         options += ["--padding", "256"]
     command = ["compute-sanitizer", *options, "--error-exitcode", str(FOUND), sys.executable, str(path)]
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
 
 
 @needs_sanitizer
