@@ -11,6 +11,9 @@
 The slopes are functions of the activations' values. c = f ∘ c_prev + i ∘ g is recomputed rather than loaded: four bytes
 an element less to read. Where the gates were not kept, they too are recomputed, from their pre-activations, as in
 gates.py.
+
+With HAS_MARKS, dH_t and dC_t of a sample that is held pass to the step before as they are, and those of one that is
+reset end in the gradients of the reset state.
 """
 
 import triton
@@ -18,6 +21,7 @@ import triton.language as tl
 
 from .activations import activate, apply_slope
 from .gates import apply_gates, load_four, store_four
+from .marks import BLANK, HOLD, RESET, RESET_NEXT, add_where, load_marks
 from .tiles import locate, peephole_offsets
 
 
@@ -42,6 +46,11 @@ def gates_backward_kernel(
     grad_h_ptr,  # (M, C) in rows of stride_grad_h_row, from the step after
     grad_c_ptr,  # (M, C)  in: dC_t from the step after; out: dC_{t-1}
     grad_preact_ptr,  # (M, 4C)  out; may be gates_ptr
+    marks_ptr,  # (B)
+    reset_c_ptr,  # (M, C)
+    grad_held_ptr,  # (M, C)  in: of dH_t, past the step after; out: of dH_{t-1}, past this one
+    grad_reset_h_ptr,  # (M, C)  in and out: sums
+    grad_reset_c_ptr,  # (M, C)  in and out: sums
     n_rows,  # M
     n_pixels,  # H·W
     width,  # W
@@ -57,6 +66,9 @@ def gates_backward_kernel(
     ACTIVATION: tl.constexpr,  # of g and c
     RECURRENT_ACTIVATION: tl.constexpr,  # of i, f and o
     GRAD_OUTPUT: tl.constexpr,  # "none", "dense": as (M, C), "strided"
+    HAS_MARKS: tl.constexpr,
+    HAS_RESETS: tl.constexpr,
+    GRAD_RESETS: tl.constexpr,  # whether the gradients of the reset state are summed
     BLOCK: tl.constexpr,
 ):
     i_tile = tl.program_id(0)
@@ -66,8 +78,19 @@ def gates_backward_kernel(
 
     p_grad_h = grad_h_ptr + i_row * stride_grad_h_row + o_row * stride_grad_h_row + o_channel
     b_dh = tl.load(p_grad_h, mask=mask, other=0.0).to(tl.float32)
+    m_output = mask
+    if HAS_MARKS:
+        b_marks = load_marks(marks_ptr, i_row, o_row, n_pixels, mask)
+        p_grad_held = grad_held_ptr + i_row * C + o_state
+        b_dh += tl.load(p_grad_held, mask=mask, other=0.0)
+        if HAS_RESETS:
+            m_next = (b_marks & RESET_NEXT) != 0
+            if GRAD_RESETS:
+                add_where(grad_reset_h_ptr + i_row * C + o_state, b_dh, mask & m_next)
+            b_dh = tl.where(m_next, 0.0, b_dh)
+        m_output = mask & ((b_marks & BLANK) == 0)
     if GRAD_OUTPUT == "dense":
-        b_dh += tl.load(grad_output_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+        b_dh += tl.load(grad_output_ptr + i_row * C + o_state, mask=m_output, other=0.0).to(tl.float32)
     elif GRAD_OUTPUT == "strided":
         row = i_row + o_row
         image = row // n_pixels
@@ -75,7 +98,7 @@ def gates_backward_kernel(
         p_grad_output = grad_output_ptr + image * stride_grad_output_b
         p_grad_output += o_channel.to(tl.int64) * stride_grad_output_c
         p_grad_output += (pixel // width) * stride_grad_output_h + (pixel % width) * stride_grad_output_w
-        b_dh += tl.load(p_grad_output, mask=mask, other=0.0).to(tl.float32)
+        b_dh += tl.load(p_grad_output, mask=m_output, other=0.0).to(tl.float32)
     else:
         tl.static_assert(GRAD_OUTPUT == "none")
 
@@ -85,8 +108,13 @@ def gates_backward_kernel(
     else:
         a_i, a_f, a_g, a_o = load_four(p_gates, C, mask)
     b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+    if HAS_RESETS:
+        m_reset = (b_marks & RESET) != 0
+        b_reset_c = tl.load(reset_c_ptr + i_row * C + o_state, mask=mask & m_reset, other=0.0).to(tl.float32)
+        b_c_prev = tl.where(m_reset, b_reset_c, b_c_prev)
     p_grad_c = grad_c_ptr + i_row * C + o_state
     b_dc = tl.load(p_grad_c, mask=mask, other=0.0).to(tl.float32)
+    b_dc_next = b_dc
     if PEEPHOLE != "none":
         p_peephole = peephole_ptr + peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE, C, BLOCK)
         period = C if PEEPHOLE == "channel" else n_pixels.to(tl.int64) * C
@@ -113,6 +141,19 @@ def gates_backward_kernel(
     if PEEPHOLE != "none":
         b_dc_prev += b_da_i * tl.load(p_peephole, mask=mask, other=0.0).to(tl.float32)
         b_dc_prev += b_da_f * tl.load(p_peephole + period, mask=mask, other=0.0).to(tl.float32)
+
+    if HAS_MARKS:
+        m_hold = (b_marks & HOLD) != 0
+        b_da_i = tl.where(m_hold, 0.0, b_da_i)
+        b_da_f = tl.where(m_hold, 0.0, b_da_f)
+        b_da_g = tl.where(m_hold, 0.0, b_da_g)
+        b_da_o = tl.where(m_hold, 0.0, b_da_o)
+        b_dc_prev = tl.where(m_hold, b_dc_next, b_dc_prev)
+        tl.store(p_grad_held, tl.where(m_hold, b_dh, 0.0), mask=mask)
+        if HAS_RESETS:
+            if GRAD_RESETS:
+                add_where(grad_reset_c_ptr + i_row * C + o_state, b_dc_prev, mask & m_reset)
+            b_dc_prev = tl.where(m_reset, 0.0, b_dc_prev)
 
     p_grad_preact = grad_preact_ptr + i_row * (4 * C) + o_gates
     store_four(p_grad_preact, C, mask, b_da_i, b_da_f, b_da_g, b_da_o)

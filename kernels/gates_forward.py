@@ -5,6 +5,9 @@
 
 Each tensor is read once and written once. h is written to the output and, with HAS_H_NEXT, to a slot of the next
 convolution's wider rows or, at the last step, to the final state.
+
+With HAS_MARKS, samples that are held keep h and c, and those with RESET start from the reset state. What is written as
+h is then what the next step reads; the output is written apart.
 """
 
 import triton
@@ -12,6 +15,7 @@ import triton.language as tl
 
 from .activations import activate
 from .gates import apply_gates, load_four, store_four
+from .marks import BLANK, HOLD, RESET, RESET_NEXT, load_marks
 from .tiles import locate, peephole_offsets
 
 
@@ -27,6 +31,11 @@ def gates_forward_kernel(
     c_ptr,  # (M, C)  out; may be c_prev_ptr
     h_ptr,  # (M, C)  out
     h_next_ptr,  # (M, C) in rows of stride_h_next_row  out
+    marks_ptr,  # (B)
+    h_prev_ptr,  # (M, C)  may be h_ptr
+    reset_h_ptr,  # (M, C)
+    reset_c_ptr,  # (M, C)
+    output_ptr,  # (M, C)  out
     n_rows,  # M
     n_pixels,  # H·W
     C: tl.constexpr,
@@ -38,6 +47,8 @@ def gates_forward_kernel(
     RECURRENT_ACTIVATION: tl.constexpr,  # of i, f and o
     SAVE_GATES: tl.constexpr,
     HAS_H_NEXT: tl.constexpr,
+    HAS_MARKS: tl.constexpr,
+    HAS_RESETS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     i_tile = tl.program_id(0)
@@ -53,6 +64,12 @@ def gates_forward_kernel(
         a_g += x_g
         a_o += x_o
     b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+    if HAS_MARKS:
+        b_marks = load_marks(marks_ptr, i_row, o_row, n_pixels, mask)
+        if HAS_RESETS:
+            m_reset = (b_marks & RESET) != 0
+            b_reset_c = tl.load(reset_c_ptr + i_row * C + o_state, mask=mask & m_reset, other=0.0).to(tl.float32)
+            b_c_prev = tl.where(m_reset, b_reset_c, b_c_prev)
     if PEEPHOLE != "none":
         p_peephole = peephole_ptr + peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE, C, BLOCK)
         period = C if PEEPHOLE == "channel" else n_pixels.to(tl.int64) * C
@@ -64,6 +81,17 @@ def gates_forward_kernel(
         C, HAS_BIAS, PEEPHOLE, ACTIVATION, RECURRENT_ACTIVATION,
     )  # fmt: skip
     b_h = b_o * activate(b_c, ACTIVATION)
+    if HAS_MARKS:
+        m_hold = (b_marks & HOLD) != 0
+        b_h_prev = tl.load(h_prev_ptr + i_row * C + o_state, mask=mask & m_hold, other=0.0).to(tl.float32)
+        b_c = tl.where(m_hold, b_c_prev, b_c)
+        b_h = tl.where(m_hold, b_h_prev, b_h)
+        b_output = tl.where((b_marks & BLANK) != 0, 0.0, b_h)
+        tl.store(output_ptr + i_row * C + o_state, b_output.to(output_ptr.dtype.element_ty), mask=mask)
+        if HAS_RESETS:
+            m_next = (b_marks & RESET_NEXT) != 0
+            b_reset_h = tl.load(reset_h_ptr + i_row * C + o_state, mask=mask & m_next, other=0.0).to(tl.float32)
+            b_h = tl.where(m_next, b_reset_h, b_h)
 
     tl.store(c_ptr + i_row * C + o_state, b_c.to(c_ptr.dtype.element_ty), mask=mask)
     tl.store(h_ptr + i_row * C + o_state, b_h.to(h_ptr.dtype.element_ty), mask=mask)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support import layouts
 from tests.support.problems import (
     ARGUMENTS,
+    MASKS,
     MODES,
     PATHS,
     RESULTS,
@@ -66,6 +67,7 @@ def examples(draw: st.DrawFn) -> Example:
         state=in_channels == 0 or draw(st.booleans()),
         bias=has_kink or draw(st.booleans()),  # a bias keeps pre-activations away from a kink
         peephole=draw(st.sampled_from(["none", "channel", "full"])),
+        masks=draw(_subsets(MASKS)),
         spec=spec,
     )
     path = draw(st.sampled_from(sorted(PATHS)))
@@ -82,6 +84,9 @@ def examples(draw: st.DrawFn) -> Example:
         "input_weight": shape.input_kernel is not None,
         "bias": shape.bias,
         "peephole": shape.peephole != "none",
+        "marks": False,
+        "reset_h": "reset" in shape.masks,
+        "reset_c": "reset" in shape.masks,
     }
     return Example(
         path=path,
@@ -107,6 +112,10 @@ def problem_of(example: Example, seed: int = 0) -> Problem:
     return problem
 
 
+OF_CELLS = "c_n", "grad of c0", "grad of reset_c"
+"""The results that have the dtype of the cell state."""
+
+
 @given(examples())
 def test_agrees_with_the_oracle(example: Example):
     event(f"{example.path} {example.dtype} {example.mode}")
@@ -118,7 +127,7 @@ def test_agrees_with_the_oracle(example: Example):
         got, oracle, growing_budgets(lambda seed: problem_of(example, seed), example.dtype, example.learning)
     )
     for name in oracle:
-        assert got[name].dtype == (cell_dtype(example.dtype) if name in ("c_n", "grad of c0") else example.dtype)
+        assert got[name].dtype == (cell_dtype(example.dtype) if name in OF_CELLS else example.dtype)
     for name, tensor in problem.tensors().items():
         if name in example.learning and name in ("weight", "input_weight", "bias", "peephole"):
             assert got[f"grad of {name}"].stride() == tensor.stride()

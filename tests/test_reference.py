@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.problems import ARGUMENTS, SHAPES, Problem, Shape, by_reference
+from tests.support.problems import ARGUMENTS, MASKS, SHAPES, Problem, Shape, by_reference
 from tritonlstm import reference
 
 TINY = {
@@ -17,6 +17,7 @@ TINY = {
     "signals": Shape(steps=2, batch=1, in_channels=1, channels=2, spatial=(3,), kernel=(3,)),
     "volumes": Shape(steps=2, batch=1, in_channels=1, channels=1, spatial=(2, 1, 2), kernel=(3, 1, 3)),
     "vectors": Shape(steps=3, batch=2, in_channels=2, channels=2, spatial=(), kernel=()),
+    "masks": Shape(steps=3, batch=3, in_channels=1, channels=1, spatial=(), kernel=(), masks=MASKS),
 }
 
 

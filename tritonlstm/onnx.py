@@ -117,6 +117,11 @@ def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, spec)
     return results if dims else tuple(op.Squeeze(result, [-1, -2]) for result in results)
 
 
+def _refuse_marks(input, h0, c0, weight, input_weight, bias, peephole, marks, reset_h, reset_c, steps, spec):
+    """`tritonlstm::marked_inference`."""
+    _refuse("lengths, reset and hold")
+
+
 def _flip(sequence):
     """The last step first."""
     return op.Slice(sequence, [-1], [-(2**31)], [0], [-1])
@@ -132,10 +137,14 @@ def _check_is_translated(input, weight, input_weight, spec: Spec) -> None:
     if input is not None and input_weight is None and weight.shape[1] == weight.shape[0] // 4:
         refused.append("input_preact")
     if refused:
-        raise NotImplementedError(
-            f"tritonlstm.onnx.scan: {', '.join(refused)} cannot be exported as a Scan; export without scan(), which"
-            " unrolls the time steps of the example"
-        )
+        _refuse(", ".join(refused))
+
+
+def _refuse(what: str) -> None:
+    raise NotImplementedError(
+        f"tritonlstm.onnx.scan: {what} cannot be exported as a Scan; export without scan(), which unrolls the time"
+        " steps of the example"
+    )
 
 
 def _in_one_kernel(input_weight, weight):
@@ -156,4 +165,7 @@ def _zeros(like, shape):
 def scan() -> Iterator[dict[Callable, Callable]]:
     """Export layers as operators; the table that this gives tells the exporter how to write each as a Scan."""
     with as_operator_in_onnx():
-        yield {torch.ops.tritonlstm.inference.default: _translate}
+        yield {
+            torch.ops.tritonlstm.inference.default: _translate,
+            torch.ops.tritonlstm.marked_inference.default: _refuse_marks,
+        }

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .core.arguments import Arguments
 from .core.geometry import Geometry
+from .core.marks import BLANK, HOLD, RESET, has
 from .core.spec import Spec
 
 DEFAULT = Spec()
@@ -190,6 +191,9 @@ def sequence(
     peephole: Tensor | None = None,
     *,
     input_weight: Tensor | None = None,
+    marks: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
     steps: int | None = None,
     spec: Spec = DEFAULT,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,17 +201,31 @@ def sequence(
 
     Returns output (T, B, C, *spatial), h_n and c_n (B, C, *spatial). The other shapes are those of `step`. With
     spec.reverse the steps go from the last time to the first. With spec.returns "last" the output is that of the last
-    step, (B, C, *spatial); with "cells" c_n is c at every step, (T, B, C, *spatial).
+    step, (B, C, *spatial); with "cells" c_n is c at every step, (T, B, C, *spatial). marks (T, B), of `core.marks`: a
+    sample with RESET starts its step from reset_h and reset_c, one with HOLD keeps its state, and the output of one
+    with BLANK is zero.
     """
     frames = [None] * steps if input is None else input.unbind(0)
     h, c = h0, c0
     output, cells = [None] * len(frames), [None] * len(frames)
     for t in _times(len(frames), spec):
-        h, c, _ = step(frames[t], h, c, weight, bias, peephole, input_weight=input_weight, spec=spec)
-        output[t], cells[t] = h, c
+        if reset_h is not None:
+            h, c = _reset(marks[t], h, c, reset_h, reset_c)
+        new_h, new_c, _ = step(frames[t], h, c, weight, bias, peephole, input_weight=input_weight, spec=spec)
+        if marks is not None:
+            hold, blank = (has(marks[t], mark, h.dim() - 1) for mark in (HOLD, BLANK))
+            new_h, new_c = torch.where(hold, h, new_h), torch.where(hold, c, new_c)
+        h, c = new_h, new_c
+        output[t], cells[t] = h if marks is None else torch.where(blank, 0, h), c
     if spec.returns == "last":
         return h.clone(), h, c
     return torch.stack(output), h, torch.stack(cells) if spec.returns == "cells" else c
+
+
+def _reset(marks: Tensor, h: Tensor, c: Tensor, reset_h: Tensor, reset_c: Tensor) -> tuple[Tensor, Tensor]:
+    """The state with which a step begins, from that after the step before."""
+    reset = has(marks, RESET, h.dim() - 1)
+    return torch.where(reset, reset_h, h), torch.where(reset, reset_c, c)
 
 
 def _times(steps: int, spec: Spec) -> range:
@@ -227,6 +245,9 @@ def sequence_backward(
     peephole: Tensor | None = None,
     *,
     input_weight: Tensor | None = None,
+    marks: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
     steps: int | None = None,
     spec: Spec = DEFAULT,
 ) -> Arguments:
@@ -237,9 +258,16 @@ def sequence_backward(
     """
     activation, gate_slope = ACTIVATIONS[spec.activation], ACTIVATIONS[spec.recurrent_activation].slope
     frames = [None] * steps if input is None else list(input.unbind(0))
-    hs, cs, gates, times = [h0], [c0], [], _times(len(frames), spec)
+    hs, cs, gates, before, times = [h0], [c0], [], [], _times(len(frames), spec)
     for t in times:
-        h, c, gate = step(frames[t], hs[-1], cs[-1], weight, bias, peephole, input_weight=input_weight, spec=spec)
+        state = hs[-1], cs[-1]
+        if reset_h is not None:
+            state = _reset(marks[t], *state, reset_h, reset_c)
+        h, c, gate = step(frames[t], *state, weight, bias, peephole, input_weight=input_weight, spec=spec)
+        if marks is not None:
+            hold = has(marks[t], HOLD, h.dim() - 1)
+            h, c = torch.where(hold, state[0], h), torch.where(hold, state[1], c)
+        before.append(state)
         hs.append(h)
         cs.append(c)
         gates.append(gate)
@@ -249,16 +277,20 @@ def sequence_backward(
     grad_input_weight = None if input_weight is None else torch.zeros_like(input_weight)
     grad_bias = None if bias is None else torch.zeros_like(bias)
     grad_peephole = None if peephole is None else torch.zeros_like(peephole)
+    grad_reset_h, grad_reset_c = (None if each is None else torch.zeros_like(each) for each in (reset_h, reset_c))
     grad_frames = [None] * len(frames)
     dh = grad_h_n + grad_output if spec.returns == "last" else grad_h_n
     dc = torch.zeros_like(c0) if spec.returns == "cells" else grad_c_n
     for index, t in reversed(list(enumerate(times))):
-        h_prev, c_prev, c = hs[index], cs[index], cs[index + 1]
+        (h_prev, c_prev), c = before[index], cs[index + 1]
         if spec.returns == "cells":
             dc = dc + grad_c_n[t]
         if spec.returns != "last":
-            dh = dh + grad_output[t]
+            dh = dh + (grad_output[t] if marks is None else _where_not(marks[t], BLANK, grad_output[t]))
+        held_h, held_c = dh, dc
         da_gates, dc = cell_backward(dh, dc, gates[index], c_prev, c, peephole, activation, gate_slope)
+        if marks is not None:
+            da_gates = Gates(*(_where_not(marks[t], HOLD, each) for each in da_gates))
         da = torch.cat(da_gates, 1)
         if input_weight is None and input is not None and in_channels == 0:
             dx = da
@@ -271,6 +303,14 @@ def sequence_backward(
             dx, dw_x = _linear_map_backward(da, frames[t], input_weight, spec)
             dh, dw = _linear_map_backward(da, h_prev, weight, spec)
             grad_input_weight += dw_x
+        if marks is not None:
+            hold = has(marks[t], HOLD, dh.dim() - 1)
+            dh, dc = dh + torch.where(hold, held_h, 0), torch.where(hold, held_c, dc)
+        if reset_h is not None:
+            kept = [_where_not(marks[t], RESET, each) for each in (dh, dc)]
+            grad_reset_h += dh - kept[0]
+            grad_reset_c += dc - kept[1]
+            dh, dc = kept
         grad_frames[t] = dx
         grad_weight += dw
         if grad_bias is not None:
@@ -279,7 +319,13 @@ def sequence_backward(
             products = torch.stack([da_gates.i * c_prev, da_gates.f * c_prev, da_gates.o * c])
             grad_peephole += products.sum(1).sum_to_size(peephole.shape)
     grad_input = None if input is None else torch.stack(grad_frames)
-    return Arguments(grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole)
+    grads = grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole
+    return Arguments(*grads, None, grad_reset_h, grad_reset_c)
+
+
+def _where_not(marks: Tensor, mark: int, tensor: Tensor) -> Tensor:
+    """The tensor (B, …), zero for the samples that have the mark."""
+    return tensor.masked_fill(has(marks, mark, tensor.dim() - 1), 0)
 
 
 def _linear_map_backward(grad: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:

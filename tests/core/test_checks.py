@@ -343,6 +343,13 @@ def replaced(pairs: list, index: int, pair: object) -> list:
 
 
 H = torch.zeros(BATCH, 4, *SIZE)
+RESET = torch.ones(STEPS, BATCH, dtype=torch.bool)
+
+
+def with_foreign_cell() -> ConvLSTM2d:
+    model = layer()
+    model.layers[0] = torch.nn.Sequential(model.layers[0])
+    return model
 
 
 def equal_layers(state: object, **options: object) -> object:
@@ -527,6 +534,77 @@ CALLS = {
         lambda m: m(frames(), returns="last", return_cells=True), V, ("return_cells", 'returns="last"', "True")
     ),
     "generator a seed": Wrong(lambda m: m(frames(), generator=7), T, ("generator", "torch.Generator", "7")),
+    "lengths a float tensor": Wrong(
+        lambda m: m(frames(), lengths=torch.ones(2)), T, ("lengths", "torch.int64", "float32")
+    ),
+    "lengths of floats": Wrong(lambda m: m(frames(), lengths=[1.0, 2.0]), T, ("lengths", "integers", "list")),
+    "lengths one number": Wrong(lambda m: m(frames(), lengths=3), T, ("lengths", "sequence of integers", "int")),
+    "lengths of three samples": Wrong(lambda m: m(frames(), lengths=[1, 2, 3]), V, ("lengths", "B = 2", "3")),
+    "a tensor of three lengths": Wrong(
+        lambda m: m(frames(), lengths=torch.tensor([1, 2, 3])), V, ("lengths", "(2,)", "(3,)")
+    ),
+    "a length of more than T": Wrong(lambda m: m(frames(), lengths=[3, 4]), V, ("lengths", "0 to T = 3", "4")),
+    "a tensor with a negative length": Wrong(
+        lambda m: m(frames(), lengths=torch.tensor([3, -1])), V, ("lengths", "0 to T = 3", "-1")
+    ),
+    "a list with a negative length": Wrong(lambda m: m(frames(), lengths=[3, -1]), V, ("lengths", "at least 0", "-1")),
+    "lengths without a batch": Wrong(lambda m: m(frames()[:, 0], lengths=[3]), V, ("lengths", "batch dimension")),
+    "lengths beside a PackedSequence": Wrong(
+        lambda m: m(packed(2), lengths=[1, 1]), V, ("lengths", "None beside a PackedSequence", "list of length 2")
+    ),
+    "reset of numbers": Wrong(lambda m: m(frames(), reset=torch.ones(3, 2)), T, ("reset", "torch.bool", "float32")),
+    "reset a list": Wrong(lambda m: m(frames(), reset=[True] * 3), T, ("reset", "Tensor", "list")),
+    "reset of another size": Wrong(
+        lambda m: m(frames(), reset=torch.ones(2, 3).bool()), V, ("reset", "(T, B) = (3, 2)", "(2, 3)")
+    ),
+    "reset without a batch": Wrong(
+        lambda m: m(frames()[:, 0], reset=torch.ones(3, 1).bool()), V, ("reset", "(T) = (3,)", "(3, 1)")
+    ),
+    "reset on another device": Wrong(
+        lambda m: m(frames(), reset=torch.ones(3, 2, device="meta").bool()), V, ("reset", "cpu", "meta")
+    ),
+    "hold of integers": Wrong(lambda m: m(frames(), hold=torch.ones(3, 2).int()), T, ("hold", "torch.bool", "int32")),
+    "hold of pixels": Wrong(
+        lambda m: m(frames(), hold=torch.ones(3, 2, 1, 5, 4).bool()), V, ("hold", "(3, 2)", "(3, 2, 1, 5, 4)")
+    ),
+    "hold beside a PackedSequence": Wrong(
+        lambda m: m(packed(2), hold=torch.ones(1, 2).bool()), V, ("hold", "PackedSequence", "(1, 2)")
+    ),
+    "reset_state without reset": Wrong(
+        lambda m: m(frames(), reset_state=state()), V, ("reset_state", "None without reset", "list of length 2")
+    ),
+    "reset_state of one layer": Wrong(
+        lambda m: m(frames(), reset=RESET, reset_state=state()[:1]), T, ("reset_state", "2 layers", "list of length 1")
+    ),
+    "reset_state in nn.LSTM's order": Wrong(
+        lambda m: equal_layers(None, reset=RESET, reset_state=[[H, H], [H, H]]), V, ("reset_state", "tuples", "lists")
+    ),
+    "reset_state of another batch": Wrong(
+        lambda m: m(frames(), reset=RESET, reset_state=state(batch=3)),
+        V,
+        ("reset_state[0][0]", "(B or 1, C, H, W) = (2, 4, 5, 4)", "(3, 4, 5, 4)"),
+    ),
+    "second layer's reset_state": Wrong(
+        lambda m: m(frames(), reset=RESET, reset_state=state(second=4)),
+        V,
+        ("reset_state[1][0]", "(2, 3, 5, 4)", "(2, 4, 5, 4)"),
+    ),
+    "double reset_state": Wrong(
+        lambda m: m(frames(), reset=RESET, reset_state=[tuple(each.double() for each in pair) for pair in state()]),
+        T,
+        ("reset_state[0][0] (h)", "float32", "float64"),
+    ),
+    "reset of both directions": Wrong(
+        lambda m: ConvLSTM2d(2, 4, 3, bidirectional=True)(frames(), reset=RESET), V, ("reset", "bidirectional=True")
+    ),
+    "lengths of a projection": Wrong(
+        lambda m: PeepholeLSTM(2, 4, proj_size=2)(torch.zeros(3, 2, 2), lengths=[1, 3]),
+        V,
+        ("proj_size", "lengths, reset and hold", "PackedSequence"),
+    ),
+    "lengths of a foreign cell": Wrong(
+        lambda m: with_foreign_cell()(frames(), lengths=[1, 3]), T, ("lengths, reset, hold", "Sequential", "layers[0]")
+    ),
     "cell, unknown returns": Wrong(
         lambda m: m.layers[0](frames(), None, STEPS, returns="layers"), V, ("returns", "'cells'", "'layers'")
     ),
@@ -664,6 +742,24 @@ FUNCTIONS = {
     ),
     "input_weight a list, in one convolution": Wrong(
         lambda: conv_lstm(input_weight=[1], schedule="concat"), T, ("input_weight", "Tensor", "list")
+    ),
+    "reset_state of a function without reset": Wrong(
+        lambda: conv_lstm(hold=torch.ones(3, 2).bool(), reset_state=(PREACT[0, :, :4],) * 2),
+        V,
+        ("reset_state", "None without reset", "tuple of length 2"),
+    ),
+    "reset_state a tensor": Wrong(
+        lambda: conv_lstm(reset=torch.ones(3, 2).bool(), reset_state=PREACT[0, :, :4]),
+        T,
+        ("reset_state", "pair (h, c)", "Tensor"),
+    ),
+    "lengths of a function, none for a sample": Wrong(
+        lambda: conv_lstm(lengths=[3]), V, ("lengths", "B = 2 samples", "1")
+    ),
+    "hold of a projected function": Wrong(
+        lambda: projected(torch.zeros(2, 4), torch.zeros(16, 4), hold=torch.ones(3, 2).bool()),
+        V,
+        ("hold", "beside a projection", "(3, 2)"),
     ),
     "pre-activations beside an input": Wrong(
         lambda: conv_lstm(WEIGHT[:, 2:], input_preact=PREACT),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tritonlstm import Spec
-from tritonlstm.core.arguments import Arguments
+from tritonlstm.core.arguments import UNMARKED, Arguments
 from tritonlstm.core.spec import CHOICES, FLAGS, RETURNS, Options
 
 OTHERS = [(name, value) for name, choices in {**CHOICES, "returns": RETURNS}.items() for value in choices]
@@ -59,11 +59,14 @@ def test_a_wrong_flag_is_refused_by_name(value: object):
         Spec(reverse=value)
 
 
+@pytest.mark.parametrize(("prefix", "arguments"), [("", Arguments._fields[:UNMARKED]), ("marked_", Arguments._fields)])
 @pytest.mark.parametrize("operator", ["inference", "training", "backward"])
-def test_an_operators_schema_has_tensors_steps_one_string_and_what_is_needed(operator: str):
-    schema = getattr(torch.ops.tritonlstm, operator).default._schema
+def test_an_operators_schema_has_tensors_steps_one_string_and_what_is_needed(
+    operator: str, prefix: str, arguments: tuple[str, ...]
+):
+    schema = getattr(torch.ops.tritonlstm, prefix + operator).default._schema
     others = [str(argument.type) for argument in schema.arguments if "Tensor" not in str(argument.type)]
     assert others == ["int", "str"] + (["List[bool]"] if operator == "backward" else [])
     names = [argument.name for argument in schema.arguments]
     first = names.index("input")
-    assert tuple(names[first : first + len(Arguments._fields)]) == Arguments._fields
+    assert tuple(names[first : first + len(arguments)]) == arguments

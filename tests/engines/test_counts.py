@@ -11,7 +11,7 @@ import torch
 from bench.timer import peak_memory
 from tests.support.counting import AllocationLog, Count, backward, forward, layout_of, per_step, stand_in_for_kernels
 from tests.support.layouts import dense, expand_time
-from tests.support.problems import MODES, Problem, Shape
+from tests.support.problems import MASKS, MODES, Problem, Shape
 from tritonlstm import ConvLSTM2d, Spec
 from tritonlstm.core.arguments import Arguments
 from tritonlstm.core.layout import from_rows
@@ -51,8 +51,9 @@ def test_two_kernels_a_step_forward(monkeypatch: pytest.MonkeyPatch, mode: dict,
         with count:
             forward(problem, save, **mode)
 
-    step, _ = per_step(monkeypatch, run)
-    assert step == expected
+    for masks in ((), ("lengths",), MASKS):  # which cost no kernel
+        step, _ = per_step(monkeypatch, run, masks)
+        assert step == expected, masks
 
 
 NONE = Arguments(*[False] * 7)
@@ -75,12 +76,17 @@ SUBSETS = {
 def test_at_most_three_kernels_a_step_backward(
     monkeypatch: pytest.MonkeyPatch, mode: dict, needs: Arguments, expected: dict
 ):
-    def run(problem: Problem, count: Count) -> None:
+    def run(needs: Arguments, problem: Problem, count: Count) -> None:
         saved = forward(problem, save=True, **mode)
         with count:
             backward(problem, saved, needs, **mode)
 
-    step, _ = per_step(monkeypatch, run)
+    for masks in ((), ("lengths",), MASKS):
+        learns = {"reset_h": True, "reset_c": True} if "reset" in masks and needs.h0 else {}
+        _check_backward(*per_step(monkeypatch, partial(run, needs._replace(**learns)), masks), expected)
+
+
+def _check_backward(step: Counter, _: Counter, expected: dict) -> None:
     # Work per chunk is a fraction of a call per step; test_work.py counts that in every mode.
     assert {name: count for name, count in step.items() if count >= 0.8} == expected
     assert sum(step.values()) <= 3.5

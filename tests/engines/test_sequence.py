@@ -11,6 +11,7 @@ from tests.support.covering import Row, describe, pairwise
 from tests.support.layouts import OF_IMAGES, OF_VECTORS, dense, expand_time, flip_storage, slice_height
 from tests.support.problems import (
     ALL_PATHS,
+    MASKS,
     MODES,
     PATHS,
     SHAPES,
@@ -70,7 +71,9 @@ def check(
         budgets = growing_budgets(draw, dtype)
     assert_all_within(got, oracle, budgets)
     for name in oracle:
-        assert got[name].dtype == (cell_dtype(dtype) if name in ("c_n", "grad of c0") else dtype), name
+        assert got[name].dtype == (cell_dtype(dtype) if name in ("c_n", "grad of c0", "grad of reset_c") else dtype), (
+            name
+        )
     return got
 
 
@@ -100,17 +103,18 @@ OPTION_ROWS = pairwise(
         "mode": MODES,
         "path": PATHS,
         **GEOMETRIES,
+        "masks": ((), ("lengths", "hold"), MASKS),
     },
     fits,
 )
 # Each takes seconds to compile: every value once, and what is most used with both dtypes.
 OPTION_ROWS += [
-    dict(zip(OPTION_ROWS[0], (*values, "inductor", 1, "zeros")))
-    for values in (
-        ("tanh", "hard_sigmoid", "full", None, True, "bf16", "hoisted, recompute"),
-        ("relu", "hard_sigmoid_keras2", "none", None, False, "fp64", "concat, recompute"),
-        ("identity", "sigmoid", "full", (5, 1), True, "fp16", "hoisted, save"),
-        ("tanh", "sigmoid", "channel", None, True, "fp64", "concat, save"),
+    dict(zip(OPTION_ROWS[0], (*values, "inductor", 1, "zeros", masks)))
+    for *values, masks in (
+        ("tanh", "hard_sigmoid", "full", None, True, "bf16", "hoisted, recompute", MASKS),
+        ("relu", "hard_sigmoid_keras2", "none", None, False, "fp64", "concat, recompute", ()),
+        ("identity", "sigmoid", "full", (5, 1), True, "fp16", "hoisted, save", ("hold",)),
+        ("tanh", "sigmoid", "channel", None, True, "fp64", "concat, save", ()),
     )
 ]
 
@@ -119,7 +123,7 @@ OPTION_ROWS += [
 @pytest.mark.parametrize("row", OPTION_ROWS, ids=describe)
 def test_options_agree_with_the_oracle(row: Row):
     dtype = DTYPES[row["dtype"]]
-    shape = Shape(**{name: row[name] for name in ("peephole", "input_kernel", "state")})
+    shape = Shape(**{name: row[name] for name in ("peephole", "input_kernel", "state", "masks")})
     shape = shape.but(spec=Spec(**{name: row[name] for name in (*ACTIVATIONS, *GEOMETRIES)}))
     check(
         Problem.random(shape, dtype),
@@ -316,6 +320,7 @@ STARTS = {
     "reversed": Shape(steps=11, spec=Spec(reverse=True)),
     "every c": Shape(steps=11, spec=Spec(returns="cells")),
     "last step": Shape(steps=11, spec=Spec(returns="last")),
+    "masks": Shape(steps=11, batch=3, masks=MASKS),
 }
 BIT_ROWS = pairwise({"start": STARTS, "layout": ("dense", "expand_time"), "mode": MODES, "path": ALL_PATHS})
 
@@ -375,6 +380,8 @@ SEVERAL_STEPS = {
     "reversed, no state": (LONG.but(state=False, spec=Spec(reverse=True)), dense),
     "reversed, one image": (LONG.but(spec=Spec(reverse=True)), expand_time),
     "reversed, every c": (LONG.but(spec=Spec(reverse=True, returns="cells")), dense),
+    "masks": (LONG.but(masks=MASKS), dense),
+    "masks, reversed, no state": (LONG.but(masks=MASKS, state=False, spec=Spec(reverse=True)), dense),
 }
 
 
@@ -414,6 +421,7 @@ SMALL = {
     "volumes": Shape(steps=2, batch=1, in_channels=1, channels=2, spatial=(2, 3, 2), kernel=(1, 3, 3)),
     "vectors": Shape(spatial=(), kernel=(), steps=2),
     "vectors, no peephole": Shape(spatial=(), kernel=(), steps=2, peephole="none"),
+    "masks": Shape(steps=3, batch=3, in_channels=1, channels=2, spatial=(2,), kernel=(3,), masks=MASKS),
 }
 
 

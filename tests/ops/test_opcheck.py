@@ -15,7 +15,18 @@ from torch import Tensor
 from tests.support.covering import Row, describe, pairwise
 from tests.support.layouts import flip_storage
 from tests.support.operators import OPERATORS, backward_arguments
-from tests.support.problems import ALL_PATHS, MODES, PATHS, SHAPES, SOME_SHAPES, Problem, Shape, operator_arguments
+from tests.support.operators import operator as operator_of
+from tests.support.problems import (
+    ALL_PATHS,
+    MASKS,
+    MODES,
+    PATHS,
+    SHAPES,
+    SOME_SHAPES,
+    Problem,
+    Shape,
+    operator_arguments,
+)
 from tritonlstm import Spec
 from tritonlstm.core.spec import CHOICES, PADDING_MODES
 
@@ -38,6 +49,7 @@ OPTIONS = {
     "recurrent_activation": CHOICES["recurrent_activation"],
     "dilation": (1, 2),
     "padding_mode": PADDING_MODES,
+    "masks": ((), ("lengths", "hold"), MASKS),
 }
 
 
@@ -69,7 +81,7 @@ def check(operator: str, problem: Problem, learning: Collection[str], **options:
         tensors = {name: tensor.detach().requires_grad_(name in learning) for name, tensor in problem.tensors().items()}
         args = operator_arguments(replace(problem, **tensors), **options)
     try:
-        torch.library.opcheck(getattr(torch.ops.tritonlstm, operator).default, args)
+        torch.library.opcheck(operator_of(problem, operator), args)
     except Exception as error:
         raise AssertionError(f"{operator}, with gradients of: {', '.join(learning) or 'nothing'}") from error
 
@@ -109,10 +121,13 @@ def test_options(row: Row):
         bias=row["bias"] == "bias",
         peephole=row["peephole"],
         input_kernel=None if row["input_weight"] == "absent" else (1,),
+        masks=row["masks"],
         spec=Spec(**{name: row[name] for name in OPTIONS_OF_SPEC}),
     )
     problem = Problem.random(shape, torch.float32)
     if row["strides"] == "strided":
         problem = _with_strides(problem)
     learning = SUBSETS[row["learning"]] + ("input_weight",) * (row["input_weight"] == "learning")
+    if "h0" in learning and problem.reset_h is not None:
+        learning += ("reset_h", "reset_c")
     check(row["operator"], problem, learning, **MODES[row["mode"]])

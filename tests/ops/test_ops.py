@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from tests.support.operators import backward_arguments
+from tests.support.operators import operator as operator_of
 from tests.support.problems import (
     ALL_PATHS,
     ARGUMENTS,
+    MASKS,
     PATHS,
     SHAPES,
     SOME_SHAPES,
@@ -29,9 +31,9 @@ def test_fakes_allocate_as_the_operators_do(shape: str, path: str, dtype: torch.
     weight = problem.weight.transpose(0, 1).contiguous().transpose(0, 1)
     problem = replace(problem, weight=weight)
     calls = [
-        (torch.ops.tritonlstm.inference, operator_arguments(problem, **PATHS[path])),
-        (torch.ops.tritonlstm.training, operator_arguments(problem, **PATHS[path])),
-        (torch.ops.tritonlstm.backward, backward_arguments(problem, problem.tensors(), **PATHS[path])),
+        (operator_of(problem, "inference"), operator_arguments(problem, **PATHS[path])),
+        (operator_of(problem, "training"), operator_arguments(problem, **PATHS[path])),
+        (operator_of(problem, "backward"), backward_arguments(problem, problem.tensors(), **PATHS[path])),
     ]
     mode = torch._subclasses.FakeTensorMode()
     for operator, args in calls:
@@ -45,12 +47,13 @@ def test_fakes_allocate_as_the_operators_do(shape: str, path: str, dtype: torch.
 
 
 @pytest.mark.parametrize("path", ALL_PATHS)
-def test_no_result_shares_memory_with_another_tensor(path: str):
-    problem = Problem.random(Shape(steps=1), torch.float32)
+@pytest.mark.parametrize("masks", [(), MASKS], ids=["", "masks"])
+def test_no_result_shares_memory_with_another_tensor(path: str, masks: tuple[str, ...]):
+    problem = Problem.random(Shape(steps=1, masks=masks), torch.float32)
     for operator, args in (
-        (torch.ops.tritonlstm.training, operator_arguments(problem, **ALL_PATHS[path])),
-        (torch.ops.tritonlstm.inference, operator_arguments(problem, **ALL_PATHS[path])),
-        (torch.ops.tritonlstm.backward, backward_arguments(problem, problem.tensors(), **ALL_PATHS[path])),
+        (operator_of(problem, "training"), operator_arguments(problem, **ALL_PATHS[path])),
+        (operator_of(problem, "inference"), operator_arguments(problem, **ALL_PATHS[path])),
+        (operator_of(problem, "backward"), backward_arguments(problem, problem.tensors(), **ALL_PATHS[path])),
     ):
         given = [arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, Tensor)]
         results = [result.untyped_storage().data_ptr() for result in operator(*args)]
@@ -58,10 +61,18 @@ def test_no_result_shares_memory_with_another_tensor(path: str):
         assert not set(results) & set(given)
 
 
+SHAPE_WITH = dict.fromkeys((name for name in ARGUMENTS if name != "marks"), Shape()) | {
+    "input_weight": Shape(input_kernel=(1, 3)),
+    "reset_h": Shape(masks=MASKS),
+    "reset_c": Shape(masks=MASKS),
+}
+"""A problem's shape in which each of the arguments is there."""
+
+
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", SHAPE_WITH)
 def test_a_second_derivative_is_refused_and_never_silently_zero(path: str, name: str):
-    problem = Problem.random(Shape(input_kernel=(1, 3) if name == "input_weight" else None), torch.float32)
+    problem = Problem.random(SHAPE_WITH[name], torch.float32)
     leaf = getattr(problem, name).requires_grad_()
     output, _, _ = by_operator(**PATHS[path])(problem)
     (grad,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
@@ -70,9 +81,9 @@ def test_a_second_derivative_is_refused_and_never_silently_zero(path: str, name:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", SHAPE_WITH)
 def test_forward_mode_is_refused_and_never_silently_zero(path: str, name: str):
-    problem = Problem.random(Shape(input_kernel=(1, 3) if name == "input_weight" else None), torch.float32)
+    problem = Problem.random(SHAPE_WITH[name], torch.float32)
 
     def run(tensor: Tensor) -> Tensor:
         return by_operator(**PATHS[path])(replace(problem, **{name: tensor}))[0]

@@ -8,7 +8,7 @@ import torch
 
 from tests.support.covering import Row, describe, pairwise
 from tests.support.layouts import OF_IMAGES
-from tests.support.problems import MODES, Problem, Shape, by_operator, by_reference, growing_budgets
+from tests.support.problems import MASKS, MODES, Problem, Shape, by_operator, by_reference, growing_budgets
 from tests.support.ptx import ON_PTX
 from tests.support.ptx.launch import on_machine
 from tests.support.tolerances import assert_all_within
@@ -20,6 +20,7 @@ OPTIONS = {
     "mode": list(MODES),
     "peephole": ["none", "channel", "full"],
     "strided": [False, True],
+    "masks": [(), MASKS],
 }
 SHIFTS = (1.0, -1.0, None)
 """The errors of approximate functions: as large as documented one way, or the other; None: by chance."""
@@ -29,6 +30,8 @@ ROWS = [dict(zip(OPTIONS, row)) for row in product(*OPTIONS.values())] if ON_PTX
 
 def draw(row: Row, seed: int) -> Problem:
     shape = Shape(steps=2, in_channels=2, channels=row["channels"], spatial=(5, 3), kernel=(3, 3))
+    if row["masks"]:  # large enough that some samples are neither held nor past their length
+        shape = shape.but(masks=row["masks"], steps=4, batch=3)
     shape = shape.but(peephole=row["peephole"], bias=row["peephole"] != "none" or row["mode"] != "concat, save")
     problem = Problem.random(shape, DTYPES[row["dtype"]], seed)
     if row["strided"]:

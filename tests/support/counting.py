@@ -140,13 +140,13 @@ def backward(problem: Problem, saved: Saved, needs: Arguments, **options: str) -
     return _engine(problem, **options).backward(Results(**problem.cotangents), saved, needs)
 
 
-def per_step(monkeypatch: pytest.MonkeyPatch, run) -> tuple[Counter, Counter]:
+def per_step(monkeypatch: pytest.MonkeyPatch, run, masks: tuple[str, ...] = ()) -> tuple[Counter, Counter]:
     """What one more step costs, and what is done once, from two lengths of sequence."""
     counts = []
     for steps in STEPS:
         with monkeypatch.context() as patch:
             count = Count(patch)
-            run(Problem.random(Shape(steps=steps), torch.float32), count)
+            run(Problem.random(Shape(steps=steps, masks=masks), torch.float32), count)
             counts.append(count.calls)
     short, long = counts
     step = Counter({name: (long[name] - short[name]) / (STEPS[1] - STEPS[0]) for name in long | short})

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tests.support.tolerances import budget
 from tritonlstm import Spec, ops, reference
-from tritonlstm.core.arguments import Arguments, Results
+from tritonlstm.core.arguments import UNMARKED, Arguments, Results
 from tritonlstm.core.dtypes import cell_dtype
+from tritonlstm.core.marks import make_marks
 from tritonlstm.tuning.random_layers import normal, random_layer
 
 ARGUMENTS, RESULTS = Arguments._fields, Results._fields
@@ -40,6 +41,8 @@ class Shape:
     state: bool = True
     bias: bool = True
     peephole: str = "channel"
+    masks: tuple[str, ...] = ()
+    """Which of `MASKS` mark samples."""
     spec: Spec = DEFAULTS
     """The options of the equations; how a problem is solved is said by who solves it."""
 
@@ -47,6 +50,8 @@ class Shape:
         """The same shape but for these fields."""
         return replace(self, **changes)
 
+
+MASKS = "lengths", "reset", "hold"
 
 VECTORS = Shape(spatial=(), kernel=(), batch=7)
 
@@ -125,7 +130,29 @@ SHAPES = {
     "volumes": Shape(spatial=(3, 2, 4), kernel=(3, 1, 5)),
     "volumes, full peephole": Shape(spatial=(2, 3, 2), kernel=(1, 3, 1), peephole="full"),
     "volumes, state alone, no peephole": Shape(spatial=(3, 3, 4), kernel=(3,) * 3, in_channels=0, peephole="none"),
+    "lengths": Shape(batch=3, masks=("lengths",)),
+    "lengths, reversed, no state": Shape(batch=3, masks=("lengths",), state=False, spec=Spec(reverse=True)),
+    "lengths, last step": Shape(batch=3, masks=("lengths",), peephole="full", spec=Spec(returns="last")),
+    "reset": Shape(steps=5, masks=("reset",)),
+    "reset, no state, input kernel, every c": Shape(
+        masks=("reset",), state=False, input_kernel=(1, 3), spec=Spec(returns="cells")
+    ),
+    "hold, no peephole, no bias": Shape(masks=("hold",), peephole="none", bias=False),
+    "all masks": Shape(steps=6, batch=3, masks=MASKS),
+    "all masks, reversed, full peephole, every c": Shape(
+        steps=6, batch=3, spatial=(3, 2), masks=MASKS, peephole="full", spec=Spec(reverse=True, returns="cells")
+    ),
+    "all masks, pre-activations": Shape(steps=5, in_channels=0, preact=True, masks=MASKS),
+    "all masks, state alone": Shape(in_channels=0, masks=MASKS),
+    "all masks, one step": Shape(steps=1, batch=4, masks=MASKS),
+    "all masks, no image": Shape(batch=0, masks=MASKS),
+    "all masks, relu, circular": Shape(masks=MASKS, spec=Spec(activation="relu", padding_mode="circular")),
+    "all masks, many steps, volumes": Shape(
+        steps=13, batch=3, spatial=(2, 1, 3), kernel=(1, 3, 3), masks=MASKS, state=False
+    ),
     "vectors": VECTORS,
+    "vectors, all masks": VECTORS.but(masks=MASKS),
+    "vectors, lengths, reversed, last step": VECTORS.but(masks=("lengths",), spec=Spec(reverse=True, returns="last")),
     "vectors, reversed": VECTORS.but(spec=Spec(reverse=True)),
     "vectors, last step": VECTORS.but(spec=Spec(returns="last")),
     "vectors, reversed, every c": VECTORS.but(spec=Spec(reverse=True, returns="cells")),
@@ -153,6 +180,9 @@ SOME_SHAPES = [
     "vectors",
     "reversed, every c",
     "last step",
+    "lengths",
+    "all masks",
+    "vectors, all masks",
 ]
 """One of each kind, where every shape would take too long."""
 
@@ -169,6 +199,9 @@ class Problem:
     input_weight: Tensor | None
     bias: Tensor | None
     peephole: Tensor | None
+    marks: Tensor | None = None
+    reset_h: Tensor | None = None
+    reset_c: Tensor | None = None
     cotangents: dict[str, Tensor | None] = field(default_factory=dict)
 
     @classmethod
@@ -195,8 +228,29 @@ class Problem:
         of_c = (steps, *state) if shape.spec.returns == "cells" else state
         cotangents = {"output": draw(*of_output), "h_n": draw(*state), "c_n": draw(*of_c, dtype=cell)}
         problem = cls(shape, input, h0, c0, **parameters._asdict(), cotangents=cotangents)
+        problem._mark(generator, draw)
         problem._keep_away_from_kinks()
         return problem
+
+    def _mark(self, generator: torch.Generator, draw: Callable[..., Tensor]) -> None:
+        """Marks that are there for some samples and steps, one of which has a reset and a hold, and a reset state."""
+        shape, masks = self.shape, self.shape.masks
+        if not masks:
+            return
+        size = shape.steps, shape.batch
+        of_call = {name: torch.rand(size, generator=generator) < 0.3 for name in ("reset", "hold") if name in masks}
+        for mask in of_call.values():
+            mask.view(-1)[shape.steps * shape.batch // 2 :: 7] = True
+        lengths = None
+        if "lengths" in masks:  # the first sample's is the whole, and the last one's nothing
+            lengths = [shape.steps - index * shape.steps // max(1, shape.batch - 1) for index in range(shape.batch)]
+        self.marks, resets = make_marks(
+            lengths, of_call.get("reset"), of_call.get("hold"), *size, device=torch.device("cpu")
+        )
+        if resets:
+            state = shape.batch, shape.channels, *shape.spatial
+            self.reset_h = draw(*state, scale=0.5)
+            self.reset_c = draw(*state, dtype=cell_dtype(self.weight.dtype))
 
     def _keep_away_from_kinks(self) -> None:
         """Give what an activation with a kink sees a value far from it, another one for each channel.
@@ -208,8 +262,10 @@ class Problem:
         gates = []
         if spec.activation == "relu":
             signs = 1.0 - 2.0 * (channels % 2)
-            if self.c0 is not None:
-                self.c0 = (self.c0.abs() + 0.5) * signs.view(-1, *(1 for _ in self.shape.spatial)).to(self.c0.dtype)
+            signs_of_c = signs.view(-1, *(1 for _ in self.shape.spatial))
+            for name in ("c0", "reset_c"):
+                if (c := getattr(self, name)) is not None:
+                    setattr(self, name, (c.abs() + 0.5) * signs_of_c.to(c.dtype))
             gates.append((2, 2 * signs))
         if spec.recurrent_activation.startswith("hard"):
             gates += [(gate, 8.0 * ((channels + gate) % 3 - 1)) for gate in (0, 1, 3)]
@@ -222,8 +278,8 @@ class Problem:
                     weight.chunk(4)[gate].mul_(0.25)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The arguments that are there, by name."""
-        named = {name: getattr(self, name) for name in ARGUMENTS}
+        """The arguments that are there and may learn, by name."""
+        named = {name: getattr(self, name) for name in ARGUMENTS if name != "marks"}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def to(self, *target: torch.dtype | torch.device | str) -> "Problem":
@@ -233,7 +289,10 @@ class Problem:
         """
 
         def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(*target)
+            if tensor is None:
+                return None
+            moved = tensor.to(*target)
+            return moved if tensor.is_floating_point() else moved.to(tensor.dtype)
 
         return replace(
             self,
@@ -292,8 +351,10 @@ def spec_of(problem: Problem, **options: str) -> Spec:
 
 
 def operator_arguments(problem: Problem, **options: str) -> tuple:
-    """The arguments of the operators that run forward."""
-    return (*arguments(problem), problem.shape.steps, spec_of(problem, **options).encode())
+    """The arguments of the operators that run forward, with marks or without."""
+    given = arguments(problem)
+    given = given[:UNMARKED] if problem.marks is None else given
+    return (*given, problem.shape.steps, spec_of(problem, **options).encode())
 
 
 def by_reference(problem: Problem) -> Results:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..core.backend import check_interpreter
 from ..core.layout import Layout
 from ..core.spec import Spec
-from .step import BackwardStep, ForwardStep
+from .step import BackwardMarks, BackwardStep, ForwardMarks, ForwardStep
 
 
 class ParameterGrads(Protocol):
@@ -72,4 +72,4 @@ def _triton_cell() -> type[Cell]:
     return TritonCell
 
 
-__all__ = ["BackwardStep", "Cell", "ForwardStep", "ParameterGrads", "cell_type"]
+__all__ = ["BackwardMarks", "BackwardStep", "Cell", "ForwardMarks", "ForwardStep", "ParameterGrads", "cell_type"]

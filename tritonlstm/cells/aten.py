@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.dtypes import cell_dtype
 from ..core.layout import Layout, to_rows
 from ..core.spec import Spec
+from .marked import backward_marked, forward_marked
 from .step import BackwardStep, ForwardStep
 
 aten = torch.ops.aten
@@ -97,6 +98,9 @@ class AtenCell:
         return [None] * self._layout.steps
 
     def forward(self, step: ForwardStep) -> None:
+        if step.marks is not None:
+            forward_marked(self.forward, step)
+            return
         activate, c, c_prev = self._activation.apply, step.c, step.c_prev
         preact = step.preact if step.preact.dtype == c.dtype else step.preact.to(c.dtype)
         if step.addend is not None:
@@ -130,6 +134,9 @@ class AtenCell:
         return self._recurrent_activation.apply(preact, out=out)
 
     def backward(self, step: BackwardStep) -> None:
+        if step.marks is not None:
+            backward_marked(self.backward, step)
+            return
         # Of pre-activations one gate is recomputed at a time, since its gradient may overwrite them.
         activate, slope = self._activation
         gate_slope = self._recurrent_activation.backward

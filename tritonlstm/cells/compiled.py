@@ -239,6 +239,9 @@ class CompiledCell(AtenCell):
         return to_rows(images).contiguous()
 
     def forward(self, step: ForwardStep) -> None:
+        if step.marks is not None:
+            super().forward(step)  # which comes back with unmarked ones
+            return
         has_addend, saves_gates, in_place = step.addend is not None, step.gates is not None, step.c is step.c_prev
         run = compiled(Forward(*self._code, has_addend, saves_gates, in_place))
         if run is None:
@@ -257,6 +260,9 @@ class CompiledCell(AtenCell):
         )
 
     def backward(self, step: BackwardStep) -> None:
+        if step.marks is not None:
+            super().backward(step)
+            return
         run = compiled(Backward(*self._code, step.grad_output is not None, not self._recomputes))
         if run is None:
             super().backward(step)

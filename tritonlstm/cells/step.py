@@ -7,6 +7,28 @@ from torch import Tensor
 
 
 @dataclass(slots=True)
+class ForwardMarks:
+    """Of a step where samples may be reset or held (see `core.marks`). Its `h` is what the step after reads."""
+
+    marks: Tensor  # (B), with RESET_NEXT
+    h_prev: Tensor  # C, dense; may be the step's h
+    reset_h: Tensor | None  # C, dense; None where nothing is reset
+    reset_c: Tensor | None  # C, dense
+    output: Tensor  # C, written: what the layer returns
+
+
+@dataclass(slots=True)
+class BackwardMarks:
+    """As `ForwardMarks`. `grad_output` is of what the layer returned."""
+
+    marks: Tensor  # (B), with RESET_NEXT
+    reset_c: Tensor | None  # C, dense
+    grad_held: Tensor  # C, in: what of dH_t passed the step after, held; out: what of dH_{t-1} passes this one
+    grad_reset_h: Tensor | None  # C, sums that the step adds to; None where they are not wanted
+    grad_reset_c: Tensor | None  # C
+
+
+@dataclass(slots=True)
 class ForwardStep:
     """Reads preact, addend and c_prev; writes the others."""
 
@@ -17,6 +39,7 @@ class ForwardStep:
     c: Tensor  # C, may be c_prev
     h: Tensor  # C
     h_next: Tensor | None  # C, h once more: a slot of the next convolution's rows; h_n at the last step
+    marks: ForwardMarks | None = None
 
 
 @dataclass(slots=True)
@@ -30,3 +53,4 @@ class BackwardStep:
     grad_h: Tensor  # C, from the step after
     grad_c: Tensor  # C, in: dC_t from the step after; out: dC_{t-1}
     grad_preact: Tensor  # 4C, may be the pre-activations
+    marks: BackwardMarks | None = None

@@ -64,7 +64,7 @@ class TritonCell:
         return (triton.cdiv(self._layout.rows * self._layout.channels, config.block),)
 
     def forward(self, step: ForwardStep) -> None:
-        config = self._config("gates_forward", step.preact)
+        config, marks = self._config("gates_forward", step.preact), step.marks
         gates_forward_kernel[self._grid(config)](
             preact_ptr=step.preact,
             addend_ptr=step.addend,
@@ -75,6 +75,11 @@ class TritonCell:
             c_ptr=step.c,
             h_ptr=step.h,
             h_next_ptr=step.h_next,
+            marks_ptr=None if marks is None else marks.marks,
+            h_prev_ptr=None if marks is None else marks.h_prev,
+            reset_h_ptr=None if marks is None else marks.reset_h,
+            reset_c_ptr=None if marks is None else marks.reset_c,
+            output_ptr=None if marks is None else marks.output,
             n_rows=self._layout.rows,
             n_pixels=self._layout.pixels,
             C=self._layout.channels,
@@ -86,13 +91,15 @@ class TritonCell:
             RECURRENT_ACTIVATION=self._spec.recurrent_activation,
             SAVE_GATES=step.gates is not None,
             HAS_H_NEXT=step.h_next is not None,
+            HAS_MARKS=marks is not None,
+            HAS_RESETS=marks is not None and marks.reset_c is not None,
             BLOCK=config.block,
             num_warps=config.num_warps,
         )
 
     def backward(self, step: BackwardStep) -> None:
         """`step.c` is not read: the kernel recomputes it, which takes less time than to load it."""
-        config = self._config("gates_backward", step.gates)
+        config, marks = self._config("gates_backward", step.gates), step.marks
         grad_output, kind, strides = step.grad_output, "none", (0, 0, 0, 0)
         if grad_output is not None:
             kind = "dense" if grad_output.is_contiguous() else "strided"
@@ -110,6 +117,11 @@ class TritonCell:
             grad_h_ptr=step.grad_h,
             grad_c_ptr=step.grad_c,
             grad_preact_ptr=step.grad_preact,
+            marks_ptr=None if marks is None else marks.marks,
+            reset_c_ptr=None if marks is None else marks.reset_c,
+            grad_held_ptr=None if marks is None else marks.grad_held,
+            grad_reset_h_ptr=None if marks is None else marks.grad_reset_h,
+            grad_reset_c_ptr=None if marks is None else marks.grad_reset_c,
             n_rows=self._layout.rows,
             n_pixels=self._layout.pixels,
             width=self._layout.spatial[-1] if self._layout.spatial else 1,
@@ -125,6 +137,9 @@ class TritonCell:
             ACTIVATION=self._spec.activation,
             RECURRENT_ACTIVATION=self._spec.recurrent_activation,
             GRAD_OUTPUT=kind,
+            HAS_MARKS=marks is not None,
+            HAS_RESETS=marks is not None and marks.reset_c is not None,
+            GRAD_RESETS=marks is not None and marks.grad_reset_c is not None,
             BLOCK=config.block,
             num_warps=config.num_warps,
         )

@@ -19,6 +19,10 @@ class Arguments(NamedTuple):
     input_weight: Tensor | None  # (4C, Cin, *input_kernel)
     bias: Tensor | None  # (4C)
     peephole: Tensor | None  # (3, C, *spatial or ones)    w_ci, w_cf, w_co
+    # Of sequences where samples are reset, held or end before others; see `core.marks`.
+    marks: Tensor | None = None  # (T, B)
+    reset_h: Tensor | None = None  # (B, C, *spatial)    what a reset sets h to; None where nothing is reset
+    reset_c: Tensor | None = None  # (B, C, *spatial)
 
     @property
     def channels(self) -> int:
@@ -36,6 +40,10 @@ class Arguments(NamedTuple):
         return self.input is not None and self.in_channels == 0
 
 
+UNMARKED = 7
+"""How many of the `Arguments` there are where no sample is marked; the first."""
+
+
 class Results(NamedTuple):
     """What a layer returns; the same tuple holds the gradients that come back."""
 
@@ -50,6 +58,6 @@ class Saved(NamedTuple):
     `gates` is opaque to all but the cell that made it, and empty where the backward pass recomputes the gates.
     """
 
-    output: Tensor  # (T, B, C, *spatial)
+    output: Tensor  # (T, B, C, *spatial)    h as the step after reads it: with marks not what the layer returns
     cells: Tensor  # (T + 1, B, *spatial, C)    C_{-1} … C_{T-1}; reversed, C_0 … C_T with C_T the one that came in
     gates: Tensor

@@ -369,11 +369,12 @@ def name_layer(error: Exception, index: int, name: str, state_index: int) -> Non
     `name` is the module's, "layers[0]", and `state_index` that of its state. What is not a message of these checks
     stays as it is: the error of a user's hook or wrapper.
     """
-    message = str(error)
-    if not _is_ours(error) or not re.match(r"(weight|input_weight|bias|peephole|projection|input|state)\b", message):
+    message, ours = str(error), r"(weight|input_weight|bias|peephole|projection|input|state|reset_state)\b"
+    if not _is_ours(error) or not re.match(ours, message):
         return
-    if message.startswith("state"):
-        error.args = (f"state[{state_index}]{message.removeprefix('state')}",)
+    if message.startswith(("state", "reset_state")):
+        argument = "state" if message.startswith("state") else "reset_state"
+        error.args = (f"{argument}[{state_index}]{message.removeprefix(argument)}",)
     elif index or not message.startswith("input:"):  # the first layer's input is what the caller passed
         error.args = (f"{name}.{message}",)
 

@@ -38,10 +38,10 @@ def as_passed(pair: LSTMState, passed: tuple[Tensor, Tensor] | None) -> tuple[Te
     return pair
 
 
-def check_layers(state: object, num_layers: int, what: str = "layers") -> None:
+def check_layers(state: object, num_layers: int, what: str = "layers", name: str = "state") -> None:
     """Check that a stack's state has one entry for each layer, and that it is not in nn.LSTM's order.
 
-    `what` is what the entries belong to, for messages: layers, or their directions.
+    `what` is what the entries belong to, for messages: layers, or their directions; `name` is the argument's.
 
     nn.LSTM has all h first and then all c. With two layers of the same sizes and dtypes, ([h0, h1], [c0, c1]) has the
     structure of our [[h0, c0], [h1, c1]]: two lists are refused. Tuples are taken as (h, c), since that is how pairs
@@ -52,11 +52,11 @@ def check_layers(state: object, num_layers: int, what: str = "layers") -> None:
             return
         if not all(map(_is_tensor, state)) and not _has_two_readings(state):
             return
-    raise _refusal(state, num_layers, what)
+    raise _refusal(state, num_layers, what, name)
 
 
-def _refusal(state: object, num_layers: int, what: str) -> Exception:
-    wanted = f"state: expected one pair (h, c) for each of {num_layers} {what}"
+def _refusal(state: object, num_layers: int, what: str, name: str) -> Exception:
+    wanted = f"{name}: expected one pair (h, c) for each of {num_layers} {what}"
     if not isinstance(state, (tuple, list)):
         return TypeError(f"{wanted}, got {describe(state)}")
     if len(state) == 2 and all(map(_is_tensor, state)):

@@ -14,6 +14,7 @@ from ..core.layout import Layout, from_rows, to_rows, unpack_peephole
 from ..core.spec import Spec
 from . import concat, hoisted, precomputed
 from .chunks import chunks
+from .marked import Marked
 from .order import Order
 
 PREACTIVATIONS = {"concat": concat, "hoisted": hoisted}
@@ -25,21 +26,24 @@ class Sequence:
     """The engine of a layer: its static options, its parameters, and its sizes."""
 
     def __init__(self, arguments: Arguments, layout: Layout, spec: Spec):
+        self._order, self._marked = Order(layout.steps, spec.reverse), None
+        if arguments.marks is not None:
+            self._marked = Marked(arguments, layout, self._order)
+            arguments = arguments._replace(h0=self._marked.h0)
         self._arguments, self._layout, self._spec = arguments, layout, spec
         self._preactivations = precomputed if arguments.is_precomputed else PREACTIVATIONS[spec.schedule]
-        self._order = Order(layout.steps, spec.reverse)
         peephole = None if arguments.peephole is None else to_rows(arguments.peephole).contiguous()
         self._cell = cell_type(spec)(layout, spec, arguments.weight, arguments.bias, peephole)
 
     def forward(self, *, save: bool) -> tuple[Results, Saved | None]:
         """The results, each a tensor of its own and no view, and with `save` what the backward pass needs."""
-        layout, cell, order, spec = self._layout, self._cell, self._order, self._spec
+        layout, cell, order, spec, marked = self._layout, self._cell, self._order, self._spec, self._marked
         weight, c0 = self._arguments.weight, self._arguments.c0
-        results = layout.new_results(weight, spec, save=save)
-        output, h_n = to_rows(results.output, channel_dim=2), to_rows(results.h_n)
-        # Where the last h alone is wanted, and nothing is saved, each step's takes the place of the one before.
-        outputs = output.unbind() if len(output) == layout.steps else output.unbind() * layout.steps
-        source = self._preactivations.Forward(self._arguments, cell.bias, outputs, layout, spec)
+        results = layout.new_results(weight, spec, save=save and marked is None)
+        h_n, outputs = to_rows(results.h_n), self._by_step(results.output)
+        hidden = results.output if marked is None else marked.new_hidden(save=save)
+        h_of = outputs if marked is None else self._by_step(hidden)
+        source = self._preactivations.Forward(self._arguments, cell.bias, h_of, layout, spec)
 
         every_c = to_rows(results.c_n, channel_dim=2) if spec.returns == "cells" else None
         if save:
@@ -63,8 +67,9 @@ class Sequence:
                 c_prev=cells_of[order.before(t)],
                 gates=gates_of[t],
                 c=cells_of[order.after(t)],
-                h=outputs[t],
+                h=h_of[t],
                 h_next=h_n if t == order.end else source.next_slot(t),
+                marks=None if marked is None else marked.forward(t, h_of, outputs[t]),
             )
             cell.forward(step)
         if not save:
@@ -73,14 +78,19 @@ class Sequence:
             to_rows(results.c_n).copy_(cells_of[order.after(order.end)])
         else:
             every_c.copy_(cells[order.after(0) : order.after(0) + layout.steps])
-        return results, Saved(results.output, cells, gates)
+        return results, Saved(hidden, cells, gates)
+
+    def _by_step(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Each step's rows of a sequence; where it has one step, each takes the place of the one before."""
+        rows = to_rows(images, channel_dim=2).unbind()
+        return rows if len(rows) == self._layout.steps else rows * self._layout.steps
 
     def backward(self, grads: Results, saved: Saved, needs: Arguments) -> Arguments:
         """The gradients of the arguments that `needs` names, None for the others.
 
         grads: any strides, None for zero.
         """
-        layout, cell, spec, order = self._layout, self._cell, self._spec, self._order
+        layout, cell, spec, order, marked = self._layout, self._cell, self._spec, self._order, self._marked
         weight, bias, peephole = self._arguments.weight, self._arguments.bias, self._arguments.peephole
         source = self._preactivations.Backward(self._arguments, cell.bias, saved, layout, needs, spec)
         grad_h = _copy_or_zeros(grads.h_n, layout.new_step(weight, layout.channels))
@@ -88,7 +98,10 @@ class Sequence:
         if spec.returns == "cells" and grads.c_n is not None:
             grad_cells = to_rows(grads.c_n, channel_dim=2).unbind()
         grad_c = _copy_or_zeros(grads.c_n if grad_cells is None else None, grad_c)
-        sums = None
+        sums, needs_first_h = None, needs.h0
+        if marked is not None:
+            marked.start_backward(needs)
+            needs_first_h = needs.h0 or needs.reset_h
         if needs.bias or needs.peephole:
             sums = cell.parameter_grads(grad_c, bias=needs.bias, peephole=needs.peephole)
 
@@ -119,25 +132,33 @@ class Sequence:
                     grad_h=grad_h,
                     grad_c=grad_c,
                     grad_preact=grad_of[t - first],
+                    marks=None if marked is None else marked.backward(t),
                 )
                 cell.backward(step)
-                if t != order.start or needs.h0 or source.input_by_step:
+                if t != order.start or needs_first_h or source.input_by_step:
                     grad_h = source.step(t, grad_of[t - first])
             source.chunk(first, last, grad_preact)
             if sums is not None:
                 c_prev, c = (saved.cells[at(first) : at(last)] for at in (order.before, order.after))
+                c_prev = c_prev if marked is None else marked.c_read(c_prev, first, last)
                 sums.add(grad_preact, c_prev, c)
 
         grad_input, grad_weight, grad_input_weight = source.result()
         grad_bias, grad_peephole = (None, None) if sums is None else sums.result()
+        grad_reset_h = grad_reset_c = None
+        if marked is not None:
+            grad_h = marked.grad_h0(grad_h)
+            grad_reset_h, grad_reset_c = marked.grad_resets()
         return Arguments(
             input=grad_input,
-            h0=from_rows(layout.new_step(grad_h, layout.channels).copy_(grad_h)) if needs.h0 else None,
+            h0=from_rows(layout.new_step(weight, layout.channels).copy_(grad_h)) if needs.h0 else None,
             c0=from_rows(grad_c) if needs.c0 else None,
             weight=grad_weight,
             input_weight=grad_input_weight,
             bias=grad_bias.to(bias.dtype) if needs.bias else None,
             peephole=unpack_peephole(grad_peephole, peephole) if needs.peephole else None,
+            reset_h=grad_reset_h if needs.reset_h else None,
+            reset_c=grad_reset_c if needs.reset_c else None,
         )
 
 

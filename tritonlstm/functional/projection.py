@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import checks
-from ..core.arguments import Arguments
+from ..core.arguments import UNMARKED, Arguments
 from ..core.backend import resolve
 from ..core.dtypes import cell_dtype, compute_dtype, without_autocast
 from ..core.spec import Spec
@@ -90,7 +90,7 @@ def _check(arguments: Arguments, projection: Tensor) -> int:
 
 def _first_step(arguments: Arguments, projection: Tensor, spec: Spec) -> LSTMState:
     """M and C after one step from H and C; zeros where there is no state. Of tensors with a batch."""
-    input, h, c, weight, _, bias, peephole = arguments
+    input, h, c, weight, _, bias, peephole = arguments[:UNMARKED]
     if input is not None:
         checks.check_dtype("input", input, weight)
         checks.check_device("input", input, weight.device)

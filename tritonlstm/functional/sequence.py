@@ -18,11 +18,13 @@ from ..core.compiler import constant_when_compiled
 from ..core.devices import architecture
 from ..core.dtypes import cell_dtype, compute_dtype, without_autocast
 from ..core.geometry import check_dimensions, check_margins
+from ..core.marks import Marks, make_marks
 from ..core.spec import Options, Spec, check_keywords
 from ..core.state import LSTMState, as_passed
 from ..core.tracing import check_untraced
 from ..launch import pick_schedule
 from .gates import State
+from .marking import with_marks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,6 +40,10 @@ def conv_lstm(
     input_weight: Tensor | None = None,
     input_preact: Tensor | None = None,
     steps: int | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    reset_state: State | None = None,
+    hold: Tensor | None = None,
     returns: str = "sequence",
     **options: Unpack[Options],
 ) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
@@ -59,6 +65,14 @@ def conv_lstm(
             attention. It is in the dtype of an input; `weight` is then (4C, C, kh, kw) and applies to the hidden state
             alone. Channels last is used where it lies. The bias is added once, here or there.
         steps: T, if input is None.
+        lengths: (B), each sample's number of steps, a tensor of integers or a sequence of ints. Past it a sample's
+            state stays as it is, so that the one returned is its own last, and its output is zero. What the input holds
+            there has no effect, but must be finite where the weight learns.
+        reset: (T, B), torch.bool: before the steps where it is True, a sample's state becomes the reset state. With
+            reverse=True, before it in the order of the steps.
+        reset_state: (h, c), each (B, C, H, W) or (1, C, H, W), which may learn; zeros if None.
+        hold: (T, B), torch.bool: at the steps where it is True, a sample's state stays as it is, after a reset, and its
+            output is its hidden state.
         returns: "sequence"; "last", for the output (B, C, H, W) of the last step alone: inference allocates no
             sequence, and training keeps what the backward pass reads; or "cells", for c at every step behind the state.
         options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
@@ -74,8 +88,12 @@ def conv_lstm(
     """
     check_keywords("conv_lstm", options, conv_lstm)
     arguments = _arguments(input, state, weight, input_weight, bias, peephole, input_preact)
+    is_precomputed = input_preact is not None
     dims, spec = checks.spatial_dims(weight), Spec(**options, returns=returns)
-    output, pair, *cells = layer(arguments, steps, spec, dims, is_precomputed=input_preact is not None)
+    marks = _marks(arguments, steps, dims, is_precomputed, lengths, reset, hold)
+    output, pair, *cells = layer(
+        arguments, steps, spec, dims, marks=marks, reset_state=reset_state, is_precomputed=is_precomputed
+    )
     return output, as_passed(pair, state), *cells
 
 
@@ -89,28 +107,55 @@ def peephole_lstm(
     projection: Tensor | None = None,
     input_preact: Tensor | None = None,
     steps: int | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    reset_state: State | None = None,
+    hold: Tensor | None = None,
     returns: str = "sequence",
     **options: Unpack[Options],
 ) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """A peephole LSTM layer over a sequence of vectors (the FC-LSTM of Shi et al. 2015, equation 2).
 
     As `conv_lstm` without spatial dimensions: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C);
-    input_preact (T, B, 4C) in place of input, beside a weight (4C, C).
+    input_preact (T, B, 4C) in place of input, beside a weight (4C, C); reset_state (B, C) or (1, C) twice.
     With a projection (P, C), nn.LSTM's weight_hr (Sak et al. 2014, arXiv 1402.1128), h is projection · (o ∘ φ(c)):
-    h (B, P), output (T, B, P), weight (4C, Cin + P). It has no input_preact.
+    h (B, P), output (T, B, P), weight (4C, Cin + P). It has no input_preact, lengths,
+    reset or hold.
     """
     check_keywords("peephole_lstm", options, peephole_lstm)
     arguments = _arguments(input, state, weight, None, bias, peephole, input_preact)
-    spec = Spec(**options, returns=returns)
+    spec, is_precomputed = Spec(**options, returns=returns), input_preact is not None
     if projection is None:
-        output, pair, *cells = layer(arguments, steps, spec, (), is_precomputed=input_preact is not None)
+        marks = _marks(arguments, steps, (), is_precomputed, lengths, reset, hold)
+        output, pair, *cells = layer(
+            arguments, steps, spec, (), marks=marks, reset_state=reset_state, is_precomputed=is_precomputed
+        )
     else:
         from .projection import projected_layer  # which composes `layer`
 
-        if input_preact is not None:
-            raise ValueError("input_preact: expected None beside a projection, got a Tensor")
+        masks = {"input_preact": input_preact, "lengths": lengths, "reset": reset, "hold": hold}
+        for name, value in {**masks, "reset_state": reset_state}.items():
+            if value is not None:
+                raise ValueError(f"{name}: expected None beside a projection, got {checks.describe(value)}")
         output, pair, *cells = projected_layer(arguments, projection, steps, spec)
     return output, as_passed(pair, state), *cells
+
+
+def _marks(
+    arguments: Arguments,
+    steps: int | None,
+    spatial_dims: Sequence[str],
+    is_precomputed: bool,
+    lengths: object,
+    reset: object,
+    hold: object,
+) -> Marks | None:
+    if lengths is None and reset is None and hold is None:
+        return None
+    weight, input_weight, bias, peephole = arguments[3:7]
+    checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
+    steps, batch, _ = _sizes(arguments, spatial_dims, steps, is_precomputed)
+    return make_marks(lengths, reset, hold, steps, batch, weight.device)
 
 
 def _arguments(input, state, weight, input_weight, bias, peephole, input_preact) -> Arguments:
@@ -132,12 +177,15 @@ def layer(
     spec: Spec,
     spatial_dims: Sequence[str],
     *,
+    marks: Marks | None = None,
+    reset_state: State | None = None,
     shares_output: bool = False,
     is_precomputed: bool = False,
 ) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """A layer with any number of spatial dimensions: the basis of `conv_lstm`, `peephole_lstm` and the modules.
 
     The output, the last state and, with spec.returns "cells", c at every step.
+    With marks (T, B), samples may be held, and reset to the reset state (h, c), each (B or 1, C, *spatial), or zero.
     With `shares_output`, the returned output is the tensor that the backward pass reads rather than a copy of it: it
     must not be modified before. With `is_precomputed`, arguments.input is the input's part of the pre-activations.
     """
@@ -156,9 +204,11 @@ def layer(
     if arguments.h0 is not None:
         checks.check_state("state", (arguments.h0, arguments.c0), shape, ("B", "C", *spatial_dims), like=weight)
 
+    arguments = with_marks(arguments, marks, reset_state, (steps, *shape), spatial_dims)
+
     # As autocast casts a convolution's arguments. c is not cast: it stays in float32.
     dtype = compute_dtype(weight)
-    cast = {name: getattr(arguments, name) for name in ("input", "h0", "weight", "input_weight")}
+    cast = {name: getattr(arguments, name) for name in ("input", "h0", "weight", "input_weight", "reset_h")}
     cast = {name: None if tensor is None else tensor.to(dtype) for name, tensor in cast.items()}
     arguments = arguments._replace(**cast)
     spec = replace(spec, backend=resolve(spec.backend, arguments.weight))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import reference
 from ..core import checks
-from ..core.arguments import Arguments
+from ..core.arguments import UNMARKED, Arguments
 from ..core.backend import resolve
 from ..core.dtypes import cell_dtype, compute_dtype, convolution_dtype, without_autocast
 from ..core.geometry import check_dimensions, check_margins
@@ -45,8 +45,8 @@ def step(
     another way. `sizes` are Cin and C where a module was made with them. `norm` is applied to the pre-activations, bias
     included, before peepholes and gates.
     """
-    plan = once(_plan, arguments, spec, spatial_dims, sizes)
-    input, h, c, weight, input_weight, bias, peephole = arguments
+    input, h, c, weight, input_weight, bias, peephole = tensors = arguments[:UNMARKED]
+    plan = once(_plan, tensors, spec, spatial_dims, sizes)
     if not plan.is_batched:
         input, h, c = (None if tensor is None else tensor.unsqueeze(0) for tensor in (input, h, c))
     if h is None:
@@ -68,8 +68,8 @@ def _plan(
     tensors: Sequence[Tensor | None], spec: Spec, spatial_dims: tuple[str, ...], sizes: tuple[int, int] | None
 ) -> _Plan:
     """Check a step's arguments, and tell how to compute it."""
+    input, h, c, weight, input_weight, bias, peephole = tensors
     arguments = Arguments(*tensors)
-    input, h, c, weight, input_weight, bias, peephole = arguments
     if sizes is not None:
         checks.check_channels(arguments, *sizes)
     checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))

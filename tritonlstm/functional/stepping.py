@@ -15,9 +15,12 @@ from ..core import checks
 from ..core.arguments import Arguments
 from ..core.dtypes import cell_dtype, compute_dtype
 from ..core.layout import from_rows, to_rows
+from ..core.marks import BLANK, HOLD, RESET, Marks, has
 from ..core.spec import Spec
 from ..core.state import LSTMState
 from .dropout import Zoneout, drop_out_mask
+from .gates import State
+from .marking import with_marks
 from .step import step
 
 
@@ -32,6 +35,8 @@ def layer_by_steps(
     zoneout: Zoneout | None = None,
     training: bool = False,
     generator: torch.Generator | None = None,
+    marks: Marks | None = None,
+    reset_state: State | None = None,
 ) -> tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
     """`sequence.layer`, step by step.
 
@@ -44,6 +49,7 @@ def layer_by_steps(
     steps = checks.count_steps(steps, input)
     state = _initial(arguments, spatial_dims)
     h, c = state
+    arguments = with_marks(arguments, marks, reset_state, (steps, *h.shape), spatial_dims)
     outputs, cells = [None] * steps, [None] * steps
     mask = drop_out_mask(h, recurrent_dropout, generator) if recurrent_dropout and training else None
 
@@ -54,15 +60,21 @@ def layer_by_steps(
     recomputes = spec.recomputes and torch.is_grad_enabled()
     for t in range(steps)[:: -1 if spec.reverse else 1]:
         frame = None if input is None else input[t]
+        if marks is not None:
+            reset, hold, blank = (has(marks.bits[t], mark, h.dim() - 1) for mark in (RESET, HOLD, BLANK))
+        if arguments.reset_h is not None:
+            h, c = torch.where(reset, arguments.reset_h.to(h.dtype), h), torch.where(reset, arguments.reset_c, c)
         if recomputes:
             new = checkpoint(one, frame, h, c, use_reentrant=False, preserve_rng_state=False)
         else:
             new = one(frame, h, c)
-        h, c = new if zoneout is None else zoneout.apply(new, LSTMState(h, c), training, generator)
-        outputs[t], cells[t] = h, c
+        if zoneout is not None:
+            new = zoneout.apply(new, LSTMState(h, c), training, generator)
+        h, c = new if marks is None else (torch.where(hold, old, each) for old, each in zip((h, c), new))
+        outputs[t], cells[t] = h if marks is None else torch.where(blank, 0, h), c
     pair = LSTMState(h.clone(), c.clone())  # may be written to, unlike what the last step has kept
     if spec.returns == "last":
-        return h.clone(), pair
+        return h.clone(), pair  # with marks each sample's own last
     return _stack(outputs), pair, *([_stack(cells)] if spec.returns == "cells" else [])
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..core import checks
 from ..core.arguments import Arguments
 from ..core.geometry import check_dimensions
+from ..core.marks import Marks
 from ..core.spec import Spec
 from ..core.state import LSTMState, as_passed
 from ..core.tracing import check_untraced, refuse_script
@@ -135,13 +136,16 @@ class RecurrentCell(nn.Module):
         shares_output: bool = False,
         returns: str = "sequence",
         generator: torch.Generator | None = None,
+        marks: Marks | None = None,
+        reset_state: State | None = None,
     ) -> LSTMState | tuple[Tensor, LSTMState] | tuple[Tensor, LSTMState, Tensor]:
         """One time step: input (B, Cin, *spatial), state (h, c) of (B, C, *spatial), or all without B → (h, c).
 
         With `steps`, a sequence: input (T, B, Cin, *spatial) → (output, (h, c)). The stack calls its cells this way, so
         that hooks, parametrizations and sharding of a cell apply. With `shares_output`, the returned output is the
         tensor that the backward pass reads rather than a copy of it: the caller must not expose it. `returns` is that
-        of `functional.conv_lstm`. `generator` draws the masks.
+        of `functional.conv_lstm`. `generator` draws the masks. `marks` (T, B) say which samples are reset, to the reset
+        state or zero, and held.
         """
         check_untraced(input, state)
         if state is not None:
@@ -157,6 +161,12 @@ class RecurrentCell(nn.Module):
         checks.check_channels(arguments, *sizes, None if projection is None else self.proj_size)
         if steps is None:
             return as_passed(self._regularised_step(arguments, norm, generator), state)
+        if projection is not None and marks is not None:
+            raise ValueError(
+                f"proj_size: expected 0 beside lengths, reset and hold, got {self.proj_size}; a PackedSequence has"
+                " lengths too"
+            )
+        marking = {} if marks is None else {"marks": marks, "reset_state": reset_state}
         spec = self.spec if returns == "sequence" else replace(self.spec, returns=returns)
         arguments = self._with_input_dropped_out(arguments, steps, generator)
         rest, training = self.regularisation, self.training
@@ -171,9 +181,12 @@ class RecurrentCell(nn.Module):
                 zoneout=rest.zoneout,
                 training=training,
                 generator=generator,
+                **marking,
             )
         elif projection is None:
-            output, pair, *cells = layer(arguments, steps, spec, self.spatial_dims, shares_output=shares_output)
+            output, pair, *cells = layer(
+                arguments, steps, spec, self.spatial_dims, shares_output=shares_output, **marking
+            )
         else:
             output, pair, *cells = projected_layer(arguments, projection, steps, spec)
         return output, as_passed(pair, state), *cells

@@ -203,7 +203,8 @@ class ConvLSTM(RecurrentStack):
             options: as in `ConvLSTMCell`, for each layer and direction.
 
     Call:
-        layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None)
+        layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None,
+              lengths=None, reset=None, reset_state=None, hold=None)
             → (output, state), or with return_cells (output, state, cells)
 
         input: (T, B, Cin, H, W), or (B, T, Cin, H, W) with `batch_first`; B may be omitted. Any strides are accepted;
@@ -224,6 +225,15 @@ class ConvLSTM(RecurrentStack):
             more copy of it, and one addition per step of the backward pass.
         generator: draws all masks; if None, PyTorch's default one, as in nn.Dropout. Under
             torch.utils.checkpoint that one alone is set back for the second forward pass.
+        lengths: each sample's number of steps (B), a tensor of integers or a sequence of ints. Past it, a sample's
+            output is zero and its state stays as it is, in every layer and direction: the state returned, and the
+            output of returns="last", are its own last ones, and a reversed direction begins at its own last step.
+        reset: (T, B), or (B, T) with `batch_first`, torch.bool: before the steps where it is True, a sample's state
+            becomes the reset state, in the order of the steps; with lengths, not past them. Not with `bidirectional`.
+        reset_state: one pair (h, c) for each layer, each (B, C, H, W) or (1, C, H, W), which may learn; zeros if None.
+        hold: as reset: at the steps where it is True a sample's state stays as it is, after a reset, and its output is
+            its hidden state once more. Numbers of the input under a hold, or past a length, have no effect; where
+            weights learn they must be finite.
         output: the last layer's h at every step, (T, B, C, H, W). Output and state are stored channels last. They may
             be modified in place before the backward pass. The input and the state passed in may not, nor the outputs of
             the layers below the last, which are the next layers' inputs: PyTorch raises its usual error.

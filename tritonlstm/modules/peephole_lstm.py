@@ -121,10 +121,10 @@ class PeepholeLSTM(RecurrentStack):
             as in `PeepholeLSTMCell`, for each layer and direction.
 
     Call:
-        layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None) → (output,
-        state), and layer.step(frame, state=None, *, generator=None), as in `ConvLSTM2d` without H and W: input
+        layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None, lengths=None,
+        reset=None, reset_state=None, hold=None) → (output, state), and layer.step(frame, state=None, *, generator=None), as in `ConvLSTM2d` without H and W: input
         (T, B, Cin), or a `PackedSequence`; output (T, B, C), or packed; state one pair (h, c) per layer and direction,
-        each (B, C), but h (B, P) and output (T, B, P) with a proj_size of P.
+        each (B, C), but h (B, P) and output (T, B, P) with a proj_size of P, which takes no lengths, reset or hold.
 
     Parameters:
         `layers[l]` is the `PeepholeLSTMCell` of layer l, with weight, bias, peephole and projection. With

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..core import checks
 from ..core.layout import from_rows, to_rows
+from ..core.marks import Marks
 from ..core.once import once
 from ..core.spec import Options
 from ..core.state import NN_LSTM_ORDER, LSTMState, as_passed, check_layers, is_transposed
@@ -16,6 +17,7 @@ from ..core.tracing import check_untraced, refuse_script
 from ..functional import State
 from ..functional.dropout import drop_out
 from .cell import RecurrentCell
+from .masks import Masks
 from .traversal import Dense, Packed, sort, unsort
 
 
@@ -70,10 +72,16 @@ class RecurrentStack(nn.Module):
         returns: str = "sequence",
         return_cells: bool = False,
         generator: torch.Generator | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        reset_state: Sequence[State] | None = None,
+        hold: Tensor | None = None,
     ) -> tuple:
         check_untraced(input, state)
         _check_what_returns(returns, return_cells, generator)
+        masks = Masks(lengths, reset, reset_state, hold)
         if isinstance(input, PackedSequence):
+            masks.refuse("beside a PackedSequence")
             return self._forward_packed(input, state, steps, returns, return_cells, generator)
         time_dim = 1 if self.batch_first else 0
         dims = ("Cin", *self.spatial_dims)
@@ -83,7 +91,8 @@ class RecurrentStack(nn.Module):
             input, state = _with_batch(input, 1 - time_dim), state and [_state_with_batch(pair) for pair in state]
         if self.batch_first and input is not None:
             input = input.transpose(0, 1)
-        traversal = Dense(checks.count_steps(steps, input))
+        steps = checks.count_steps(steps, input)
+        traversal = Dense(steps, *self._marks(masks, input, state, steps, batched))
         output, states, *cells = self._run(input, state, traversal, returns, return_cells, generator)
 
         def in_order(sequence: Tensor) -> Tensor:
@@ -96,6 +105,30 @@ class RecurrentStack(nn.Module):
         if not batched:
             states = tuple(_state_without_batch(pair) for pair in states)
         return _map(in_order, output), states, *(_map(in_order, each) for each in cells)
+
+    def _marks(
+        self, masks: Masks, input: Tensor | None, state: Sequence[State] | None, steps: int, batched: bool
+    ) -> tuple[Marks | None, Sequence[State] | None]:
+        """The marks of a call, whose input is (T, B, …), and the state that a reset sets each cell to."""
+        if not masks.given:
+            return None, None
+        if input is None and state is None:
+            raise ValueError("state: expected (h, c), which alone tells the sizes without input, got None")
+        like = state[0][0].unsqueeze(0) if input is None else input
+        marks = masks.marks(
+            steps,
+            like.shape[1],
+            like.device,
+            batched=batched,
+            batch_first=self.batch_first,
+            bidirectional=self.bidirectional,
+            num_layers=self.num_layers,
+        )
+        if masks.reset_state is None:
+            return marks, None
+        channels = [_state_channels(cell) for cell in self.layers]
+        masks.check_reset_state(channels, like[0], self.spatial_dims, batched=batched)
+        return marks, masks.reset_state if batched else [_state_with_batch(pair) for pair in masks.reset_state]
 
     def _forward_packed(
         self,
@@ -246,7 +279,8 @@ class RecurrentStack(nn.Module):
                 pair = state and state[len(states)]
                 try:
                     reverse = self.reverse or direction == 1
-                    found.append(_run_cell(traversal, cells[index], name, sequence, pair, reverse, options))
+                    of_cell = {**options, **traversal.options(len(states))}
+                    found.append(_run_cell(traversal, cells[index], name, sequence, pair, reverse, of_cell))
                 except (TypeError, ValueError) as error:
                     checks.name_layer(error, index, name, len(states))
                     raise
@@ -307,6 +341,11 @@ def _run_cell(
     if returns == "cells":
         raise TypeError(
             f"return_cells: expected cells of tritonlstm, which have c, got a {type(cell).__name__} as {name}"
+        )
+    if "marks" in options:
+        raise TypeError(
+            "lengths, reset, hold: expected cells of tritonlstm, which know of them, got a"
+            f" {type(cell).__name__} as {name}"
         )
     output, pair = traversal.run(cell, sequence, state, reverse)
     return (pair[0].clone(), pair) if returns == "last" else (output, pair)

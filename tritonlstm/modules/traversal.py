@@ -1,22 +1,33 @@
 """How a cell goes over a batch of sequences: those of one length in one call, packed ones by their batch sizes."""
 
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ..core.marks import Marks
 from ..core.state import LSTMState
 from ..functional import State
 
 
 class Dense:
-    """Sequences of one length, (T, B, channels, *spatial)."""
+    """Sequences of one length, (T, B, channels, *spatial), where marks may end, reset or hold samples.
+
+    `reset_state` has a pair for each cell, or is None for zeros.
+    """
 
     channel_dim = 2
 
-    def __init__(self, steps: int):
-        self._steps = steps
+    def __init__(self, steps: int, marks: Marks | None = None, reset_state: Sequence[State] | None = None):
+        self._steps, self._marks, self._reset_state = steps, marks, reset_state
+
+    def options(self, index: int) -> dict[str, object]:
+        """What the cell with this state of the stack's is called with, beside the options of the call."""
+        if self._marks is None:
+            return {}
+        return {"marks": self._marks, "reset_state": self._reset_state and self._reset_state[index]}
 
     def run(self, cell: nn.Module, input: Tensor | None, state: State | None, reverse: bool, **options: object):
         """The output, the last state and, where `options` ask for them, c at every step."""
@@ -38,6 +49,9 @@ class Packed:
             count = len(list(steps))
             self._parts.append((first, count, batch))
             first += count * batch
+
+    def options(self, index: int) -> dict[str, object]:
+        return {}
 
     def run(self, cell: nn.Module, data: Tensor, state: State | None, reverse: bool, **options: object):
         """As `Dense.run`. Sequences end, or with `reverse` begin, where the number of them changes.

@@ -18,7 +18,7 @@ _COUNTER = "torch.utils.flop_counter"
 
 
 def forward_flops(*args: object, **_: object) -> int:
-    """Of `tritonlstm::inference` and `tritonlstm::training`, from the shapes in place of the tensors."""
+    """Of the operators for inference and training, with marks or without, from the shapes in place of the tensors."""
     *shapes, steps, _spec = args
     arguments = Arguments(*shapes)
     of_input, of_hidden = _per_step(arguments)
@@ -26,14 +26,14 @@ def forward_flops(*args: object, **_: object) -> int:
 
 
 def backward_flops(*args: object, **_: object) -> int:
-    """Of `tritonlstm::backward`: the gradients that are needed and, with memory="recompute", the forward pass.
+    """Of the backward operators: the gradients that are needed and, with memory="recompute", the forward pass.
 
-    dH_{t-1} is needed at every step but the first, whose hidden state is h0.
+    dH_{t-1} is needed at every step but the first, whose hidden state is h0 or that of the reset state.
     """
     _grads, arguments, _saved, steps, spec, needs = split_backward(args)
     needs = Arguments(*needs)
     of_input, of_hidden = _per_step(arguments)
-    flops = of_hidden * (steps - 1 + needs.h0)
+    flops = of_hidden * (steps - 1 + bool(needs.h0 or needs.reset_h))
     if needs.input:
         flops += of_input * steps
     if arguments.input_weight is None:
@@ -65,6 +65,9 @@ FORMULAS = {
     "inference": forward_flops,
     "training": forward_flops,
     "backward": backward_flops,
+    "marked_inference": forward_flops,
+    "marked_training": forward_flops,
+    "marked_backward": backward_flops,
     "gates_inference": gates_flops,
     "gates_training": gates_flops,
     "gates_backward": gates_flops,

@@ -1,14 +1,17 @@
 """The operators of a whole sequence: schemas, implementations, fakes, gradients.
 
 A schema has tensors, the number of steps and one string, the encoded `Spec`: a new option changes none of them.
-Training and inference have an operator each, so that inference saves nothing.
+Training and inference have an operator each, so that inference saves nothing. Sequences with marks have operators of
+their own, of the same implementation: those without pay nothing for them, and programs exported before still load.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..cells import cell_type
-from ..core.arguments import Arguments, Results, Saved
+from ..core.arguments import UNMARKED, Arguments, Results, Saved
 from ..core.dtypes import cell_dtype, without_autocast
 from ..core.layout import Layout, to_rows
 from ..core.spec import Spec
@@ -17,22 +20,31 @@ from .autograd import Differentiable
 from .registration import define, register_autograd
 from .vmap import batching_rule
 
-_ARGUMENTS = ", ".join(f"Tensor{'' if name == 'weight' else '?'} {name}" for name in Arguments._fields)
 _RESULTS = ", ".join(f"Tensor {name}" for name in Results._fields)
 _GRADS = ", ".join(f"Tensor? grad_{name}" for name in Results._fields)
 _SAVED = ", ".join(f"Tensor {name}" for name in Saved._fields)
 
+
+def _schemas(prefix: str, names: Sequence[str], hidden: str) -> dict[str, str]:
+    """Of a family of operators with these arguments; `hidden` is what training returns behind the rest."""
+    given = ", ".join(f"Tensor{'' if name == 'weight' else '?'} {name}" for name in names)
+    return {
+        f"{prefix}inference": f"({given}, SymInt steps, str spec) -> ({_RESULTS})",
+        f"{prefix}training": f"({given}, SymInt steps, str spec) -> ({_RESULTS}, Tensor cells, Tensor gates{hidden})",
+        f"{prefix}backward": f"({_GRADS}, {given}, {_SAVED}, SymInt steps, str spec, bool[] needs) -> Tensor[]",
+    }
+
+
 SCHEMAS = {
-    "inference": f"({_ARGUMENTS}, SymInt steps, str spec) -> ({_RESULTS})",
-    "training": f"({_ARGUMENTS}, SymInt steps, str spec) -> ({_RESULTS}, Tensor cells, Tensor gates)",
-    "backward": f"({_GRADS}, {_ARGUMENTS}, {_SAVED}, SymInt steps, str spec, bool[] needs) -> Tensor[]",
+    **_schemas("", Arguments._fields[:UNMARKED], ""),
+    **_schemas("marked_", Arguments._fields, ", Tensor hidden"),
 }
 
 
 def split_backward(args: tuple) -> tuple[Results, Arguments, Saved, int, str, list[bool]]:
-    """The arguments of the backward operator by what they belong to."""
-    grads, arguments, saved = len(Results._fields), len(Arguments._fields), len(Saved._fields)
-    first, second, third = grads, grads + arguments, grads + arguments + saved
+    """The arguments of a backward operator by what they belong to."""
+    rest = 3  # steps, spec and needs
+    first, second, third = len(Results._fields), len(args) - rest - len(Saved._fields), len(args) - rest
     return Results(*args[:first]), Arguments(*args[first:second]), Saved(*args[second:third]), *args[third:]
 
 
@@ -47,7 +59,9 @@ def _forward(args: tuple, *, save: bool) -> tuple[Tensor, ...]:
     arguments, spec, layout = _decode(args)
     with without_autocast(arguments.weight), torch.cuda.device_of(arguments.weight):
         results, saved = engine(arguments, layout, spec).forward(save=save)
-    return (*results, saved.cells, saved.gates) if save else tuple(results)
+    if not save:
+        return tuple(results)
+    return *results, saved.cells, saved.gates, *([] if arguments.marks is None else [saved.output])
 
 
 def _inference(*args):
@@ -75,11 +89,13 @@ def _fake_inference(*args):
 
 def _fake_training(*args):
     arguments, spec, layout = _decode(args)
-    weight, results = arguments.weight, layout.new_results(arguments.weight, spec, save=True)
+    weight, is_marked = arguments.weight, arguments.marks is not None
+    results = layout.new_results(weight, spec, save=not is_marked)
     return (
         *results,
         layout.new_sequence(weight, layout.channels, layout.steps + 1, cell_dtype(weight.dtype)),
         cell_type(spec).new_gates(to_rows(results.h_n), 0 if spec.recomputes else layout.steps),
+        *([layout.new_images(weight, layout.channels, layout.steps)] if is_marked else []),
     )
 
 
@@ -91,19 +107,21 @@ def _fake_backward(*args):
         "h0": lambda: layout.new_images(arguments.weight, layout.channels),
         "c0": lambda: layout.new_images(saved.cells, layout.channels),
     }
+    images["reset_h"], images["reset_c"] = images["h0"], images["c0"]
     return [
         images[name]() if name in images else torch.empty_like(tensor)
-        for name, tensor, needed in zip(Arguments._fields, arguments, needs, strict=True)
+        for name, tensor, needed in zip(Arguments._fields, arguments, needs)
         if needed
     ]
 
 
-for _name, _implementation, _fake in (
-    ("inference", _inference, _fake_inference),
-    ("training", _training, _fake_training),
-    ("backward", _backward, _fake_backward),
-):
-    define(_name, SCHEMAS[_name], _implementation, _fake, batching_rule(_name))
+for _prefix in ("", "marked_"):
+    for _name, _implementation, _fake in (
+        (f"{_prefix}inference", _inference, _fake_inference),
+        (f"{_prefix}training", _training, _fake_training),
+        (f"{_prefix}backward", _backward, _fake_backward),
+    ):
+        define(_name, SCHEMAS[_name], _implementation, _fake, batching_rule(_name))
 
 # Inductor elides `clone`, which would alias the output with a saved tensor.
 define("copy", "(Tensor output) -> Tensor", torch.clone, torch.clone)
@@ -111,11 +129,11 @@ register_autograd("copy", lambda _, grad: grad)
 
 
 def _keep(tensors, outputs):
-    output, _, _, cells, gates = outputs
-    return *tensors, output, cells, gates
+    output, _, _, cells, gates, *hidden = outputs
+    return *tensors, *(hidden or [output]), cells, gates
 
 
-_differentiable = Differentiable("", results=len(Results._fields), keep=_keep)
+_unmarked, _marked = (Differentiable(prefix, results=len(Results._fields), keep=_keep) for prefix in ("", "marked_"))
 
 
 def copy(output: Tensor) -> Tensor:
@@ -132,7 +150,11 @@ def sequence(arguments: Arguments, steps: int, spec: Spec, *, shares_output: boo
 
     With spec.returns "last" the output is that of the last step, (B, C, *spatial); with "cells" c_n is c at every step.
     """
-    output, h_n, c_n, *saved = _differentiable(arguments, (steps, spec.encode()))
+    if arguments.marks is not None:
+        output, h_n, c_n, *_ = _marked(arguments, (steps, spec.encode()))  # which keeps no result of these
+        # Past a sample's length the last step's output is zero; the last hidden state is the sample's own.
+        return Results(copy(h_n) if spec.returns == "last" else output, h_n, c_n)
+    output, h_n, c_n, *saved = _unmarked(arguments[:UNMARKED], (steps, spec.encode()))
     if spec.returns == "last":
         # The output that is kept has every step's h: its gradient would be a sequence of zeros.
         return Results(copy(h_n) if saved else output.squeeze(0), h_n, c_n)

@@ -21,7 +21,7 @@ from ..launch.tables import Config
 from .inspect import Figures, inspect
 from .launches import Launch, bind
 
-_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+_TYPES = {torch.uint8: "u8", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 def target(arch: str) -> GPUTarget:

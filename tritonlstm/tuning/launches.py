@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from ..cells import BackwardStep, ForwardStep
+from ..cells import BackwardMarks, BackwardStep, ForwardMarks, ForwardStep
 from ..cells.triton import TritonCell
 from ..core.layout import Layout
 from ..core.spec import Spec
@@ -21,12 +21,13 @@ from .random_layers import random_layer
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 VARIANTS = {
-    "gates_forward": ("channel", "none", "full", "hoisted"),
-    "gates_backward": ("channel", "none", "full", "strided", "recompute"),
+    "gates_forward": ("channel", "none", "full", "hoisted", "marks"),
+    "gates_backward": ("channel", "none", "full", "strided", "recompute", "marks"),
     "parameter_grads": ("channel", "none", "full"),
 }
 """The kinds of peephole, and what else specialises a kernel, with peepholes by channel: "hoisted", a second addend and
-no slot for h; "strided", an output gradient that is not dense; "recompute", gates from their pre-activations."""
+no slot for h; "strided", an output gradient that is not dense; "recompute", gates from their pre-activations; "marks",
+samples that are held and reset to a state that learns."""
 
 MODES = ("inference", "training")
 
@@ -84,6 +85,8 @@ class Launch:
         """
         if self.variant == "strided":
             return self.itemsize
+        if self.variant == "marks":
+            return 1  # one for each sample
         most = 4 if self.kernel == "parameter_grads" else 16
         return min(most, self.itemsize * (self.channels & -self.channels))
 
@@ -121,9 +124,12 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
     spec = Spec(backend="triton", memory="recompute" if launch.variant == "recompute" else "save")
     cell = TritonCell(layout, spec, bias, bias, peephole)
     rows = partial(normal, *layout.step_shape(channels))
+    marked = launch.variant == "marks"
+    some_marks = torch.zeros(launch.batch, dtype=torch.uint8, device=device)
 
     if launch.kernel == "gates_forward":
         hoisted = launch.variant == "hoisted"
+        marks = ForwardMarks(some_marks, rows(), rows(), rows(dtype=torch.float32), rows()) if marked else None
         preact, cells = normal(*layout.step_shape(4 * channels)), rows(dtype=torch.float32)
         step = ForwardStep(
             preact=preact,
@@ -133,6 +139,7 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
             c=torch.empty_like(cells),
             h=rows(),
             h_next=None if hoisted else normal(*layout.step_shape(layout.width))[..., layout.hidden_slot],
+            marks=marks,
         )
         return lambda: cell.forward(step)
     if launch.kernel == "gates_backward":
@@ -147,6 +154,7 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
             grad_h=normal(*layout.step_shape(layout.width))[..., layout.hidden_slot],
             grad_c=torch.empty_like(cells).normal_(),
             grad_preact=torch.empty_like(gates),
+            marks=BackwardMarks(some_marks, *(rows(dtype=torch.float32) for _ in range(4))) if marked else None,
         )
         return lambda: cell.backward(step)
     grad_preact = normal(_STEPS, *layout.step_shape(4 * channels))

@@ -21,7 +21,13 @@ from .machine import Blocks, Machine
 from .memory import GlobalMemory
 from .parser import parse
 
-_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
+_TYPES = {
+    torch.uint8: "u8",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+}
 
 _THREADS = 8192
 """Threads that run at once: a register of the kernel takes 32 KB, a few hundred of them fit into a cache."""

@@ -214,7 +214,8 @@ class Machine:
         memory, where, thread = self._space(space, address, chosen)
         data = memory.load(where, (count, WIDTHS[type]), thread, self._epoch[chosen])
         for register, column in zip(registers, data.T, strict=True):
-            value = np.zeros(self._threads, column.dtype)
+            # A byte fills the register's other bits with zeros.
+            value = np.zeros(self._threads, np.uint16 if column.itemsize == 1 else column.dtype)
             value[chosen] = column
             self._write(register, value, chosen)
 
@@ -223,9 +224,15 @@ class Machine:
         registers = source if isinstance(source, tuple) else (source,)
         if len(registers) != count:
             raise Unsupported(f"{step.opcode} of {len(registers)} registers")
-        values = [np.broadcast_to(bits(self._read(each, type)), self._threads)[chosen] for each in registers]
+        values = [np.broadcast_to(self._read_to_store(each, type), self._threads)[chosen] for each in registers]
         memory, where, thread = self._space(space, address, chosen)
         memory.store(where, np.stack(values, 1), thread, self._epoch[chosen])
+
+    def _read_to_store(self, register: Operand, type: str) -> np.ndarray:
+        """The bits of a register that are stored: of a byte, the lower half of 16."""
+        if WIDTHS[type] > 1:
+            return bits(self._read(register, type))
+        return (self._read(register, "u16") & np.uint16(0xFF)).astype(np.uint8)
 
     def _space(self, space: str, address: Operand, chosen: np.ndarray):
         """The memory, the addresses in it, and the threads as it counts them."""
@@ -280,7 +287,7 @@ _INSTRUCTIONS = {
        for name, access in (("ld", Machine.load), ("st", Machine.store))
        for space in ("global", "shared")
        for count, vector in ((1, ""), (2, ".v2"), (4, ".v4"))
-       for type in ("b16", "u16", "b32", "u32", "f32", "b64", "u64")},
+       for type in ("b8", "u8", "b16", "u16", "b32", "u32", "f32", "b64", "u64")},
     **{f"{name}x2": Machine.compare_pairs for name in ARITHMETIC if name.startswith("setp.") and name.endswith("f16")},
     **{f"ldmatrix.sync.aligned.m8n8.x{count}.shared.b16": Machine.load_matrix for count in (1, 2, 4)},
     "bar.sync": Machine.barrier,
