@@ -34,6 +34,15 @@ MODES = ("inference", "training")
 _STEPS = 4
 """Steps whose gradients the parameter reduction adds at once: a chunk of a sequence."""
 
+_MOVED = {
+    "gates_forward": (4 + 4 + 2, 2),
+    "gates_backward": (4 + 2 + 4, 3),
+    "parameter_grads": (4 * _STEPS, 2 * _STEPS),
+}
+"""Numbers of the layer's dtype and of float32 that a launch must read and write for each element of c. Forward:
+pre-activations, gates, h twice; c_prev, c. Backward: gates, dH in two parts, dA; c_prev, dC in and out. The reduction:
+dA; c_prev, c. Bias and peepholes, which every tile shares, are left out."""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -60,6 +69,12 @@ class Launch:
     def elements(self) -> int:
         """B·H·W·C of a step."""
         return self.batch * self.height * self.width * self.channels
+
+    @property
+    def nbytes(self) -> int:
+        """What it must read and write, as the variant "channel"."""
+        own, floats = _MOVED[self.kernel]
+        return self.elements * (own * self.itemsize + floats * torch.float32.itemsize)
 
     @property
     def narrowest_access(self) -> int:
