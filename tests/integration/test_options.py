@@ -27,6 +27,12 @@ OPTIONS = {
     "schedule": ("concat", "hoisted"),
     "dilation": ("1", "2", "by layer"),
     "padding_mode": PADDING_MODES,  # in W alone of images
+    "gates": ("default", "linear candidate", "clipped"),
+}
+GATES = {
+    "default": {},
+    "linear candidate": {"activation": "identity", "output_activation": "tanh"},
+    "clipped": {"activation": "leaky_relu", "recurrent_activation": "hard_sigmoid", "cell_clip": 0.25},
 }
 DILATIONS = {"1": 1, "2": 2, "by layer": [2, 1]}
 ROWS = pairwise(OPTIONS)
@@ -35,7 +41,8 @@ each_row = pytest.mark.parametrize("row", ROWS, ids=describe)
 
 def layer_of(row: Row, **more: object) -> nn.Module:
     """Two layers of 4 and 3 channels."""
-    options = {name: value for name, value in row.items() if name != "layer"} | more
+    options = {name: value for name, value in row.items() if name not in ("layer", "gates")}
+    options |= GATES[row["gates"]] | more
     options["dilation"] = DILATIONS[row["dilation"]]
     if row["layer"] == "2d" and row["padding_mode"] != "zeros":
         options["padding_mode"] = ("zeros", row["padding_mode"])
