@@ -13,12 +13,12 @@ help:
 	@echo "make test     run all tests (ARGS='tests/ops/test_ops.py -k fakes' for some, WORKERS=4 for four at a time)"
 	@echo "make test-isa ISA=avx2   run what depends on the CPU as on one with AVX2, or with ISA=default without"
 	@echo "make bench    time the layer on this CPU against every baseline that is installed, and draw plots (ARGS='--case latency --no-compiled')"
-	@echo "make gpu-bench   the same on this machine's GPU, with PYTHON's own torch, in under nine minutes"
+	@echo "make gpu-bench   the same on this machine's GPU, with PYTHON's own torch, in under nine minutes (ARGS=--resume goes on)"
 	@echo "make bench-compare BASE=<ref>   time this tree against a commit, and fail where it is slower"
 	@echo "make readme   write the README's figures from bench/results"
 	@echo "make codegen  compile the kernels for four GPU architectures and print the figures"
 	@echo "make ptx-check execute what the kernels compile to for a GPU on this CPU: every case, in some minutes (make test has a selection)"
-	@echo "make gpu-check check this machine's GPU, with PYTHON's own torch, and write bench/results/<device>/check.json"
+	@echo "make gpu-check check this machine's GPU, with PYTHON's own torch, and write bench/results/<device>/check.json (ARGS=--resume goes on)"
 	@echo "make lint     check the style"
 
 $(ENV)/ready: pyproject.toml constraints.txt
@@ -69,7 +69,9 @@ codegen: $(ENV)/ready
 ptx-check: $(ENV)/ready
 	$(BIN)/python -m tests.ptx $(ARGS)
 
-# With the torch and the Triton of PYTHON's own environment, into which this checkout is installed; without network.
+# With the torch and the Triton of PYTHON's own environment, into which this checkout is installed; without network. Both
+# say first what they will do and how long each section may take, save after each test, and with ARGS=--resume go on where
+# an earlier run ended; ARGS='--section gates' runs one section.
 gpu-check:
 	@$(PYTHON) -c "import torch, sys; torch.cuda.is_available() or sys.exit('gpu-check: torch finds no CUDA device')"
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .

@@ -59,14 +59,12 @@ class Turns:
     untimed: Sequence[Row]
     samplers: dict[str, Sampler]
     per_run: int = 1
-    limits: dict[str, float] = field(default_factory=dict)
-    """Seconds that a unit of a provider may take, where that is known."""
+    note: Callable[[str, float], str] | None = None
+    """What a row says beside a provider's median in seconds."""
 
-    def with_limit(self, row: Row) -> Row:
-        limit = self.limits.get(row.provider)
-        if limit is None:
-            return row
-        return replace(row, reason=f"{row.median_ms / 1e3 / limit:.2f} of the limit, {1e6 * limit:.1f} µs")
+    def timed(self, row: Row, seconds: list[float]) -> Row:
+        row = replace(row, **summary(seconds))
+        return row if self.note is None else replace(row, reason=self.note(row.provider, row.median_ms / 1e3))
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Session:
 
         def timed(row: Row) -> Row:
             if row.provider in seconds:
-                return turns.with_limit(replace(row, **summary(seconds[row.provider])))
+                return turns.timed(row, seconds[row.provider])
             if row.provider in failed:
                 status, reason = failed[row.provider]
                 return replace(row, status=status, reason=reason)
@@ -123,7 +121,7 @@ def faults(measured: Sequence[Row]) -> list[str]:
 
 def show(collected: Rows) -> None:
     """Print the tables, draw the plots beside the file of results, and say what is missing."""
-    if not collected.all:
+    if not collected.records():
         return
     try:
         from . import plots, report
@@ -135,7 +133,7 @@ def show(collected: Rows) -> None:
     print(f"written to {collected.path}")
     dropped = sum(row.status == rows.DROPPED for row in collected.all)
     if dropped:
-        print(f"{dropped} of {len(collected.all)} rows were dropped for lack of time, the least important ones")
+        print(f"{dropped} of {len(collected.all)} rows were dropped for lack of time; --resume goes on with them")
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,11 @@ class Point:
                     samplers[mode][provider.name] = sampler
         return {mode: Turns(untimed[mode], samplers[mode]) for mode in self.modes}
 
+    def point(self, mode: str) -> rows.Key:
+        return self.run, self.name, str(self.case), self.case.steps, name_of(self.dtype), mode
+
     def _row(self, mode: str, provider: Provider, status: str, reason: str, **figures: object) -> Row:
-        point = self.run, self.name, str(self.case), self.case.steps, name_of(self.dtype), mode
-        return Row(*point, provider.name, provider.peephole, status, reason, **figures)
+        return Row(*self.point(mode), provider.name, provider.peephole, status, reason, **figures)
 
     def _prepare(self, provider: Provider, session: Session) -> dict[str, tuple[Row, Sampler]]:
         """A provider built and checked: by mode, its row without a time, and its sampler."""

@@ -1,42 +1,30 @@
-"""Parts of a layer alone: what the design assumes of cuDNN's convolutions, and the gate kernels against their bytes.
+"""Parts of a layer alone: what the design assumes of cuDNN's convolutions, and the gate kernels by their bytes.
 
-Each part runs over a whole sequence, or over as many tensors as overflow the L2 cache.
+A convolution runs over a whole sequence, a gate kernel in a row of launches.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tritonlstm.tuning import timing
 from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.launches import Launch, bind
 
-from . import rows
+from . import rows, work
 from .flow import Session, Turns, failure
 from .providers.conv_floor import Layer, convolution_backward, data_gradient, weight_gradient
 from .rows import Row
 from .timer import OutOfTime
 
-LAUNCH_SECONDS = 7e-6
-BYTES_PER_SECOND = 3.0e12
-SLACK = 1.05
-"""The line that well-made pointwise kernels keep on an H100: t = 7.0 µs + bytes / 3.03 TB/s fits Liger's LayerNorm
-there, 3.0 TB/s was seen for a large copy. A gate kernel, with the L2 cache cold, may take 5% more."""
+GATES = ("gates_forward", "gates_backward")
 
-COLD_BYTES = 256 * 2**20
-"""Together, the tensors of a gate kernel's repeated launches hold several times the L2 cache of any GPU here."""
-
-_MOST_LAUNCHES = 64
-
-_MOVED = {"gates_forward": (4 + 4 + 2, 2), "gates_backward": (4 + 2 + 4, 3)}
-"""Numbers of the layer's dtype and of float32 that a launch must read and write for each element of c. Forward:
-pre-activations, gates, h twice; c_prev, c. Backward: gates, dH in two parts, dA; c_prev, dC in and out. Bias and
-peepholes, which every tile shares, are left out."""
-
-Functions = dict[str, Callable[[], object]]
+Functions = dict[str, tuple[Callable[[], object], bool]]
+"""By name: what runs, and whether with a cold cache."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +35,33 @@ class Part:
     name: str
     case: Case
     functions: Callable[[torch.device], Functions]
+    note: Callable[[str, float], str]
+    """What a row says of a function's name and seconds."""
     per_run: int = 1
-    limits: dict[str, float] = field(default_factory=dict)
-    """Seconds that a unit of a function may take, where that is known."""
     dtype: str = "bfloat16"
 
     @property
     def modes(self) -> tuple[str]:
+        """The only one, named as the run."""
         return (self.run,)
 
+    def point(self, mode: str) -> rows.Key:
+        return self.run, self.name, str(self.case), self.case.steps, self.dtype, mode
+
     def prepare(self, session: Session) -> dict[str, Turns]:
-        """What is timed in its only mode, which is named as the run."""
-        point, clock = (self.run, self.name, str(self.case), self.case.steps, self.dtype, self.run), session.clock
+        """What is timed in its only mode."""
+        point, clock = self.point(self.run), session.clock
         try:
             with session.deadline.limit():
-                functions = self.functions(clock.device)
-                samplers = {name: clock.sampler(run, graph=clock.graphs) for name, run in functions.items()}
+                samplers = {
+                    name: clock.sampler(run, graph=clock.graphs, cold=cold)
+                    for name, (run, cold) in self.functions(clock.device).items()
+                }
         except (Exception, OutOfTime) as error:
             return {self.run: Turns([Row(*point, "all", False, *failure(error))], {})}
         launch = rows.GRAPH if clock.graphs else rows.CALLS
         untimed = [Row(*point, name, False, rows.OK, launch=launch) for name in samplers]
-        return {self.run: Turns(untimed, samplers, self.per_run, self.limits)}
+        return {self.run: Turns(untimed, samplers, self.per_run, self.note)}
 
 
 def _layers(case: Case) -> list[Case]:
@@ -75,36 +69,55 @@ def _layers(case: Case) -> list[Case]:
     return [case.but(in_channels=layer[0], channels=layer[1:]) for layer in dict.fromkeys(case.layers)]
 
 
-def gates(name: str, case: Case, cold_bytes: int = COLD_BYTES) -> list[Part]:
-    """The gate kernels of each layer in training, one launch after another.
+def gates(name: str, case: Case) -> list[Part]:
+    """The gate kernels of each layer in training, in rows of launches with a cold cache and with a hot one.
 
-    Cold, each on tensors of its own, which are not in the cache; hot, all on the same, which are if they fit.
+    With a cold one, a large copy moves 3.0 TB/s on an H100, and so do well-made pointwise kernels.
     """
-    parts = []
-    for layer in _layers(case):
-        for kernel, (halves, floats) in _MOVED.items():
-            launch = Launch(kernel, "bf16", layer.channels[0], batch=case.batch, height=case.height, width=case.width)
-            moved = launch.elements * (halves * launch.itemsize + floats * 4)
-            count = min(_MOST_LAUNCHES, max(2, -(-cold_bytes // moved)))
-            limits = {f"{kernel}, cold": SLACK * (LAUNCH_SECONDS + moved / BYTES_PER_SECOND)}
-            parts.append(Part("gates", name, layer, partial(_launches, launch, count), count, limits))
-    return parts
+
+    def launches(layer: Case) -> dict[str, Launch]:
+        sizes = {"batch": case.batch, "height": case.height, "width": case.width}
+        return {kernel: Launch(kernel, "bf16", layer.channels[0], **sizes) for kernel in GATES}
+
+    def note(layer: Case, name: str, seconds: float) -> str:
+        launch = launches(layer)[name.split(",")[0]]
+        return f"{launch.nbytes / seconds / 1e12:.2f} TB/s"
+
+    return [
+        Part("gates", name, layer, partial(_launches, launches(layer)), partial(note, layer), timing.ROTATED)
+        for layer in _layers(case)
+    ]
 
 
-def _launches(launch: Launch, count: int, device: torch.device) -> Functions:
-    runs = [bind(launch, str(device)) for _ in range(count)]
-    return {
-        f"{launch.kernel}, cold": lambda: [run() for run in runs],
-        f"{launch.kernel}, hot": lambda: [runs[0]() for _ in runs],
-    }
+def _launches(launches: dict[str, Launch], device: torch.device) -> Functions:
+    functions = {}
+    for kernel, launch in launches.items():
+        rotation = timing.Rotation.of(partial(bind, launch, str(device)), launch.nbytes)
+        functions |= {f"{kernel}, cold": (rotation.cold, True), f"{kernel}, hot": (rotation.hot, False)}
+    return functions
+
+
+def flops(layer: Case) -> float:
+    """Of the convolutions of all steps, or of one of their gradients."""
+    (sizes,) = work.layers(layer, torch.bfloat16)
+    return sizes.convolution(layer.steps, layer.steps, sizes.padded, 4 * sizes.channels).flops
 
 
 def convolutions(name: str, case: Case) -> list[Part]:
-    """The alternatives side by side, for each layer, over all steps."""
-    return [Part("convolutions", name, layer, partial(_convolutions, layer)) for layer in _layers(case)]
+    """cuDNN's rate for each layer, over all steps: the forward pass and the gradients, alternatives side by side."""
+
+    def note(layer: Case, name: str, seconds: float) -> str:
+        return f"{flops(layer) / seconds / 1e12:.0f} TFLOP/s"
+
+    return [
+        Part("convolutions", name, layer, partial(_convolutions, layer), partial(note, layer))
+        for layer in _layers(case)
+    ]
 
 
 def _convolutions(case: Case, device: torch.device) -> Functions:
+    (sizes,) = work.layers(case, torch.bfloat16)
+    case = case.but(in_channels=sizes.padded - sizes.channels)  # rows as on a GPU, [X | 0 | H | 0]
     layer = Layer(case, 0, torch.bfloat16, device, torch.channels_last)
     rows, grads = list(layer.rows.chunk(case.steps)), list(layer.grads.chunk(case.steps))
     inputs, hidden, of_input, of_hidden = (
@@ -142,4 +155,4 @@ def _convolutions(case: Case, device: torch.device) -> Functions:
     }
     if device.type == "cuda":
         functions["forward, into a buffer"] = partial(forward_into, torch.empty_like(grads[0]))
-    return functions
+    return {name: (run, True) for name, run in functions.items()}

@@ -1,7 +1,8 @@
 """What `make bench` and `make gpu-bench` measure, in the order of importance."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,6 +27,7 @@ from .providers import (
     LSTM_CELL,
     MAX_AUTOTUNE,
     MAX_AUTOTUNE_FUSED_CELL,
+    NCHW,
     OURS,
     OURS_COMPILED,
     OURS_STEP,
@@ -48,7 +50,17 @@ QUICK = ("nowcast", "latency")
 """Those of MAIN that compile fastest, since the compiler unrolls steps and layers."""
 
 
-def single_steps(cases: dict[str, Case]) -> list[Point]:
+@dataclass(frozen=True)
+class Section:
+    """What is measured together: `--section` chooses by name."""
+
+    name: str
+    items: Sequence[Point | Part]
+    seconds: float = math.inf
+    """That it may take. What there is no time for is dropped."""
+
+
+def _single_steps(cases: dict[str, Case], seconds: float = math.inf) -> Section:
     """Steps in a loop, as calls from Python, which is how they are used."""
 
     def providers(case: Case) -> list[Provider]:
@@ -56,20 +68,21 @@ def single_steps(cases: dict[str, Case]) -> list[Point]:
             return [OURS_STEP, EAGER_STEP_FORMATS[0], OURS_STEP_WITHOUT_PEEPHOLE, LSTM_CELL]
         return [OURS_STEP, *EAGER_STEP_FORMATS]
 
-    return [
+    points = [
         Point(SINGLE_STEPS, name, case, torch.float32, providers(case), graph=False) for name, case in cases.items()
     ]
+    return Section(SINGLE_STEPS, points, seconds)
 
 
 def on_cpu(
     cases: dict[str, Case] = SMALL, steps: dict[str, Case] = STEPS, *, max_autotune: bool = False
-) -> list[Point]:
+) -> list[Section]:
     """The small variants of the cases against every baseline that runs on a CPU, in float32."""
     compilers = [OURS_COMPILED, COMPILED, *([MAX_AUTOTUNE] if max_autotune else [])]
     foreign = [FLAX, KERAS]
     if any(each.why_absent(torch.device("cpu")) is None for each in foreign):
         foreign = [OURS_WITHOUT_PEEPHOLE, *foreign]
-    providers = [OURS, *FLOORS, *EAGER_FORMATS, RECOMPUTE, HOISTED, *compilers, *foreign]
+    providers = [OURS, *FLOORS, *EAGER_FORMATS, RECOMPUTE, HOISTED, NCHW, *compilers, *foreign]
     long = [OURS, RECOMPUTE, *EAGER_FORMATS, *compilers]
     points = [Point("baselines", name, case, torch.float32, providers) for name, case in cases.items()]
     growing = [
@@ -77,13 +90,14 @@ def on_cpu(
         for count in (4, 8, 16, 32)
         if LONG in cases
     ]
-    return [*points, *growing, *single_steps(steps)]
+    return [Section("baselines", points), Section("steps", growing), _single_steps(steps)]
 
 
-def on_gpu(
-    cases: dict[str, Case] = CASES, steps: dict[str, Case] = STEPS, cold_bytes: int = parts.COLD_BYTES
-) -> list[Point | Part]:
-    """Everything worth measuring, in bfloat16 first. What there is no time for comes last."""
+def on_gpu(cases: dict[str, Case] = CASES, steps: dict[str, Case] = STEPS) -> list[Section]:
+    """Everything worth measuring, in bfloat16 first, cuDNN's rates before all. What there is no time for comes last.
+
+    The seconds of the sections were not measured.
+    """
     main = {name: cases[name] for name in MAIN if name in cases}
     rest = {name: case for name, case in cases.items() if name not in main}
     quick = {name: case for name, case in main.items() if name in QUICK}
@@ -96,32 +110,54 @@ def on_gpu(
     ) -> list[Point]:
         return [Point(run, name, case, dtype, providers, graph) for name, case in chosen.items()]
 
+    def compiled(chosen: dict[str, Case]) -> list[Point]:
+        return each("compiled", chosen, *both, COMPILED, COMPILED_FUSED_CELL)
+
+    def autotuned(chosen: dict[str, Case]) -> list[Point]:
+        return each("max-autotune", chosen, *both, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL)
+
     of_steps = [
         {name: case.but(steps=round(factor * case.steps))} for name, case in quick.items() for factor in (0.5, 1, 2, 4)
     ]
+    growing = [point for case in of_steps for point in each("steps", case, OURS, CONV_FLOOR, EAGER, RECOMPUTE)]
+    # JAX has no graphs to capture: both sides are timed as calls.
+    jax = each("JAX", {**quick, **slow}, OURS_WITHOUT_PEEPHOLE, CONV_FLOOR, FLAX, KERAS, graph=False)
+    of_float32 = [OURS, CONV_FLOOR, *EAGER_FORMATS, RECOMPUTE]
+    rates = [part for named in {**main, **rest}.items() for part in parts.convolutions(*named)]
     return [
-        *each("baselines", main, *full),
-        *(part for name, case in main.items() for part in parts.gates(name, case, cold_bytes)),
-        *(part for name, case in main.items() for part in parts.convolutions(name, case)),
-        *each("compiled", quick, *both, COMPILED, COMPILED_FUSED_CELL),
-        *each("max-autotune", quick, *both, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL),
-        *(point for case in of_steps for point in each("steps", case, OURS, CONV_FLOOR, EAGER, RECOMPUTE)),
-        # JAX has no graphs to capture: both sides are timed as calls.
-        *each("JAX", {**quick, **slow}, OURS_WITHOUT_PEEPHOLE, CONV_FLOOR, FLAX, KERAS, graph=False),
-        *each("compiled", slow, *both, COMPILED, COMPILED_FUSED_CELL),
-        *each("baselines", rest, *full),
-        *each("calls", main, OURS, EAGER, graph=False),
-        *single_steps(steps),
-        *each("max-autotune", slow, *both, MAX_AUTOTUNE, MAX_AUTOTUNE_FUSED_CELL),
-        *each("baselines", main, OURS, CONV_FLOOR, EAGER, dtype=torch.float16),
-        *each("baselines", main, OURS, CONV_FLOOR, *EAGER_FORMATS, RECOMPUTE, dtype=torch.float32),
+        Section("convolutions", rates, 120),
+        Section("baselines", each("baselines", main, *full), 120),
+        Section("gates", [part for named in main.items() for part in parts.gates(*named)], 40),
+        Section("compiled", compiled(quick), 120),
+        Section("max-autotune", autotuned(quick), 120),
+        Section("steps", growing, 60),
+        Section("JAX", jax, 90),
+        Section("compiled, large cases", compiled(slow), 240),
+        Section("baselines, other cases", each("baselines", rest, *full), 90),
+        Section("calls", each("calls", main, OURS, EAGER, graph=False), 30),
+        _single_steps(steps, 60),
+        Section("max-autotune, large cases", autotuned(slow), 240),
+        Section("float16", each("baselines", main, OURS, CONV_FLOOR, EAGER, dtype=torch.float16), 60),
+        Section("float32", each("baselines", main, *of_float32, dtype=torch.float32), 90),
     ]
 
 
-def without_compilers(work: Sequence[Point | Part]) -> list[Point | Part]:
+def chosen(sections: Sequence[Section], names: Sequence[str] | None, *, compilers: bool = True) -> list[Section]:
+    """Those with these names, or all; without `compilers`, without the providers that compile.
+
+    Raises ValueError for a name that none has.
+    """
+    if unknown := set(names or ()).difference(section.name for section in sections):
+        known = ", ".join(section.name for section in sections)
+        raise ValueError(f"section: expected some of {known}, got {', '.join(sorted(unknown))}")
+
+    def kept(item: Point | Part) -> Point | Part:
+        if compilers or isinstance(item, Part):
+            return item
+        return replace(item, providers=[each for each in item.providers if each not in COMPILERS])
+
     return [
-        replace(item, providers=[each for each in item.providers if each not in COMPILERS])
-        if isinstance(item, Point)
-        else item
-        for item in work
+        replace(section, items=[kept(item) for item in section.items])
+        for section in sections
+        if names is None or section.name in names
     ]

@@ -1,211 +1,138 @@
-"""What a layer must compute, move and launch, by formula: python -m bench.roofline [case …] [--dtype bf16]
+"""How long a layer takes on a GPU at least, and which of the GPU's limits holds: python -m bench.roofline [case …]
 
-A model of the kernels' path on a GPU, one layer after another from a zero state, with the gradients of the parameters
-and, between layers, of their inputs. Every tensor is read or written once for each launch. Symbols as in
-kernels/DERIVATION.md: M = B·H·W rows, N = 4C.
+A model of an H100, not a measurement. A launch takes as long as the slowest of four: its FLOPs by cuDNN, its
+instructions at the rate at which the multiprocessors issue them, its bytes through the L2 cache, and those that come
+from DRAM. What it takes to start a launch is not in the model: see the number of launches.
 """
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
 
 import pandas as pd
 import torch
 
 from tritonlstm.core import output
-from tritonlstm.core.layout import GPU_MULTIPLE
-from tritonlstm.engines.chunks import chunk_length
-from tritonlstm.engines.concat import RING_STEPS
-from tritonlstm.engines.hoisted import part_length
+from tritonlstm.launch.config import find_config
 from tritonlstm.tuning.cases import CASES, Case
-from tritonlstm.tuning.launches import DTYPES
+from tritonlstm.tuning.launches import DTYPES, Launch
+from tritonlstm.tuning.occupancy import limits
 
-CELL_BYTES = 4  # c is float32
+from . import codegen, parts, report, rows
+from .work import MODES, Layer, Mode, Work, layers, works
 
+Rates = Mapping[str, float]
+"""cuDNN's FLOP/s by the name of the work."""
 
-class Mode(NamedTuple):
-    """How a layer runs."""
+TFLOPS = (444.0, 798.0)
+"""cuDNN's rate in half types on an H100 SXM: of a convolution (pytorch/pytorch#174752), and what a large matrix product
+reaches. In float32, TF32 has half the peak."""
 
-    training: bool = True
-    hoisted: bool = False
-    recompute: bool = False
-
-    def __str__(self) -> str:
-        schedule = "hoisted" if self.hoisted else "concat"
-        memory = ", recompute" if self.recompute else ", save"
-        return f"training, {schedule}{memory}" if self.training else f"inference, {schedule}"
-
-
-MODES = [
-    Mode(training=False),
-    Mode(training=False, hoisted=True),
-    Mode(),
-    Mode(recompute=True),
-    Mode(hoisted=True),
-    Mode(hoisted=True, recompute=True),
-]
-
-
-class Work(NamedTuple):
-    """Launches of one kind over the whole sequence: how many, and together their FLOPs and bytes read and written."""
-
-    name: str
-    launches: int
-    flops: float
-    nbytes: float
+MEASURED_BY = {
+    "convolution": ("forward, into a buffer", "forward"),
+    "data_grad": ("dX and dH together",),
+    "weight_grad": ("dW, all steps at once",),
+}
+"""The functions of `parts.convolutions` whose times give the rates; of several the first that was timed."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer's sizes."""
+class Gpu:
+    """An H100 SXM, by its data sheet: clock in Hz, bytes per second and bytes.
 
-    steps: int
-    batch: int
-    height: int
-    width: int
-    in_channels: int
-    channels: int
-    kernel: int
-    itemsize: int  # bytes of its dtype
-    input_learns: bool  # whether dX is wanted
+    l2: in the cost model of openxla/xla, where it was measured; not by us.
+    """
 
-    @property
-    def rows(self) -> int:
-        """M."""
-        return self.batch * self.height * self.width
+    arch: str = "sm_90"
+    clock: float = 1.755e9
+    dram: float = 3.35e12
+    l2: float = 6.65e12
+    l2_bytes: float = 50e6
 
     @property
-    def padded_input(self) -> int:
-        return _round_up(self.in_channels)
-
-    @property
-    def padded(self) -> int:
-        """Channels of a row [X | 0 | H | 0]."""
-        return _round_up(self.padded_input + self.channels)
-
-    def step_bytes(self, channels: int) -> int:
-        """Bytes of one step's rows with this many channels."""
-        return self.rows * channels * self.itemsize
-
-    @property
-    def cell_bytes(self) -> int:
-        """Bytes of one step's c."""
-        return self.rows * self.channels * CELL_BYTES
-
-    def saved_bytes(self, mode: Mode) -> int:
-        """What training keeps beside input and output: c and the gates."""
-        gates = 0 if mode.recompute else self.steps * self.step_bytes(4 * self.channels)
-        return gates + (self.steps + 1) * self.cell_bytes
-
-    def chunks(self, mode: Mode) -> tuple[int, int]:
-        """The number of chunks, and of those with a hidden state.
-
-        A zero state has no part in the first step, which may be a chunk of its own.
-        """
-        held = self.saved_bytes(mode) + self.steps * self.step_bytes(self.channels)
-        packed = self.padded_input if mode.hoisted else self.padded
-        kept = 4 * self.channels + packed  # of dA, and of the rows for the weight's gradient
-        length = chunk_length(self.steps, held, self.step_bytes(kept))
-        count = math.ceil(self.steps / length)
-        return count, count - 1 if length == 1 else count
-
-    def convolution(self, launches: int, steps: int, k: int, n: int, name: str = "convolution") -> Work:
-        """Convolutions over the rows of `steps` steps in all, from k to n channels."""
-        weight = k * n * self.kernel**2
-        nbytes = steps * self.step_bytes(k + n) + launches * weight * self.itemsize
-        return Work(name, launches, 2 * steps * self.rows * weight, nbytes)
-
-    def copy(self, launches: int, steps: int, channels: int) -> Work:
-        return Work("copy", launches, 0, 2 * steps * self.step_bytes(channels))
-
-    def fill(self, launches: int, channels: int) -> Work:
-        """Zeros in the padding of the rows of all steps; no launch where there is none."""
-        return Work("fill", launches if channels else 0, 0, self.steps * self.step_bytes(channels))
+    def issue(self) -> float:
+        """Instructions of single threads per second: one of a warp in each cycle of each of four schedulers."""
+        limit = limits(self.arch)
+        return limit.multiprocessors * 4 * limit.warp_size * self.clock
 
 
-def _round_up(channels: int) -> int:
-    return -(-channels // GPU_MULTIPLE) * GPU_MULTIPLE
+H100 = Gpu()
 
 
-def layers(case: Case, dtype: torch.dtype) -> list[Layer]:
-    """The layers of a stack; the first one's input does not learn."""
-    sizes = (case.steps, case.batch, case.height, case.width)
-    return [
-        Layer(*sizes, in_channels, channels, case.kernel, dtype.itemsize, input_learns=index > 0)
-        for index, (in_channels, channels) in enumerate(case.layers)
-    ]
+def instructions(kernel: str, dtype: str, channels: int, variant: str = "channel", arch: str = "sm_90") -> float:
+    """Of a gate kernel for each element of c, by the committed table of generated code.
+
+    Of the numbers of channels there, the most similar one counts: accesses as wide, a power of two or not, then size.
+    Variants are there at 64 channels alone; others differ from "channel" by as much.
+    """
+    table = codegen.load()["kernels"]
+
+    def traits(channels: int) -> tuple[int, bool]:
+        return Launch(kernel, dtype, channels).narrowest_access, channels & (channels - 1) == 0
+
+    def difference(other: int) -> tuple[bool, bool, float]:
+        (access, power), (its_access, its_power) = traits(channels), traits(other)
+        return access != its_access, power != its_power, abs(math.log(other / channels))
+
+    def count(dtype: str, channels: int, variant: str) -> float:
+        config = find_config(kernel, arch, DTYPES[dtype].itemsize, channels, user=False)[0].value
+        share = config.block / (config.num_warps * limits(arch).warp_size)
+        return table[f"{kernel}/{dtype}/C{channels}/{variant}/{arch}"]["instructions"] / share
+
+    found = count(dtype, min(codegen.CHANNELS, key=difference), "channel")
+    if variant != "channel":
+        like = "fp32" if dtype == "fp32" else "bf16"
+        found *= count(like, 64, variant) / count(like, 64, "channel")
+    return found
 
 
-def works(layer: Layer, mode: Mode) -> list[Work]:
-    """All launches of a layer over a sequence, without those whose number and bytes are a weight's or one step's."""
-    found = [*_forward(layer, mode), *(_backward(layer, mode) if mode.training else ())]
-    return [work for work in found if work.launches]
+def bounds(layer: Layer, mode: Mode, work: Work, dtype: str, rates: Rates, gpu: Gpu = H100) -> dict[str, float]:
+    """The least seconds of a layer's launches of one kind, by what bounds them.
+
+    A launch whose tensors fit in the L2 cache finds them there, but for what the forward pass saved for the backward
+    pass: if all of that does not fit, it goes to DRAM and comes back.
+    """
+    from_dram, issued = 0.0, 0.0
+    if work.nbytes / work.launches > gpu.l2_bytes:
+        from_dram = work.nbytes
+    elif mode.training and work.name in parts.GATES and layer.saved_bytes(mode) > gpu.l2_bytes:
+        from_dram = layer.saved_bytes(mode)
+    if work.name in parts.GATES:
+        special = {"gates_forward": (mode.hoisted, "hoisted"), "gates_backward": (mode.recompute, "recompute")}
+        applies, variant = special[work.name]
+        each = instructions(work.name, dtype, layer.channels, variant if applies else "channel", gpu.arch)
+        issued = each * work.launches * layer.rows * layer.channels
+    return {
+        "cuDNN": work.flops / rates[work.name] if work.flops else 0.0,
+        "issue": issued / gpu.issue,
+        "L2": work.nbytes / gpu.l2,
+        "DRAM": from_dram / gpu.dram,
+    }
 
 
-def _forward(layer: Layer, mode: Mode) -> Iterator[Work]:
-    steps, channels, n = layer.steps, layer.channels, 4 * layer.channels
-    if mode.hoisted:
-        parts, padding = math.ceil(steps / part_length(steps)), layer.padded_input - layer.in_channels
-        yield layer.convolution(parts, steps, layer.padded_input, n)
-        yield layer.convolution(steps - 1, steps - 1, channels, n)  # none of a zero state
-        yield layer.copy(parts if padding else 0, steps, layer.in_channels)
-        yield layer.fill(parts, padding)
-    else:
-        yield layer.convolution(steps, steps, layer.padded, n)
-        yield layer.copy(math.ceil(steps / min(steps, RING_STEPS)), steps, layer.in_channels)
-    # Every step has preact and h, and its gates if they are saved; every step but the first the addend, every step but
-    # the last h where the next one reads it. The last h is the final state too.
-    every = 4 + 1 + (4 if mode.training and not mode.recompute else 0)
-    numbers = steps * every + (steps - 1) * (4 if mode.hoisted else 1) + 1
-    parameters = 7 * channels * layer.itemsize
-    nbytes = layer.step_bytes(numbers * channels) + steps * (2 * layer.cell_bytes + parameters)
-    yield Work("gates_forward", steps, 0, nbytes)
+def measured(path: Path, names: Iterable[str]) -> dict[str, Rates]:
+    """cuDNN's rates for these cases by a file of results, over all layers of each.
 
+    Raises ValueError where the file does not have them.
+    """
+    timed = report.read(path)
+    timed = timed[(timed.run == "convolutions") & (timed.status == rows.OK)]
+    seconds = timed.set_index(["case", "sizes", "provider"]).median_ms / 1e3
 
-def _backward(layer: Layer, mode: Mode) -> Iterator[Work]:
-    steps, channels, n, learns = layer.steps, layer.channels, 4 * layer.channels, layer.input_learns
-    chunks, of_hidden = layer.chunks(mode)
-    behind_input, behind_hidden = layer.padded_input - layer.in_channels, layer.padded - layer.padded_input - channels
+    def rate(name: str, case: Case, functions: tuple[str, ...]) -> float:
+        stack = [case.but(in_channels=in_channels, channels=(channels,)) for in_channels, channels in case.layers]
+        for function in functions:
+            if all((name, str(layer), function) in seconds.index for layer in stack):
+                took = sum(seconds[name, str(layer), function] for layer in stack)
+                return sum(map(parts.flops, stack)) / took
+        raise ValueError(f"{path}: expected the convolutions of {name}, got no time of '{functions[-1]}'")
 
-    # Gates, two parts of dH, and dA; dC is read and written.
-    parameters = (3 + (4 if mode.recompute else 0)) * channels * layer.itemsize
-    nbytes = layer.step_bytes(2 * n + 2 * channels) + 3 * layer.cell_bytes + parameters
-    yield Work("gates_backward", steps, 0, steps * nbytes)
-
-    # What a chunk convolves, with the whole weight or with its two parts, and what it packs for that: for the gradient
-    # of the weight and, unless the schedule is "hoisted", once more for the recomputed gates.
-    hidden = of_hidden, steps - 1, channels
-    if mode.hoisted:
-        parts = [(chunks, steps, layer.padded_input), hidden]
-        yield layer.copy(chunks if behind_input else 0, steps, layer.in_channels)
-        yield layer.fill(chunks, behind_input)
-    else:
-        parts = [(chunks, steps, layer.padded)]
-        for _ in range(2 if mode.recompute else 1):
-            yield layer.copy(chunks, steps, layer.in_channels)
-            yield layer.copy(*hidden)
-            yield layer.fill(chunks, behind_input)
-            yield layer.fill(chunks, behind_hidden)
-    for part in parts:
-        yield layer.convolution(*part, n, name="weight_grad")
-        if mode.recompute:
-            yield layer.convolution(*part, n)
-    if mode.recompute and mode.hoisted:
-        yield Work("add", of_hidden, 0, (steps - 1) * layer.step_bytes(3 * n))
-
-    if mode.hoisted:
-        yield layer.convolution(steps - 1, steps - 1, n, channels, name="data_grad")
-        if learns:
-            yield layer.convolution(chunks, steps, n, layer.padded_input, name="data_grad")
-            yield layer.copy(chunks, steps, layer.in_channels)
-    elif learns:
-        yield layer.convolution(steps, steps, n, layer.padded, name="data_grad")
-        yield layer.copy(steps, steps, layer.in_channels)
-    else:
-        yield layer.convolution(steps - 1, steps - 1, n, channels + behind_hidden, name="data_grad")
-    yield Work("parameter_grads", chunks, 0, steps * (layer.step_bytes(n) + 2 * layer.cell_bytes))
+    return {
+        name: {work: rate(name, CASES[name], functions) for work, functions in MEASURED_BY.items()} for name in names
+    }
 
 
 def table(cases: Iterable[str], dtype: torch.dtype) -> pd.DataFrame:
@@ -228,17 +155,67 @@ def table(cases: Iterable[str], dtype: torch.dtype) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
+def times(cases: Iterable[str], dtype: str, rates: Mapping[str, Callable[[str], Rates]]) -> pd.DataFrame:
+    """The least time of each case and mode with cuDNN's rates, by their names, and the share of it that each bound
+    takes: of all launches, and of the gate kernels alone."""
+    records = []
+    for name in cases:
+        stack = layers(CASES[name], DTYPES[dtype])
+        for mode in MODES:
+            for label, of_case in rates.items():
+                every, of_gates = Counter(), Counter()
+                for layer in stack:
+                    for work in works(layer, mode):
+                        seconds = bounds(layer, mode, work, dtype, of_case(name))
+                        bound = max(seconds, key=seconds.get)
+                        every[bound] += seconds[bound]
+                        if work.name in parts.GATES:
+                            of_gates[bound] += seconds[bound]
+                record = {"case": name, "mode": str(mode), "TFLOP/s": label, "ms": 1e3 * every.total()}
+                records.append(record | {"bound by": _shares(every), "gates bound by": _shares(of_gates)})
+    return pd.DataFrame(records)
+
+
+def _shares(seconds: Counter) -> str:
+    """The largest first."""
+    return ", ".join(f"{name} {each / seconds.total():.0%}" for name, each in seconds.most_common())
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
+    return value
+
+
 def main() -> None:
     output.make_robust()
     parser = argparse.ArgumentParser(prog="python -m bench.roofline", description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; all if none is named")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--tflops", type=_positive, nargs="+", help="cuDNN's rates (444 798; half of them with fp32)")
+    parser.add_argument("--measured", type=Path, metavar="CSV", help="the rates that gpu-bench measured, in bf16")
     options = parser.parse_args()
-    unknown = [name for name in options.case if name not in CASES]
+    names, dtype = options.case or list(CASES), options.dtype
+    unknown = [name for name in names if name not in CASES]
     if unknown:
         parser.error(f"case: expected some of {', '.join(CASES)}, got {', '.join(unknown)}")
+    if options.measured and dtype != "bf16":
+        parser.error(f"--measured: expected --dtype bf16, got {dtype}")
+    tflops = options.tflops or [each / (2 if dtype == "fp32" else 1) for each in TFLOPS]
+    rates = {f"{each:g}": lambda name, each=each: dict.fromkeys(MEASURED_BY, 1e12 * each) for each in tflops}
+    if options.measured:
+        try:
+            rates["measured"] = measured(options.measured, names).__getitem__
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     print("a model, not a measurement")
-    print(table(options.case or CASES, DTYPES[options.dtype]).to_string(index=False, float_format="{:.3f}".format))
+    print(table(names, DTYPES[dtype]).to_string(index=False, float_format="{:.3f}".format))
+    print("\nThe least time on an H100 SXM, by cuDNN's rate, without what it takes to start launches:")
+    print(times(names, dtype, rates).to_string(index=False, float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

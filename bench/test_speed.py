@@ -1,7 +1,8 @@
 """`make bench` and `make gpu-bench`: the layer against every baseline that is installed, on a CPU or a GPU.
 
 pytest bench                  the small cases on this CPU
-pytest bench --device cuda    the cases on this machine's GPU, in a given time: what there is none for says so
+pytest bench --device cuda    the cases on this machine's GPU, in a given time: what there is none for says so, and
+                              is measured by the same command with --resume
 
 Correctness first, then time and memory. Everything is timed in turns, and written to bench/results/<device>/speed.csv.
 pytest-benchmark's table and JSON have our layer's samples from there, of parts of a layer the first function's.
@@ -11,8 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from .flow import Point, Session, faults
+from .flow import Point, faults
 from .parts import Part
+from .plans import Section
 
 
 class _Replay:
@@ -35,8 +37,9 @@ CLOCK = _Replay()
 
 @pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.filterwarnings("default")  # a baseline that warns has not failed
-def test_speed(item: Point | Part, mode: str, prepare: Callable, bench: Session, benchmark):
-    rows, seconds = bench.measure(prepare(item)[mode])
+def test_speed(section: Section, item: Point | Part, mode: str, prepare: Callable, sessions: Callable, benchmark):
+    session = sessions(section)
+    rows, seconds = session.measure(prepare(item, session)[mode])
     found = faults(rows)
     assert not found, "\n".join(found)
     ours = rows[0]

@@ -1,18 +1,21 @@
-"""What timing needs beside the clocks: a limit of time, memory, and the figures of a list of times."""
+"""What timing needs beside the clocks: limits of time and what to say of them, memory, and the figures of times."""
 
 import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tritonlstm.tuning.timing import CudaClock, Sampler, host_sampler, spread
+
+from .rows import TIME_OVER
 
 SETTLE_SECONDS = 0.3
 """Large products before a point is timed bring a GPU's clocks to their steady state. The length was not measured."""
@@ -22,7 +25,7 @@ REPEAT = 1.0
 
 
 class CpuClock:
-    """Calls timed by the host's clock; as `CudaClock`, without graphs."""
+    """Calls timed by the host's clock; as `CudaClock`, without graphs, and with the caches as they are."""
 
     device = torch.device("cpu")
     graphs = False
@@ -33,6 +36,7 @@ class CpuClock:
         arguments: Sequence[tuple] = ((),),
         *,
         graph: bool = False,
+        cold: bool = True,
         wait: Callable[[Any], Any] | None = None,
     ) -> Sampler:
         following = itertools.cycle(arguments)
@@ -45,13 +49,17 @@ Clock = CpuClock | CudaClock
 class OutOfTime(BaseException):
     """A time limit was reached. Not an Exception, so that no library takes it for a failure of its own."""
 
-    def __init__(self, reason: str = "the run's time was over"):
+    def __init__(self, reason: str = TIME_OVER):
         super().__init__(reason)
 
 
 class Deadline:
     def __init__(self, seconds: float = math.inf):
         self._end = time.monotonic() + seconds
+
+    def within(self, seconds: float) -> "Deadline":
+        """In so many seconds from now, but not after this one."""
+        return Deadline(min(seconds, self._end - time.monotonic()))
 
     @contextmanager
     def limit(self, most: float = math.inf) -> Iterator[None]:
@@ -76,6 +84,17 @@ class Deadline:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+
+
+def plan(counts: Mapping[str, int], limits: Mapping[str, float], whole: float, path: Path) -> list[str]:
+    """What a run says before it begins: how much there is in each section, and the seconds that it and all may take."""
+
+    def limit(seconds: float) -> str:
+        return "no limit" if math.isinf(seconds) else f"at most {seconds:.0f} s"
+
+    sections = [f"  {name:26}{count:4}, {limit(limits[name])}" for name, count in counts.items()]
+    saved = f"Each result is saved at once, to {path}; --resume goes on from there, --section chooses."
+    return ["Sections, in this order:", *sections, f"All: {limit(whole)}. {saved}"]
 
 
 def settle(device: torch.device) -> None:

@@ -1,4 +1,5 @@
-"""Activations in float32 that stay finite for any finite input, and their slopes as functions of their values."""
+"""Activations in float32 that stay finite for any finite input, and their slopes as functions of their values; and the
+clipping of the cell state with its gradient."""
 
 import triton
 import triton.language as tl
@@ -53,6 +54,8 @@ def activate(x, ACTIVATION: tl.constexpr):
         return sigmoid(x)
     elif ACTIVATION == "relu":
         return tl.where(x <= 0.0, 0.0, x)
+    elif ACTIVATION == "leaky_relu":
+        return tl.where(x > 0.0, x, x * 0.01)
     elif ACTIVATION == "hard_sigmoid":
         return hard_sigmoid(x, 1.0 / 6.0)
     elif ACTIVATION == "hard_sigmoid_keras2":
@@ -71,6 +74,8 @@ def apply_slope(grad, value, ACTIVATION: tl.constexpr):
         return grad * (value * (1.0 - value))
     elif ACTIVATION == "relu":
         return tl.where(value <= 0.0, 0.0, grad)
+    elif ACTIVATION == "leaky_relu":
+        return tl.where(value > 0.0, grad, grad * 0.01)
     elif ACTIVATION == "hard_sigmoid":
         return tl.where((value <= 0.0) | (value >= 1.0), 0.0, grad * (1.0 / 6.0))
     elif ACTIVATION == "hard_sigmoid_keras2":
@@ -78,3 +83,21 @@ def apply_slope(grad, value, ACTIVATION: tl.constexpr):
     else:
         tl.static_assert(ACTIVATION == "identity")
         return grad
+
+
+@triton.jit
+def clip(x, BOUND: tl.constexpr):
+    """x within ±BOUND, where there is a bound; NaN passes."""
+    if BOUND is None:
+        return x
+    else:
+        return tl.where(x <= -BOUND, -BOUND, tl.where(x >= BOUND, BOUND, x))
+
+
+@triton.jit
+def stop_at_bound(grad, value, BOUND: tl.constexpr):
+    """The gradient through `clip`, given its value: zero at the bounds."""
+    if BOUND is None:
+        return grad
+    else:
+        return tl.where(tl.abs(value) >= BOUND, 0.0, grad)

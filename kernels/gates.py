@@ -3,14 +3,14 @@
 i = σ(A_i + b_i + w_ci ∘ c_prev)      σ the recurrent activation, by default the logistic function
 f = σ(A_f + b_f + w_cf ∘ c_prev)
 g = φ(A_g + b_g)                      φ the activation, by default tanh
-c = f ∘ c_prev + i ∘ g
+c = f ∘ c_prev + i ∘ g                within ±CELL_CLIP, where there is one
 o = σ(A_o + b_o + w_co ∘ c)           the new cell state
 """
 
 import triton
 import triton.language as tl
 
-from .activations import activate
+from .activations import activate, clip
 
 
 @triton.jit
@@ -49,6 +49,7 @@ def apply_gates(
     PEEPHOLE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     RECURRENT_ACTIVATION: tl.constexpr,
+    CELL_CLIP: tl.constexpr,
 ):
     """The blocks of i, f, g, o and c, from those of A."""
     if HAS_BIAS:
@@ -63,7 +64,7 @@ def apply_gates(
     b_i = activate(a_i, RECURRENT_ACTIVATION)
     b_f = activate(a_f, RECURRENT_ACTIVATION)
     b_g = activate(a_g, ACTIVATION)
-    b_c = b_f * b_c_prev + b_i * b_g
+    b_c = clip(b_f * b_c_prev + b_i * b_g, CELL_CLIP)
     if PEEPHOLE != "none":
         a_o += tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32) * b_c
     return b_i, b_f, b_g, activate(a_o, RECURRENT_ACTIVATION), b_c

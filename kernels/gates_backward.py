@@ -1,15 +1,15 @@
 """One step's gate gradients: dH_t and dC_t to dA_t and dC_{t-1}.
 
     dh   = grad_output + grad_h
-    da_o = dh ∘ φ(c) ∘ σ'(A_o)
-    dc   = grad_c + dh ∘ o ∘ φ'(c) + da_o ∘ w_co
+    da_o = dh ∘ ψ(c) ∘ σ'(A_o)
+    dc   = grad_c + dh ∘ o ∘ ψ'(c) + da_o ∘ w_co     0 where c was clipped
     da_i = dc ∘ g ∘ σ'(A_i)
     da_f = dc ∘ c_prev ∘ σ'(A_f)
     da_g = dc ∘ i ∘ φ'(A_g)
     dc_prev = dc ∘ f + da_i ∘ w_ci + da_f ∘ w_cf
 
-The slopes are functions of the activations' values. c = f ∘ c_prev + i ∘ g is recomputed rather than loaded: four bytes
-an element less to read. Where the gates were not kept, they too are recomputed, from their pre-activations, as in
+The slopes are functions of the activations' values. c is recomputed, and clipped, rather than loaded: four bytes an
+element less to read. Where the gates were not kept, they too are recomputed, from their pre-activations, as in
 gates.py.
 
 With HAS_MARKS, dH_t and dC_t of a sample that is held pass to the step before as they are, and those of one that is
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
-from .activations import activate, apply_slope
+from .activations import activate, apply_slope, clip, stop_at_bound
 from .gates import apply_gates, load_four, store_four
 from .marks import BLANK, HOLD, RESET, RESET_NEXT, add_where, load_marks
 from .tiles import locate, peephole_offsets, row_pointer
@@ -77,8 +77,10 @@ def gates_backward_kernel(
     ACTIVATED: tl.constexpr,  # whether gates_ptr has gates
     HAS_BIAS: tl.constexpr,
     PEEPHOLE: tl.constexpr,  # "none", "channel", "full"
-    ACTIVATION: tl.constexpr,  # of g and c
+    ACTIVATION: tl.constexpr,  # of g
     RECURRENT_ACTIVATION: tl.constexpr,  # of i, f and o
+    OUTPUT_ACTIVATION: tl.constexpr,  # of c
+    CELL_CLIP: tl.constexpr,  # the bound of c, or None
     GRAD_OUTPUT: tl.constexpr,  # "none", "dense": as (M, C), "strided"
     HAS_MARKS: tl.constexpr,
     HAS_RESETS: tl.constexpr,
@@ -141,19 +143,20 @@ def gates_backward_kernel(
     else:
         p_peephole, period = peephole_ptr, 0
     if ACTIVATED:
-        b_c = b_f * b_c_prev + b_i * b_g
+        b_c = clip(b_f * b_c_prev + b_i * b_g, CELL_CLIP)
     else:
         p_bias = bias_ptr + o_channel if HAS_BIAS else bias_ptr
         b_i, b_f, b_g, b_o, b_c = apply_gates(
             a_i, a_f, a_g, a_o, b_c_prev, p_bias, p_peephole, period, mask,
-            C, HAS_BIAS, PEEPHOLE, ACTIVATION, RECURRENT_ACTIVATION,
+            C, HAS_BIAS, PEEPHOLE, ACTIVATION, RECURRENT_ACTIVATION, CELL_CLIP,
         )  # fmt: skip
 
-    b_squashed = activate(b_c, ACTIVATION)
+    b_squashed = activate(b_c, OUTPUT_ACTIVATION)
     b_da_o = apply_slope(b_dh * b_squashed, b_o, RECURRENT_ACTIVATION)
-    b_dc += apply_slope(b_dh * b_o, b_squashed, ACTIVATION)
+    b_dc += apply_slope(b_dh * b_o, b_squashed, OUTPUT_ACTIVATION)
     if PEEPHOLE != "none":
         b_dc += b_da_o * tl.load(p_peephole + 2 * period, mask=mask, other=0.0).to(tl.float32)
+    b_dc = stop_at_bound(b_dc, b_c, CELL_CLIP)
     b_da_i = apply_slope(b_dc * b_g, b_i, RECURRENT_ACTIVATION)
     b_da_f = apply_slope(b_dc * b_c_prev, b_f, RECURRENT_ACTIVATION)
     b_da_g = apply_slope(b_dc * b_i, b_g, ACTIVATION)

@@ -1,7 +1,7 @@
 """One step's gates: pre-activations to h_t and c_t.
 
     i, f, g, o, c                         as in gates.py
-    h = o ∘ φ(c)                          φ the activation, by default tanh
+    h = o ∘ ψ(c)                          ψ the output's activation, by default the candidate's
 
 Each tensor is read once and written once. h is written to the output and, with HAS_H_NEXT, to a slot of the next
 convolution's wider rows or, at the last step, to the final state.
@@ -60,8 +60,10 @@ def gates_forward_kernel(
     HAS_ADDEND: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     PEEPHOLE: tl.constexpr,  # "none", "channel", "full"
-    ACTIVATION: tl.constexpr,  # of g and c
+    ACTIVATION: tl.constexpr,  # of g
     RECURRENT_ACTIVATION: tl.constexpr,  # of i, f and o
+    OUTPUT_ACTIVATION: tl.constexpr,  # of c
+    CELL_CLIP: tl.constexpr,  # the bound of c, or None
     SAVE_GATES: tl.constexpr,
     HAS_H_NEXT: tl.constexpr,
     HAS_MARKS: tl.constexpr,
@@ -100,9 +102,9 @@ def gates_forward_kernel(
     p_bias = bias_ptr + o_channel if HAS_BIAS else bias_ptr
     b_i, b_f, b_g, b_o, b_c = apply_gates(
         a_i, a_f, a_g, a_o, b_c_prev, p_bias, p_peephole, period, mask,
-        C, HAS_BIAS, PEEPHOLE, ACTIVATION, RECURRENT_ACTIVATION,
+        C, HAS_BIAS, PEEPHOLE, ACTIVATION, RECURRENT_ACTIVATION, CELL_CLIP,
     )  # fmt: skip
-    b_h = b_o * activate(b_c, ACTIVATION)
+    b_h = b_o * activate(b_c, OUTPUT_ACTIVATION)
     if HAS_MARKS:
         m_hold = (b_marks & HOLD) != 0
         p_h_prev = row_pointer(h_prev_ptr, i_row, C, ALIGNED) + o_state

@@ -28,7 +28,7 @@ from tritonlstm import Spec
 from tritonlstm.core.dtypes import cell_dtype
 from tritonlstm.core.spec import CHOICES
 
-ACTIVATIONS = ("activation", "recurrent_activation")
+ACTIVATIONS = ("activation", "recurrent_activation", "output_activation")
 ODD = st.sampled_from([1, 3, 5])
 
 
@@ -53,8 +53,10 @@ def _subsets(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
 
 @st.composite
 def examples(draw: st.DrawFn) -> Example:
-    dims, spec = draw(st.integers(0, 3)), Spec(**{name: draw(st.sampled_from(CHOICES[name])) for name in ACTIVATIONS})
-    has_kink = spec.activation == "relu" or spec.recurrent_activation.startswith("hard")
+    dims, activations = draw(st.integers(0, 3)), {name: draw(st.sampled_from(CHOICES[name])) for name in ACTIVATIONS}
+    spec = Spec(**activations, cell_clip=draw(st.sampled_from([None, 0.75])))
+    has_kink = spec.recurrent_activation.startswith("hard") or spec.cell_clip is not None
+    has_kink |= bool({"relu", "leaky_relu"} & {spec.activation, spec.activation_of_c})
     in_channels = draw(st.integers(0, 6))
     shape = Shape(
         steps=draw(st.integers(1, 5)),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.support.problems import ARGUMENTS, MASKS, SHAPES, Problem, Shape, by_reference
-from tritonlstm import reference
+from tritonlstm import Spec, reference
 
 TINY = {
     "images": Shape(steps=2, batch=1, in_channels=1, channels=2, spatial=(2, 3), kernel=(3, 1)),
@@ -17,6 +17,15 @@ TINY = {
     "signals": Shape(steps=2, batch=1, in_channels=1, channels=2, spatial=(3,), kernel=(3,)),
     "volumes": Shape(steps=2, batch=1, in_channels=1, channels=1, spatial=(2, 1, 2), kernel=(3, 1, 3)),
     "vectors": Shape(steps=3, batch=2, in_channels=2, channels=2, spatial=(), kernel=()),
+    "vectors, leaky relu, identity of c, clipped": Shape(
+        steps=3,
+        batch=2,
+        in_channels=1,
+        channels=2,
+        spatial=(),
+        kernel=(),
+        spec=Spec(activation="leaky_relu", output_activation="identity", cell_clip=0.75),
+    ),
     "masks": Shape(steps=3, batch=3, in_channels=1, channels=1, spatial=(), kernel=(), masks=MASKS),
 }
 

@@ -1,4 +1,6 @@
-"""The command `tritonlstm`: `tune` searches for launch configurations, `info` shows which ones are in use."""
+"""The command `tritonlstm`: `tune` searches for launch configurations, `info` shows which ones are in use, `convert`
+moves weights from and to other code.
+"""
 
 import argparse
 import os
@@ -14,6 +16,7 @@ from pathlib import Path
 import torch
 
 from . import __version__
+from .convert import command as convert
 from .core import backend, files, output
 from .core.devices import architecture
 from .launch import cache, config
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tritonlstm", description="ConvLSTM layers: tuning and information.")
+    parser = argparse.ArgumentParser(prog="tritonlstm", description="ConvLSTM layers: tuning, information, conversion.")
     parser.add_argument("--version", action="version", version=f"tritonlstm {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
 
@@ -76,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "--arch", type=_architecture, help="architecture of the configurations (that of the device, or sm_90)"
     )
     info.set_defaults(run=_info)
+
+    convert.add_to(commands)
     return parser
 
 
@@ -84,7 +89,7 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.dry_run and options.report:
         parser.error("argument --report: a dry run has nothing to report")
     if not has_triton():
-        return _fail("the package triton is not installed: there is nothing to tune")
+        return output.fail("the package triton is not installed: there is nothing to tune")
     from .tuning import aot, report, tune  # these need Triton
 
     device = tune.cuda_device()
@@ -111,7 +116,7 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         print(f"dry run: nothing was compiled or timed; {goal}")
         return 0
     if aot.interprets():
-        return _fail("TRITON_INTERPRET is set: Triton interprets the kernels, and compiles none; unset it")
+        return output.fail("TRITON_INTERPRET is set: Triton interprets the kernels, and compiles none; unset it")
 
     outcomes = tune.run(plan, options.jobs, tune.cuda_bench() if device.timed else None)
     print(report.table(plan, outcomes))
@@ -180,17 +185,12 @@ def _info(options: argparse.Namespace) -> int:
         "backend": _backend_sentence(),
         "cache": _cache_sentence(arch),
     }
-    print("\n".join(f"{name:12}{_printable(line)}" for name, line in lines.items()))
+    print("\n".join(f"{name:12}{output.printable(line)}" for name, line in lines.items()))
     print(f"\nconfigurations (BLOCK/num_warps, pdl: programmatic dependent launch) and schedules on {arch}:")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", cache.TuningCacheWarning)  # already reported in the line on the cache
-        print("\n".join(map(_printable, _configurations(arch))))
+        print("\n".join(map(output.printable, _configurations(arch))))
     return 0
-
-
-def _printable(line: str) -> str:
-    """The line with control characters escaped: a terminal obeys those in a table from elsewhere."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 
 def _backend_sentence() -> str:
@@ -288,8 +288,3 @@ def _size(text: str) -> tuple[int, int]:
     if not match:
         raise argparse.ArgumentTypeError(f"expected HxW, as 64x64, got {text!r}")
     return int(match[1]), int(match[2])
-
-
-def _fail(message: str) -> int:
-    print(f"tritonlstm: {message}", file=sys.stderr)
-    return 1

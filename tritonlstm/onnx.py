@@ -19,7 +19,9 @@ from onnxscript.onnx_types import TensorType
 from .core.backend import as_operator_in_onnx
 from .core.spec import Spec, per_dimension
 
-ACTIVATIONS = ["tanh", "relu", "identity"]
+ACTIVATIONS = ["tanh", "relu", "leaky_relu", "identity"]
+"""By the numbers that stand for them below. The slope of ONNX's LeakyRelu is 0.01 by default, too."""
+
 SCALES = {"sigmoid": 0.0, "hard_sigmoid": 1 / 6, "hard_sigmoid_keras2": 0.2}
 """Of ONNX's HardSigmoid; 0 for the logistic function."""
 
@@ -35,7 +37,9 @@ def conv_lstm(
     w_cf,
     w_co,
     activation: int,
+    output_activation: int,
     scale: float,
+    bound: float,
     pads: Sequence[int],
     dilations: Sequence[int],
 ) -> tuple[TensorType, TensorType, TensorType]:
@@ -57,19 +61,28 @@ def conv_lstm(
             if activation == 1:
                 g = op.Relu(a_g)
             else:
-                g = op.Identity(a_g)
-        c_next = f * c + i * g
+                if activation == 2:
+                    g = op.LeakyRelu(a_g)
+                else:
+                    g = op.Identity(a_g)
+        if bound > 0.0:
+            c_next = op.Clip(f * c + i * g, op.CastLike(-bound, c), op.CastLike(bound, c))
+        else:
+            c_next = f * c + i * g
         if scale == 0.0:
             o = op.Sigmoid(a_o + w_co * c_next)
         else:
             o = op.HardSigmoid(a_o + w_co * c_next, alpha=scale)
-        if activation == 0:
+        if output_activation == 0:
             squashed = op.Tanh(c_next)
         else:
-            if activation == 1:
+            if output_activation == 1:
                 squashed = op.Relu(c_next)
             else:
-                squashed = op.Identity(c_next)
+                if output_activation == 2:
+                    squashed = op.LeakyRelu(c_next)
+                else:
+                    squashed = op.Identity(c_next)
         h_next = op.CastLike(o * squashed, h)
         output = op.Identity(h_next)
         return h_next, c_next, output
@@ -105,6 +118,7 @@ def _translate(input, h0, c0, weight, input_weight, bias, peephole, steps, spec)
         input, h0, c0, weight, peephole = (op.Unsqueeze(each, [-1, -2]) for each in (input, h0, c0, weight, peephole))
     peepholes = (op.Gather(op.CastLike(peephole, c0), index, axis=0) for index in range(3))
     options = {"activation": ACTIVATIONS.index(spec.activation), "scale": SCALES[spec.recurrent_activation]}
+    options |= {"output_activation": ACTIVATIONS.index(spec.activation_of_c), "bound": spec.cell_clip or 0.0}
     options |= {"pads": pads * 2, "dilations": list(dilations)}
     if spec.reverse:
         input = _flip(input)

@@ -1,21 +1,21 @@
 """The oracle: the equations of Shi et al. 2015 (arXiv 1506.04214) in plain PyTorch.
 
-`*` is convolution, `∘` the elementwise product, σ the recurrent activation (the logistic function) and φ the activation
-(tanh); the gates come in the order i, f, g, o:
+`*` is convolution, `∘` the elementwise product, σ the recurrent activation (the logistic function), φ the activation
+(tanh) and ψ that of the output (φ); the gates come in the order i, f, g, o:
 
     A_t = W * [X_t ; H_{t-1}] + b
     i_t = σ(A_i + w_ci ∘ C_{t-1})
     f_t = σ(A_f + w_cf ∘ C_{t-1})
     g_t = φ(A_g)
-    C_t = f_t ∘ C_{t-1} + i_t ∘ g_t
+    C_t = f_t ∘ C_{t-1} + i_t ∘ g_t      within ±cell_clip, where there is one
     o_t = σ(A_o + w_co ∘ C_t)
-    H_t = o_t ∘ φ(C_t)
+    H_t = o_t ∘ ψ(C_t)
 
 Any dtype, any device, differentiable as often as PyTorch is: this is also what `backend="torch"` runs. The backward
 pass that the kernels implement stands here a second time by hand, so that it can be held against autograd on its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,6 +52,7 @@ def _inside(value: Tensor) -> Tensor:
 ACTIVATIONS = {
     "tanh": Activation(torch.tanh, lambda value: 1 - value**2),
     "relu": Activation(torch.relu, lambda value: (value > 0).to(value.dtype)),
+    "leaky_relu": Activation(F.leaky_relu, lambda value: torch.where(value > 0, torch.ones_like(value), 0.01)),
     "identity": Activation(lambda x: x, torch.ones_like),
     "sigmoid": Activation(torch.sigmoid, lambda value: value * (1 - value)),
     # Not F.hardsigmoid, whose gradient in float64 has a slope of 1/6 in float32.
@@ -73,13 +74,15 @@ def cell(
     preacts: Sequence[Tensor],
     c: Tensor,
     peepholes: Sequence[Tensor] | None,
-    activate: Callable[[Tensor], Tensor],
-    gate: Callable[[Tensor], Tensor],
+    spec: Spec,
+    activations: Mapping[str, Activation] = ACTIVATIONS,
 ) -> tuple[Tensor, Tensor, Gates]:
     """The pointwise part of a step, from A_i, A_f, A_g, A_o and C_{t-1}: H_t, C_t and the gates.
 
-    Tensors in any layout that broadcasts; peepholes w_ci, w_cf, w_co, or None; φ and σ.
+    Tensors in any layout that broadcasts; peepholes w_ci, w_cf, w_co, or None; what the names of the spec's activations
+    mean.
     """
+    activate, gate = activations[spec.activation].apply, activations[spec.recurrent_activation].apply
     a_i, a_f, a_g, a_o = preacts
     if peepholes is not None:
         w_ci, w_cf, w_co = peepholes
@@ -87,10 +90,12 @@ def cell(
         a_f = torch.addcmul(a_f, w_cf, c)
     i, f, g = gate(a_i), gate(a_f), activate(a_g)
     c = torch.addcmul(f * c, i, g)
+    if spec.cell_clip is not None:
+        c = F.hardtanh(c, -spec.cell_clip, spec.cell_clip)  # whose gradient is zero at the bounds, unlike clamp's
     if peepholes is not None:
         a_o = torch.addcmul(a_o, w_co, c)
     o = gate(a_o)
-    return o * activate(c), c, Gates(i, f, g, o)
+    return o * activations[spec.activation_of_c].apply(c), c, Gates(i, f, g, o)
 
 
 def cell_backward(
@@ -100,20 +105,24 @@ def cell_backward(
     c_prev: Tensor,
     c: Tensor,
     peepholes: Sequence[Tensor] | None,
-    activation: Activation,
-    gate_slope: Callable[[Tensor], Tensor],
+    spec: Spec,
+    activations: Mapping[str, Activation] = ACTIVATIONS,
 ) -> tuple[Gates, Tensor]:
     """The gradients of `cell` by hand, from those of H_t and C_t: of A_i, A_f, A_g, A_o, and of C_{t-1}."""
+    slope, gate_slope = activations[spec.activation].slope, activations[spec.recurrent_activation].slope
+    squash = activations[spec.activation_of_c]
     i, f, g, o = gates
-    squashed = activation.apply(c)
+    squashed = squash.apply(c)
     da_o = dh * squashed * gate_slope(o)
-    dc = dc + dh * o * activation.slope(squashed)
+    dc = dc + dh * o * squash.slope(squashed)
     if peepholes is not None:
         w_ci, w_cf, w_co = peepholes
         dc = dc + da_o * w_co
+    if spec.cell_clip is not None:
+        dc = dc.masked_fill(c.abs() >= spec.cell_clip, 0)
     da_i = dc * g * gate_slope(i)
     da_f = dc * c_prev * gate_slope(f)
-    da_g = dc * i * activation.slope(g)
+    da_g = dc * i * slope(g)
     dc = dc * f
     if peepholes is not None:
         dc = dc + da_i * w_ci + da_f * w_cf
@@ -177,9 +186,7 @@ def gates(
     preact: Tensor, c: Tensor, peephole: Tensor | None = None, *, spec: Spec = DEFAULT
 ) -> tuple[Tensor, Tensor, Gates]:
     """The gates of one step, all of one dtype: preact (B, 4C, *spatial) and C_{t-1} to H_t, C_t and the gates."""
-    activate, gate = ACTIVATIONS[spec.activation].apply, ACTIVATIONS[spec.recurrent_activation].apply
-    peepholes = None if peephole is None else peephole.unbind()
-    return cell(preact.chunk(4, 1), c, peepholes, activate, gate)
+    return cell(preact.chunk(4, 1), c, None if peephole is None else peephole.unbind(), spec)
 
 
 def sequence(
@@ -256,7 +263,6 @@ def sequence_backward(
     The first three arguments are the gradients of `sequence`'s results, the others its arguments. Returns the gradients
     of a scalar loss with respect to the latter; None for absent arguments.
     """
-    activation, gate_slope = ACTIVATIONS[spec.activation], ACTIVATIONS[spec.recurrent_activation].slope
     frames = [None] * steps if input is None else list(input.unbind(0))
     hs, cs, gates, before, times = [h0], [c0], [], [], _times(len(frames), spec)
     for t in times:
@@ -288,7 +294,7 @@ def sequence_backward(
         if spec.returns != "last":
             dh = dh + (grad_output[t] if marks is None else _where_not(marks[t], BLANK, grad_output[t]))
         held_h, held_c = dh, dc
-        da_gates, dc = cell_backward(dh, dc, gates[index], c_prev, c, peephole, activation, gate_slope)
+        da_gates, dc = cell_backward(dh, dc, gates[index], c_prev, c, peephole, spec)
         if marks is not None:
             da_gates = Gates(*(_where_not(marks[t], HOLD, each) for each in da_gates))
         da = torch.cat(da_gates, 1)

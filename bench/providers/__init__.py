@@ -11,7 +11,7 @@ from .protocol import Provider
 from .torch_layers import Stack, build, build_compiled, build_ours, eager, eager_contiguous, fused, why_no_fused_cell
 
 
-def _ours(name: str, *, peephole: bool = True, **options: str) -> Provider:
+def _ours(name: str, *, peephole: bool = True, **options: object) -> Provider:
     return Provider(name, partial(build_ours, **options), peephole=peephole, slack=1.0)
 
 
@@ -19,13 +19,17 @@ OURS = _ours("tritonlstm")
 OURS_WITHOUT_PEEPHOLE = _ours("tritonlstm, no peephole", peephole=False)
 RECOMPUTE = _ours("tritonlstm, recompute", memory="recompute")
 HOISTED = _ours("tritonlstm, hoisted", schedule="hoisted")
+NCHW = _ours("tritonlstm, NCHW", memory_format=torch.contiguous_format)
 VARIANTS = [
     RECOMPUTE,
+    NCHW,
     _ours("tritonlstm, concat", schedule="concat"),
     HOISTED,
     _ours("tritonlstm, torch backend", backend="torch"),
 ]
-"""backend="triton" is what "auto" chooses on a GPU. Elsewhere Triton's interpreter runs, whose speed means nothing."""
+"""backend="triton" is what "auto" chooses on a GPU. Elsewhere Triton's interpreter runs, whose speed means nothing.
+
+All but NCHW are given images in channels last; from contiguous ones X is transposed where it is copied."""
 
 CONV_FLOOR = Provider("convolutions", partial(conv_floor.build, torch.channels_last), peephole=False)
 EAGER = Provider("eager", partial(build, eager))

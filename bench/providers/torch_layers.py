@@ -8,13 +8,14 @@ makes no CUDA graphs of its own: all providers are captured in the same way. On 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases import Parameters, Problem, flat
+from bench.cases import Parameters, Problem, flat, stored
 from tritonlstm import ConvLSTM2d
 
 from .protocol import Built, State, of_function
@@ -47,11 +48,19 @@ def our_layer(problem: Problem, **options: str) -> ConvLSTM2d:
     return layer.to(memory_format=torch.channels_last)
 
 
-def build_ours(problem: Problem, *, compiled: bool = False, **options: str) -> Built:
+def build_ours(
+    problem: Problem,
+    *,
+    compiled: bool = False,
+    memory_format: torch.memory_format = torch.channels_last,
+    **options: str,
+) -> Built:
+    """Our layer, which computes in channels last. Its input and output gradient come in `memory_format`."""
     layer = our_layer(problem, **options)
     if compiled:
         disable_compiler_caches()
-    return of_function(torch.compile(layer, fullgraph=True) if compiled else layer, list(layer.parameters()))
+    built = of_function(torch.compile(layer, fullgraph=True) if compiled else layer, list(layer.parameters()))
+    return replace(built, load=partial(stored, memory_format=memory_format))
 
 
 def build(stack: Stack, problem: Problem, memory_format: torch.memory_format = torch.channels_last) -> Built:

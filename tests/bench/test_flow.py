@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -15,12 +16,14 @@ import torch
 
 from bench import flow, parts, plans, report, rows
 from bench.flow import Point, Session
-from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, OURS
+from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, NCHW, OURS
 from bench.providers.protocol import Provider
 from bench.providers.torch_layers import build, eager
 from bench.rows import MODES, Row, Rows, environment, results_folder
 from bench.timer import CpuClock, Deadline, OutOfTime
 from tests.bench.tiny import TINY, VECTORS
+from tests.support.cuda import Device
+from tritonlstm.tuning import timing
 
 CPU = torch.device("cpu")
 
@@ -39,6 +42,13 @@ def quick(monkeypatch):
         return 1000
 
     monkeypatch.setattr(flow, "peak_memory", peak_memory)
+
+
+@pytest.fixture
+def few_launches(monkeypatch: pytest.MonkeyPatch):
+    """Of the gate kernels, which are interpreted here."""
+    monkeypatch.setattr(timing, "ROTATED", 2)
+    monkeypatch.setattr(timing, "COLD_BYTES", 1)
 
 
 def raising(error: BaseException) -> Provider:
@@ -166,6 +176,28 @@ def test_rows_replace_no_device():
         Rows(Path("/dev/null"), environment(CPU, "a test"))
 
 
+def test_a_run_may_write_its_results_and_go_on(tmp_path: Path):
+    """They are part of the tree, but do not change what is timed."""
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    assert rows.commit(tmp_path) == "unknown"
+    results, code = tmp_path / "bench/results/gpu/speed.csv", tmp_path / "code.py"
+    results.parent.mkdir(parents=True)
+    for path in (results, code):
+        path.touch()
+    git("init", "--quiet")
+    git("add", ".")
+    git("-c", "user.name=nobody", "-c", "user.email=nobody@example.org", "commit", "--quiet", "-m", "first")
+    clean = rows.commit(tmp_path)
+    assert len(clean) == 12
+    results.write_text("new")
+    assert rows.commit(tmp_path) == clean
+    code.write_text("new")
+    assert rows.commit(tmp_path) == f"{clean}-dirty"
+
+
 def test_a_partial_run_leaves_the_whole_ones_results():
     whole, part = results_folder(CPU), results_folder(CPU, whole=False)
     assert part != whole
@@ -181,6 +213,43 @@ def test_what_is_saved_is_what_is_read(collected):
     pandas.testing.assert_frame_equal(read, report.frame(collected.records()), rtol=1e-12)
     assert set(read.command) == {"a test"} and set(read.torch) == {torch.__version__}
     assert read.device[0].endswith(f", {torch.backends.cpu.get_cpu_capability()}")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_goes_on_with_what_another_did_not_complete(collected):
+    """The first completes one mode, has no time for the other, and fails in a point of its own."""
+    point = Point("baselines", "paper", TINY, torch.float32, [OURS, CONV_FLOOR])
+    whole = Session(CpuClock(), collected, Deadline(), 2)
+    turns = point.prepare(whole)
+    whole.measure(turns["inference"])
+    replace(whole, deadline=Deadline(-1)).measure(turns["training"])
+    failing = Point("calls", "paper", TINY, torch.float32, [raising(ValueError("no such plan"))], modes=["inference"])
+    whole.measure(failing.prepare(whole)["inference"])
+    first = collected.records()
+
+    resumed = Rows(collected.path, environment(CPU, "another command"), resume=True)
+    assert {row.point for row, _ in resumed.kept} == {point.point("inference"), failing.point("inference")}
+    own = replace(whole, collected=resumed)
+    own.measure(point.prepare(own)["training"])
+    assert [row.point for row in resumed.all] == [point.point("training")] * 2
+    read = report.read(collected.path)
+    assert list(read.status) == [rows.OK, rows.OK, rows.FAILED, rows.OK, rows.OK]
+    assert list(read.command) == ["a test"] * 3 + ["another command"] * 2
+    kept = [record for record in first if record["mode"] == "inference"]
+    assert resumed.records()[:3] == kept, "their figures are as they were"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_of_another_commit_is_not_resumed(collected):
+    assert Rows(collected.path, collected.environment, resume=True).kept == [], "nothing there to resume"
+    measure(collected, OURS)
+    other = collected.environment | {"commit": "0123456789ab"}
+    with pytest.raises(ValueError, match=r"expected rows of the same environment, got commit '.*', not '0123456789ab'"):
+        Rows(collected.path, other, resume=True)
+    assert Rows(collected.path, other).kept == []
+    collected.path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="expected a file of results, got one without case, "):
+        Rows(collected.path, other, resume=True)
 
 
 @pytest.mark.usefixtures("quick")
@@ -205,17 +274,34 @@ def test_without_pandas_the_run_says_so_and_where_the_rows_are(collected, monkey
     assert "no tables and plots: " in printed and f"written to {collected.path}" in printed
 
 
+def items(sections: list[plans.Section]) -> list:
+    return [item for section in sections for item in section.items]
+
+
 def test_the_order_of_the_gpu_run():
-    """What may be dropped comes last: compilers on the large cases after "steps" and JAX."""
-    work = [item for item in plans.on_gpu() if isinstance(item, Point)]
+    """cuDNN's rate for each case comes first, the main ones before the others; compilers on the large cases, which may
+    be dropped, come after "steps" and JAX."""
+    sections = plans.on_gpu()
+    assert sections[0].name == "convolutions"
+    cases = list(dict.fromkeys(item.name for item in sections[0].items))
+    assert cases[: len(plans.MAIN)] == [*plans.MAIN] and sorted(cases) == sorted(plans.CASES)
+    assert len({section.name for section in sections}) == len(sections)
+    work = [item for item in items(sections) if isinstance(item, Point)]
     runs = [(item.run, item.name) for item in work]
     assert runs.index(("max-autotune", "latency")) < runs.index(("steps", "nowcast")) < runs.index(("JAX", "paper"))
     assert runs.index(("JAX", "openstl")) < runs.index(("compiled", "paper"))
     assert not any(item.graph for item in work if item.run == "JAX")
 
 
+def test_every_section_of_the_gpu_run_has_a_limit_and_no_point_twice():
+    sections = plans.on_gpu()
+    assert all(0 < section.seconds <= 240 for section in sections)
+    points = Counter(item.point(mode) for item in items(sections) for mode in item.modes)
+    assert max(points.values()) == 1, "a run that is resumed could not tell them apart"
+
+
 def test_the_cpu_run_has_every_case_and_only_training_against_steps():
-    work = plans.on_cpu(max_autotune=True)
+    work = items(plans.on_cpu(max_autotune=True))
     assert Counter(item.run for item in work) == {
         "baselines": len(plans.SMALL),
         "steps": 4,
@@ -227,15 +313,29 @@ def test_the_cpu_run_has_every_case_and_only_training_against_steps():
         if item.run == "single steps":
             continue
         assert {"tritonlstm", "torch.compile", "torch.compile max-autotune"} <= {each.name for each in item.providers}
-    assert all(item.run == "baselines" for item in plans.on_cpu({"paper": TINY}, {}))
+    assert all(item.run == "baselines" for item in items(plans.on_cpu({"paper": TINY}, {})))
 
 
-@pytest.mark.usefixtures("quick")
+def test_sections_are_chosen_by_name():
+    sections = plans.on_gpu()
+    gates, float32 = plans.chosen(sections, ["float32", "gates"], compilers=False)
+    assert (gates.name, float32.name) == ("gates", "float32")
+    assert not any(
+        set(COMPILERS) & set(item.providers)
+        for item in items(plans.chosen(sections, None, compilers=False))
+        if isinstance(item, Point)
+    )
+    assert plans.chosen(sections, None) == sections
+    with pytest.raises(ValueError, match=r"section: expected some of convolutions, baselines, .*, got gate$"):
+        plans.chosen(sections, ["gates", "gate"])
+
+
+@pytest.mark.usefixtures("quick", "few_launches")
 @pytest.mark.parametrize(
     ("plan", "runs"),
     [
         (
-            partial(plans.on_gpu, cold_bytes=1),
+            plans.on_gpu,
             {"baselines", "gates", "convolutions", "compiled", "steps", "JAX", "calls", "max-autotune", "single steps"},
         ),
         (plans.on_cpu, {"baselines", "steps", "single steps"}),
@@ -246,7 +346,7 @@ def test_everything_in_a_plan_is_measured(plan, runs: set[str], collected):
     """In its order, without the compilers, which are slow here."""
     cases = {"nowcast": TINY.but(channels=(4,)), "odd": TINY.but(channels=(3,))}
     steps = {"images": TINY, "vectors": VECTORS}
-    work = plans.without_compilers(plan(cases, steps))
+    work = items(plans.chosen(plan(cases, steps), None, compilers=False))
     measure_all(work, Session(CpuClock(), collected, Deadline(), 2))
     assert {row.run for row in collected.all if row.status == rows.OK} == runs
     bad = [row for row in collected.all if row.status not in (rows.OK, rows.ABSENT)]
@@ -258,9 +358,10 @@ def test_everything_in_a_plan_is_measured(plan, runs: set[str], collected):
     assert names == {"speed.csv", "bars.png", "time.png", "memory.png"}
 
 
+@pytest.mark.usefixtures("few_launches")
 def test_the_parts_of_a_layer(collected):
     session = Session(CpuClock(), collected, Deadline(), 2)
-    measure_all(parts.convolutions("paper", TINY) + parts.gates("paper", TINY, cold_bytes=1), session)
+    measure_all(parts.convolutions("paper", TINY) + parts.gates("paper", TINY), session)
     assert {row.provider for row in collected.all if row.run == "convolutions"} == {
         "forward",
         "dW, step by step",
@@ -268,18 +369,52 @@ def test_the_parts_of_a_layer(collected):
         "dX and dH together",
         "dH by step, dX at once",
     }
-    gates = {row.provider: row.reason for row in collected.all if row.run == "gates"}
-    assert "of the limit" in gates["gates_forward, cold"] and gates["gates_forward, hot"] == ""
+    gates = [row for row in collected.all if row.run == "gates"]
+    kernels = "gates_forward", "gates_backward"
+    assert {row.provider for row in gates} == {f"{kernel}, {cache}" for kernel in kernels for cache in ("cold", "hot")}
+    assert all(row.reason.endswith(" TB/s" if row in gates else " TFLOP/s") for row in collected.all)
     assert all(row.status == rows.OK for row in collected.all)
+
+
+@pytest.mark.usefixtures("quick", "few_launches")
+def test_on_a_device_everything_is_timed_as_graphs(collected, monkeypatch):
+    """On a stand-in, whose replays take 2 ms. Calls take as long as it likes."""
+    device = Device.install(monkeypatch)
+    point = partial(Point, name="paper", case=TINY, dtype=torch.float32, modes=["training"])
+    work = [
+        *parts.convolutions("paper", TINY),
+        point("baselines", providers=[OURS, NCHW, replace(EAGER, name="foreign", capturable=False)]),
+        point("calls", providers=[OURS], graph=False),
+        *parts.gates("paper", TINY),
+    ]
+    measure_all(work, Session(timing.CudaClock(CPU), collected, Deadline(), 2))
+    assert {row.status for row in collected.all} == {rows.OK}
+    calls = [row for row in collected.all if row.launch == rows.CALLS]
+    assert [(row.run, row.provider) for row in calls] == [("baselines", "foreign"), ("calls", "tritonlstm")]
+    for row in collected.all:
+        if row.launch == rows.GRAPH:
+            assert row.median_ms == (2.0 / 2 if row.run == "gates" else 2.0), row
+    hot = 4 * (2 + 2)  # runs before the measured ones: two kernels of two layers, two rounds to warm up and two
+    assert device.replays == len(device.sleeps) + hot
+
+
+def test_the_rates_of_a_part():
+    """Three steps of 60 pixels; rows [X | 0 | H | 0] have 16 channels, four or three of them hidden."""
+    for part, channels in zip(parts.convolutions("paper", TINY), (4, 3)):
+        flops = 3 * 60 * 2 * 25 * 16 * 4 * channels
+        assert part.note("forward", flops / 444e12) == part.note("dW, step by step", flops / 444e12) == "444 TFLOP/s"
+    for part, channels in zip(parts.gates("paper", TINY), (4, 3)):
+        for name, per_element in (("gates_forward, cold", 28), ("gates_backward, hot", 32)):
+            assert part.note(name, 60 * channels * per_element / 3.03e12) == "3.03 TB/s"
 
 
 def test_the_alternatives_of_a_part_compute_the_same():
     """Each kind of gradient, whatever the number of steps that are convolved at once."""
-    functions = parts._convolutions(TINY.but(channels=(4,)), CPU)
+    functions = {name: run for name, (run, _) in parts._convolutions(TINY.but(channels=(4,)), CPU).items()}
     by_step, at_once = (functions[name]().float() for name in ("dW, step by step", "dW, all steps at once"))
     torch.testing.assert_close(by_step, at_once, rtol=0.05, atol=0.5)
     together, apart = (functions[name]() for name in ("dX and dH together", "dH by step, dX at once"))
-    in_channels = TINY.in_channels
+    in_channels = 16 - 4  # rows [X | 0 | H | 0] of a multiple of eight channels
     torch.testing.assert_close(together[0][:, in_channels:], apart[0])
     torch.testing.assert_close(torch.cat(together)[:, :in_channels], apart[-1])
 
@@ -291,12 +426,12 @@ def test_what_there_is_no_time_for_is_dropped_and_reported(collected, capsys):
         return Point("baselines", "paper", TINY, torch.float32, providers)
 
     slow = Provider("slow", lambda given: time.sleep(60))
-    work = [point(slow), point(OURS, CONV_FLOOR), *parts.gates("paper", TINY, cold_bytes=1)]
+    work = [point(slow), point(OURS, CONV_FLOOR), *parts.gates("paper", TINY)]
     measure_all(work, Session(CpuClock(), collected, Deadline(0.5), 2))
     assert {row.status for row in collected.all} == {rows.DROPPED}
-    assert len(collected.all) == 2 + 4 + 4
+    assert len(collected.all) == 2 + 4 + 2
     flow.show(collected)
-    assert "dropped for lack of time" in capsys.readouterr().out
+    assert "dropped for lack of time; --resume goes on" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("quick")

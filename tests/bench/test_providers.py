@@ -117,6 +117,19 @@ def test_each_memory_format_is_kept(provider, oracles):
     assert all(each.is_contiguous(memory_format=memory_format) for each in seen)
 
 
+def test_ours_is_fed_in_both_memory_formats(oracles):
+    """And judged by the errors of the one in which it computes."""
+    problem = oracles[True].problem
+    for provider, own in ((providers.OURS, torch.channels_last), (providers.NCHW, torch.contiguous_format)):
+        built = provider.build(problem)
+        assert built.memory_format == torch.channels_last
+        for tensor in (problem.input, problem.cotangent):
+            image = built.load(tensor)[0]
+            assert [image.is_contiguous(memory_format=each) for each in FORMATS.values()] == [
+                each == own for each in FORMATS.values()
+            ]
+
+
 def test_the_budget_is_that_of_the_memory_format(monkeypatch):
     by_reference, formats = check._by_reference, []
 

@@ -1,134 +1,132 @@
-"""The model of FLOPs, bytes and launches against what the operator does."""
+"""The least time of a layer on a GPU, and what bounds it, against figures computed by hand."""
 
 import subprocess
 import sys
-from collections import Counter
-from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from bench import roofline
-from bench.roofline import MODES, Layer
-from tests.support import counting
-from tests.support.problems import Problem, Shape
-from tritonlstm.core.arguments import Arguments
-from tritonlstm.engines import chunks
-from tritonlstm.linear import convolution
+from bench import codegen, parts, roofline, work
+from bench.roofline import MEASURED_BY, TFLOPS
+from bench.rows import OK, Row, Rows
+from bench.work import MODES, Mode
+from tritonlstm.tuning.cases import CASES, Case
+from tritonlstm.tuning.launches import DTYPES
 
-MODES_BY_NAME = {str(mode): mode for mode in MODES}
-SHAPES = {
-    "multiples of eight": Shape(16, 2, 16, 8, spatial=(4, 5), kernel=(3, 3), state=False),
-    "nothing a multiple": Shape(11, 3, 3, 5, spatial=(4, 3), kernel=(3, 3), state=False),
-    "one step": Shape(1, 2, 3, 5, spatial=(4, 3), kernel=(3, 3), state=False),
-}
-each_mode = pytest.mark.parametrize("mode", MODES_BY_NAME.values(), ids=MODES_BY_NAME.keys())
-each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-each_input = pytest.mark.parametrize("input_learns", [False, True], ids=["input does not learn", "input learns"])
+TRAINING, RATES = Mode(), dict.fromkeys(MEASURED_BY, 444e12)
 
 
-@pytest.fixture(autouse=True)
-def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of tiny sequences too, and each chunk's weight gradient in one call, as on a GPU. No kernel runs."""
-    counting.stand_in_for_kernels(monkeypatch, lambda name, arguments: None)
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 0)
-    monkeypatch.setattr(convolution, "CPU_STEPS", 10**6)
+@pytest.fixture
+def hundred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instructions for each element, whatever the kernels compile to."""
+    monkeypatch.setattr(roofline, "instructions", lambda *arguments: 100.0)
 
 
-def layer_of(shape: Shape, input_learns: bool) -> Layer:
-    return Layer(
-        shape.steps, shape.batch, *shape.spatial, shape.in_channels, shape.channels, shape.kernel[0], 4, input_learns
-    )
+def bounds_of(kind: str, case: Case, mode: Mode = TRAINING) -> dict[str, float]:
+    """Of the launches of one kind of a case with one layer."""
+    (layer,) = work.layers(case, torch.bfloat16)
+    found = next(each for each in work.works(layer, mode) if each.name == kind)
+    return roofline.bounds(layer, mode, found, "bf16", RATES)
 
 
-def options_of(mode: roofline.Mode) -> dict[str, str]:
-    schedule, memory = "hoisted" if mode.hoisted else "concat", "recompute" if mode.recompute else "save"
-    return {"schedule": schedule, "memory": memory}
+def test_a_convolution_takes_its_flops_at_cudnns_rate_and_its_bytes():
+    """nowcast: 131,072 pixels a step, 3×3, from 128 channels to 256, ten steps."""
+    found = bounds_of("convolution", CASES["nowcast"], Mode(training=False))
+    moved = 10 * 2 * (131072 * (128 + 256) + 9 * 128 * 256)
+    assert found == {
+        "cuDNN": pytest.approx(10 * 2 * 131072 * 9 * 128 * 256 / 444e12),
+        "issue": 0,
+        "L2": pytest.approx(moved / 6.65e12),
+        "DRAM": pytest.approx(moved / 3.35e12),  # 100 MB a step
+    }
 
 
-def run(problem: Problem, mode: roofline.Mode, input_learns: bool, observed: AbstractContextManager) -> None:
-    """A layer's passes as the model has them: from a zero state, the loss of the output alone."""
-    with observed:
-        saved = counting.forward(problem, save=mode.training, **options_of(mode))
-        if mode.training:
-            learning = ("weight", "bias", "peephole", *(["input"] if input_learns else []))
-            needs = Arguments(*(name in learning for name in Arguments._fields))
-            problem.cotangents |= {"h_n": None, "c_n": None}
-            counting.backward(problem, saved, needs, **options_of(mode))
+@pytest.mark.usefixtures("hundred")
+@pytest.mark.parametrize("kind", ["gates_forward", "gates_backward"])
+def test_a_gate_kernel_takes_its_instructions_and_its_bytes(kind: str):
+    """latency: 131,072 elements a step, in 16 steps; what it saves, 26 MB, fits in the L2 cache."""
+    found = bounds_of(kind, CASES["latency"])
+    assert found["cuDNN"] == found["DRAM"] == 0
+    assert found["issue"] == pytest.approx(16 * 131072 * 100 / (132 * 128 * 1.755e9))
+    per_element = {"gates_forward": 28, "gates_backward": 32}[kind]
+    assert found["L2"] == pytest.approx(16 * 131072 * per_element / 6.65e12, rel=0.02)
 
 
-def rows_first(problem: Problem) -> Problem:
-    """The input as the layer below gives it: channels last."""
-    problem.input = problem.input.movedim(2, -1).contiguous().movedim(-1, 2)
-    return problem
+@pytest.mark.usefixtures("hundred")
+def test_what_is_saved_goes_to_dram_if_it_does_not_fit_in_the_cache():
+    long = CASES["latency"].but(steps=64)
+    saved = 64 * 4096 * 128 * 2 + 65 * 4096 * 32 * 4
+    for kind in ("gates_forward", "gates_backward"):
+        assert bounds_of(kind, long)["DRAM"] == pytest.approx(saved / 3.35e12)
+    assert bounds_of("gates_forward", long, Mode(training=False))["DRAM"] == 0
+    assert bounds_of("data_grad", long)["DRAM"] == 0
 
 
-def nbytes(name: str, arguments: dict[str, object]) -> int:
-    """Bytes of the tensors that a launch reads and writes, by its arguments: one that is both counts twice."""
-    both = {"gates_forward_kernel": (), "gates_backward_kernel": ("grad_c_ptr",), "parameter_grads_kernel": ()}[name]
-    tensors = {key: each for key, each in arguments.items() if isinstance(each, Tensor) and key != "sums_ptr"}
-    return sum(each.nbytes * (2 if key in both else 1) for key, each in tensors.items())
+def test_instructions_are_those_of_the_most_similar_number_of_channels(monkeypatch: pytest.MonkeyPatch):
+    counts = {"C1": 8, "C3": 24, "C17": 136, "C64": 512, "C96": 768, "C130": 1040}
+    kernels = {f"gates_forward/{dtype}/{c}/channel/sm_90": n for c, n in counts.items() for dtype in ("bf16", "fp16")}
+    kernels["gates_forward/bf16/C64/hoisted/sm_90"] = 2 * 512
+    table = {"kernels": {key: {"instructions": count} for key, count in kernels.items()}}
+    monkeypatch.setattr(codegen, "load", lambda: table)
+    # 1,024 elements of a half type to four warps are eight to a thread.
+    like = {64: 64, 128: 64, 512: 64, 32: 64, 96: 96, 48: 96, 33: 17, 2: 130, 1: 1, 5: 3}
+    assert {channels: roofline.instructions("gates_forward", "bf16", channels) for channels in like} == like
+    assert roofline.instructions("gates_forward", "bf16", 96, "hoisted") == 2 * 96
+    assert roofline.instructions("gates_forward", "fp16", 64, "hoisted") == 2 * 64
 
 
-@each_input
-@each_shape
-@each_mode
-def test_launches_and_their_bytes(monkeypatch: pytest.MonkeyPatch, mode, shape: Shape, input_learns: bool):
-    problem = rows_first(Problem.random(shape, torch.float32))
-    count = counting.Count(monkeypatch)
-    run(problem, mode, input_learns, count)
-    launches, traffic = Counter(), Counter()
-    for work in roofline.works(layer_of(shape, input_learns), mode):
-        launches[work.name] += work.launches
-        traffic[work.name] += work.nbytes
-    assert launches["convolution"] == count.calls["convolution"]
-    assert launches["data_grad"] + launches["weight_grad"] == count.calls["convolution_backward"]
-    for name in ("gates_forward", "gates_backward", "parameter_grads"):
-        assert launches[name] == count.calls[f"{name}_kernel"], name
-        moved = sum(nbytes(each, arguments) for each, arguments in count.launches if each == f"{name}_kernel")
-        assert traffic[name] == pytest.approx(moved, rel=1e-9), name
+def test_the_committed_table_has_what_the_model_needs():
+    for kernel, variant in (("gates_forward", "hoisted"), ("gates_backward", "recompute")):
+        for dtype in DTYPES:
+            plain, special = (roofline.instructions(kernel, dtype, 64, name) for name in ("channel", variant))
+            assert 10 < plain < special < 300
 
 
-@each_input
-@pytest.mark.parametrize("in_channels", [3, 16])
-@each_mode
-def test_copies_and_fills(monkeypatch: pytest.MonkeyPatch, mode, in_channels: int, input_learns: bool):
-    """Between two lengths: what is copied or filled once, such as a weight, is not in the model."""
-    counted, modelled = [], []
-    for steps in (5, 17):
-        shape = Shape(steps, 1, in_channels, 8, spatial=(2, 2), kernel=(3, 3), state=False)
-        layer, problem = layer_of(shape, input_learns), rows_first(Problem.random(shape, torch.float32))
-        with monkeypatch.context() as patch:
-            count = counting.Count(patch)
-            run(problem, mode, input_learns, count)
-        counted.append({"copy": count.calls["copy_"], "fill": count.calls["fill_"]})
-        launches = Counter()
-        for work in roofline.works(layer, mode):
-            launches[work.name] += work.launches
-        modelled.append(launches)
-    for name in ("copy", "fill"):
-        assert counted[1][name] - counted[0][name] == modelled[1][name] - modelled[0][name], name
+@pytest.mark.usefixtures("hundred")
+def test_each_case_says_what_bounds_it():
+    both = {"slow": lambda name: RATES, "fast": lambda name: dict.fromkeys(RATES, 1e18)}
+    found = roofline.times(["nowcast", "latency"], "bf16", both).set_index(["case", "mode", "TFLOP/s"])
+    assert len(found) == 2 * len(MODES) * 2
+    mode = str(Mode(training=False))
+    slow, fast = found.loc["nowcast", mode, "slow"], found.loc["nowcast", mode, "fast"]
+    assert slow["bound by"] == "cuDNN 74%, DRAM 26%" and fast["bound by"] == slow["gates bound by"] == "DRAM 100%"
+    (layer,) = work.layers(CASES["nowcast"], torch.bfloat16)
+    moved = sum(each.nbytes for each in work.works(layer, Mode(training=False)))
+    assert fast["ms"] == pytest.approx(1e3 * moved / 3.35e12)
+    assert found.loc["latency", mode, "slow"]["gates bound by"] == "issue 100%"
 
 
-@each_input
-@each_shape
-@each_mode
-def test_flops(mode, shape: Shape, input_learns: bool):
-    problem = rows_first(Problem.random(shape, torch.float32))
-    counter = FlopCounterMode(display=False)
-    run(problem, mode, input_learns, counter)
-    modelled = sum(work.flops for work in roofline.works(layer_of(shape, input_learns), mode))
-    assert modelled == pytest.approx(counter.get_total_flops(), rel=1e-12)
+def results(path: Path, *, without: str = "") -> Path:
+    """A file with the times of the convolutions of "paper" at 500, 400 and 300 TFLOP/s."""
+    rates = {"forward": 500, "dX and dH together": 400, "dW, all steps at once": 300, "dW, step by step": 1}
+    collected = Rows(path, {"commit": "a test"})
+    for part in parts.convolutions("paper", CASES["paper"]):
+        collected.add(
+            Row(*part.point("convolutions"), name, False, OK, median_ms=1e3 * parts.flops(part.case) / (rate * 1e12))
+            for name, rate in rates.items()
+            if name != without
+        )
+    return path
 
 
-@each_shape
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode.training], ids=str)
-def test_bytes_kept(mode, shape: Shape):
-    problem = Problem.random(shape, torch.float32)
-    saved = counting.forward(problem, save=True, **options_of(mode))
-    assert layer_of(shape, True).saved_bytes(mode) == saved.cells.nbytes + saved.gates.nbytes
+def test_rates_from_a_file_of_results(tmp_path: Path):
+    rates = roofline.measured(results(tmp_path / "speed.csv"), ["paper"])
+    assert rates == {
+        "paper": {
+            "convolution": pytest.approx(500e12),
+            "data_grad": pytest.approx(400e12),
+            "weight_grad": pytest.approx(300e12),
+        }
+    }
+
+
+def test_a_file_without_the_rates_is_refused(tmp_path: Path):
+    path = results(tmp_path / "speed.csv", without="dX and dH together")
+    with pytest.raises(ValueError, match="expected the convolutions of paper, got no time of 'dX and dH together'"):
+        roofline.measured(path, ["paper"])
+    with pytest.raises(ValueError, match="expected the convolutions of latency"):
+        roofline.measured(path, ["latency"])
 
 
 def test_flops_of_the_paper_s_network():
@@ -143,14 +141,30 @@ def test_the_command():
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = result.stdout.splitlines()
     assert lines[0] == "a model, not a measurement"
-    assert len(lines) == 2 + len(MODES)
+    assert len(lines) == 4 + (1 + len(TFLOPS)) * len(MODES) + 1
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"), [("--help", "[case ...]"), ("late", "expected some of paper, openstl")], ids=["help", "case"]
+    ("arguments", "words"),
+    [
+        ("--help", "[case ...]"),
+        ("late", "expected some of paper, openstl"),
+        ("--tflops 0", "expected a positive number, got 0"),
+        ("--tflops fast", "expected a positive number, got fast"),
+        ("--measured none.csv", "none.csv"),
+        ("--measured none.csv --dtype fp32", "--measured: expected --dtype bf16, got fp32"),
+    ],
 )
-def test_the_command_explains_itself(argument: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["roofline", argument])
+def test_the_command_explains_itself(arguments: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["roofline", *arguments.split()])
     with pytest.raises(SystemExit):
         roofline.main()
     assert words in "".join(capsys.readouterr())
+
+
+def test_the_command_takes_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    path = results(tmp_path / "speed.csv")
+    monkeypatch.setattr(sys, "argv", ["roofline", "paper", "--tflops", "500", "--measured", str(path)])
+    roofline.main()
+    printed = capsys.readouterr().out
+    assert " 500 " in printed and " measured " in printed and " 798 " not in printed

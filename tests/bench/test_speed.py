@@ -42,7 +42,8 @@ def off_by_a_little(input, layers):
 def on_cpu(cases, steps, **options):
     wrong = replace(OURS, build=partial(build, off_by_a_little))
     ours = {"latency": replace(OURS, build=build_once), "odd": wrong}
-    return [Point("baselines", name, TINY, torch.float32, [ours[name], EAGER]) for name in cases]
+    points = [Point("baselines", name, TINY, torch.float32, [ours[name], EAGER]) for name in cases]
+    return [plans.Section("baselines", points[:1], 60), plans.Section("others", points[1:])]
 
 
 plans.on_cpu = on_cpu
@@ -99,6 +100,20 @@ def test_without_pytest_benchmark_and_pandas_it_runs(run: Run, tmp_path: Path):
     assert "tritonlstm" in (tmp_path / "results" / "speed.csv").read_text()
 
 
+def test_a_run_says_what_it_will_do_and_goes_on_where_another_ended(run: Run, tmp_path: Path):
+    def rows() -> list[tuple[str, str, str]]:
+        found = report.read(tmp_path / "results" / "speed.csv")
+        return list(zip(found.case, found["mode"], found.provider))
+
+    result = run("--case", "latency", "--rounds", "1", "-k", "inference")
+    assert "  baselines                    1, at most 60 s\nAll: no limit. Each result is saved" in result.stdout
+    first = rows()
+    assert first == [("latency", "inference", "tritonlstm"), ("latency", "inference", "eager")]
+    result = run("--case", "latency", "--rounds", "1", "--resume", "--section", "baselines")
+    assert result.returncode == 0 and "1 passed, 1 deselected" in result.stdout, result.stdout
+    assert rows() == [*first, ("latency", "training", "tritonlstm"), ("latency", "training", "eager")]
+
+
 def test_a_wrong_result_of_ours_fails_the_run(run: Run):
     result = run("--case", "odd", "--rounds", "1")
     assert result.returncode == 1
@@ -111,6 +126,7 @@ def test_a_wrong_result_of_ours_fails_the_run(run: Run):
         (["--device", "cuda"], "this machine has no CUDA device that torch can use"),
         (["--rounds", "0"], "argument --rounds: expected at least 1, got 0"),
         (["--case", "late"], "argument --case: invalid choice: 'late'"),
+        (["--case", "odd", "--section", "gates"], "section: expected some of baselines, others, got gates"),
     ],
 )
 def test_wrong_options_are_refused_at_once(run: Run, options: list[str], words: str):

@@ -1,5 +1,6 @@
 """Deadlines, and the figures of a row."""
 
+import math
 import time
 from contextlib import suppress
 
@@ -50,6 +51,16 @@ def test_a_deadline_interrupts_and_leaves_no_alarm():
     time.sleep(0.2)  # an alarm that was left would end this
     with pytest.raises(OutOfTime), Deadline(-1).limit():
         pass
+
+
+def test_a_deadline_within_another_is_not_after_it():
+    def left(deadline: Deadline) -> float:
+        return deadline._end - time.monotonic()
+
+    assert 4 < left(Deadline(60).within(5)) <= 5
+    assert 4 < left(Deadline(5).within(60)) <= 5
+    assert 4 < left(Deadline().within(5)) <= 5
+    assert Deadline().within(math.inf)._end == math.inf
 
 
 def test_an_interruption_that_was_swallowed_comes_again(monkeypatch):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.support.layers import conv_lstm, frames, gradients, in_threads
 from tests.support.problems import Problem, Shape, by_operator
+from tritonlstm import Spec
 from tritonlstm.cells import compiled
 from tritonlstm.core.backend import resolve
 
@@ -35,7 +36,7 @@ def solve(**sizes: object) -> dict[str, Tensor]:
     return Problem.random(Shape(**sizes), torch.float32).solve(INDUCTOR)
 
 
-def test_two_compilations_serve_any_sizes_and_any_number_of_threads_and_layers(compilations: list[object]):
+def test_two_compilations_serve_any_sizes_number_of_threads_and_layers_with_these_gates(compilations: list[object]):
     """One forward, one backward, even where the compiler's own caches are lost."""
     solve(steps=2, batch=1)
     assert len(compilations) == 2
@@ -48,6 +49,7 @@ def test_two_compilations_serve_any_sizes_and_any_number_of_threads_and_layers(c
             solve(steps=1, batch=1, spatial=(1, 1), channels=1)
             solve(channels=7, in_channels=1, spatial=(11, 13))
             solve(spatial=(), kernel=(), batch=6)
+            solve(spec=Spec(output_activation="tanh", reverse=True, dilation=2))
     finally:
         torch.set_num_threads(threads)
     torch._dynamo.reset()

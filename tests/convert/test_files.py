@@ -81,6 +81,12 @@ def test_a_view_that_is_larger_than_the_file(tmp_path: Path):
         convert.load(tmp_path / "a.pt", "snntorch")
 
 
+def test_a_tensor_without_values(tmp_path: Path):
+    torch.save({"conv.weight": torch.zeros(12, 5, 3, 3, device="meta")}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"conv.weight: expected a tensor that the file holds, got one without values"):
+        convert.load(tmp_path / "a.pt", "snntorch")
+
+
 def test_damaged_and_foreign_files(tmp_path: Path):
     path = tmp_path / "a"
     whole = io.BytesIO()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.foreign import CHANNELS, CIN, SOURCES
-from tritonlstm import ConvLSTM2d, convert
+from tritonlstm import ConvLSTM2d, ConvLSTM2dCell, convert
 
 
 class Model(nn.Module):
@@ -70,6 +70,27 @@ def test_a_layer_whose_name_has_changed():
     convert.hook(model, "OpenSTL", "old.")
     model.load_state_dict(tensors | {"conv_last.weight": head})
     torch.testing.assert_close(model(input), nn.functional.conv2d(hidden[-1], head))
+
+
+def test_a_cell():
+    foreign = SOURCES["e2vid"]
+    one, other = foreign.params(torch.float32), foreign.params(torch.float32)
+    model = nn.ModuleList(
+        [ConvLSTM2dCell(CIN, 2, 3, peephole="none"), nn.ModuleDict({"rnn": ConvLSTM2dCell(CIN, 2, 3)})]
+    )
+    convert.hook(model[0], "e2vid")
+    convert.hook(model[1], "e2vid", "old.", missing_peephole="zeros")
+    model.load_state_dict(
+        {f"0.{key}": value for key, value in one.items()} | {f"1.old.{key}": value for key, value in other.items()}
+    )
+    x, h, c = torch.randn(1, CIN, 5, 4), torch.randn(1, 2, 5, 4), torch.randn(1, 2, 5, 4)
+    for cell, params in ((model[0], one), (model[1]["rnn"], other)):
+        torch.testing.assert_close(tuple(cell(x, (h, c))), foreign.step(params, 0, x, h, c))
+    model.load_state_dict(model.state_dict())
+    cell = ConvLSTM2dCell(CIN, 3, 3)
+    convert.hook(cell, "ndrplz")
+    with pytest.raises(ValueError, match="num_layers: expected one layer, which this Native has, got 2"):
+        cell.load_state_dict(SOURCES["ndrplz"].params())
 
 
 def test_strictness():

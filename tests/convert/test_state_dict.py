@@ -110,16 +110,15 @@ class TestStrictness:
         ("name", "key", "match"),
         [
             ("OpenSTL", "cell_list.0.conv_x.1.weight", "normalisation: layer_norm=True"),
-            ("jhhuang96", "conv.1.weight", "normalisation"),
+            ("aserdega", "cell_list.0.bn1.weight", "normalisation"),
+            ("HandyRL", "running_mean", "normalisation"),
             ("jhhuang96", "conv1.0.weight", "a ConvGRU"),
             ("ndrplz", "cell_list.0.conv_gates.weight", "a ConvGRU"),
             ("e2vid", "reset_gate.weight", "a ConvGRU"),
             ("kamo", "weight_pi_l0", "peephole: a convolution of the cell state"),
-            ("kamo", "weight_ih_l0_reverse", "bidirectional"),
-            ("nn.LSTM", "weight_ih_l0_reverse", "bidirectional"),
-            ("nn.LSTM", "weight_hr_l0", "proj_size"),
+            ("torchrecurrent", "cells.0.weight_ih_reverse", "bidirectional"),
+            ("kamo", "weight_hr_l0", "proj_size"),
             ("KimUyen", "cell_fw.layer_norm_ci.weight", "peephole=True.* slip of precedence"),
-            ("KimUyen", "cell_bw.input_conv.weight", "bidirectional"),
         ],
     )
     def test_names_the_option_a_key_belongs_to(self, name: str, key: str, match: str):
@@ -143,6 +142,164 @@ class TestStrictness:
             convert.from_state_dict(params("PhyCRNet"), source)
 
 
+class TestNorms:
+    ROWS = 4 * 16
+
+    def source(self, **changes: object) -> convert.Joint:
+        return convert.Joint("conv.0", **{"gates": "ogfi", "norm": convert.BatchNorm("conv.1"), **changes})
+
+    def tensors(self, **changes: object) -> dict[str, object]:
+        return {"conv.0.weight": torch.randn(self.ROWS, 18, 3, 3)} | {
+            f"conv.1.{name}": torch.rand(self.ROWS) for name in ("weight", "bias", "running_mean", "running_var")
+        }
+
+    def test_gates_in_another_order_are_normalised_with_their_own(self):
+        tensors, source = self.tensors(), self.source()
+        layer = convert.from_state_dict(tensors, source).eval()
+        assert isinstance(layer.layers[0].norm, nn.BatchNorm2d) and layer.layers[0].norm.num_batches_tracked == 0
+        conv = nn.Conv2d(18, self.ROWS, 3, padding=1, bias=False)
+        theirs = nn.ModuleDict({"conv": nn.Sequential(conv, nn.BatchNorm2d(self.ROWS))}).eval()
+        count = {"conv.1.num_batches_tracked": torch.tensor(0)}
+        theirs.load_state_dict(tensors | count)
+        x, h, c = torch.randn(1, 2, 4, 5), torch.randn(1, 16, 4, 5), torch.randn(1, 16, 4, 5)
+        o, g, f, i = theirs["conv"](torch.cat([x, h], 1)).chunk(4, 1)
+        expected = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        torch.testing.assert_close(tuple(layer.step(x, [(h, c)])[1][0]), (o.sigmoid() * expected.tanh(), expected))
+        written = convert.to_state_dict(layer, source)
+        assert written.keys() == tensors.keys() | count.keys()
+        assert all(torch.equal(written[key], value) for key, value in tensors.items())
+
+    def test_groups_across_gates_cannot_be_reordered(self):
+        tensors = {key: value for key, value in self.tensors().items() if "running" not in key}
+        for size, fits in ((8, True), (16, True), (32, False)):
+            source = self.source(norm=convert.GroupNorm("conv.1", size))
+            if fits:
+                layer = convert.from_state_dict(tensors, source)
+                assert layer.layers[0].norm.num_groups == self.ROWS // size
+                written = convert.to_state_dict(layer, source)
+                assert all(torch.equal(written[key], value) for key, value in tensors.items())
+            else:
+                with pytest.raises(ValueError, match=r"conv.1: a normalisation whose groups have channels of several"):
+                    convert.from_state_dict(tensors, source)
+        with pytest.raises(ValueError, match=r"conv.1: expected 4·C channels in 4·C // 100 equal groups, got 64"):
+            convert.from_state_dict(tensors, self.source(gates="ifgo", norm=convert.GroupNorm("conv.1", 100)))
+
+    def test_what_is_missing_or_does_not_fit(self):
+        tensors = self.tensors()
+        del tensors["conv.1.running_var"]
+        with pytest.raises(ValueError, match=r"^conv.1.running_var: expected a tensor, got none"):
+            convert.from_state_dict(tensors, self.source())
+        tensors = self.tensors() | {"conv.1.bias": torch.zeros(3)}
+        with pytest.raises(ValueError, match=r"^conv.1.bias: expected shape \(4·C\) = \(64,\), got \(3,\)"):
+            convert.from_state_dict(tensors, self.source())
+        tensors["conv.1.bias"] = torch.zeros(64, dtype=torch.int64)
+        with pytest.raises(TypeError, match=r"^conv.1.bias: expected one of torch.float16, .* got torch.int64"):
+            convert.from_state_dict(tensors, self.source())
+        with pytest.raises(TypeError, match="norm: expected a GroupNorm or BatchNorm of convert, got"):
+            self.source(norm=nn.BatchNorm2d(3))
+
+    def test_our_own_needs_its_norm(self):
+        layer = ConvLSTM2d(2, [4, 4], 3, norm=lambda channels: nn.GroupNorm(4, channels))
+        with pytest.raises(ValueError, match="norm: expected the one of the layer, since its weights do not tell it"):
+            convert.from_state_dict(layer.state_dict(), "tritonlstm")
+        again = convert.from_state_dict(
+            layer.state_dict(), "tritonlstm", norm=lambda channels: nn.GroupNorm(4, channels)
+        )
+        assert repr(again) == repr(layer)
+        plain = params("ndrplz")
+        with pytest.raises(ValueError, match="norm: expected None, since the weights of ndrplz have none"):
+            convert.from_state_dict(plain, "ndrplz", norm=nn.BatchNorm2d)
+        with pytest.raises(ValueError, match="norm: expected none, since jhhuang96 has its own"):
+            convert.from_state_dict(params("jhhuang96"), "jhhuang96", norm=nn.BatchNorm2d)
+
+    def test_is_written_where_the_source_has_the_same(self):
+        def refuses(source: str, match: str, **options: object):
+            with pytest.raises(ValueError, match=match):
+                convert.to_state_dict(ConvLSTM2d(2, 16, 3, peephole="none", **options), source)
+
+        refuses("ndrplz", r"norm: expected None, as ndrplz has, got BatchNorm2d\(64", norm=nn.BatchNorm2d)
+        refuses("jhhuang96", r"norm: expected GroupNorm\(2, 64.*got BatchNorm2d", norm=nn.BatchNorm2d)
+        refuses("jhhuang96", r"norm: expected GroupNorm\(2, 64.*got GroupNorm\(4", norm=lambda c: nn.GroupNorm(4, c))
+        refuses("ndrplz", r"zoneout: expected 0, since ndrplz has none", zoneout=0.1)
+
+
+class TestDirections:
+    def test_our_own(self):
+        layer = PeepholeLSTM(2, [3, 4], bidirectional=True, proj_size=2)
+        again = convert.from_state_dict(layer.state_dict(), "tritonlstm")
+        assert repr(again) == repr(layer)
+        assert all(torch.equal(value, again.state_dict()[key]) for key, value in layer.state_dict().items())
+
+    def test_a_second_one_must_be_whole(self):
+        name = "nn.LSTM, both directions"
+        with pytest.raises(ValueError, match=r"^weight_hh_l1_reverse: expected a tensor, got none"):
+            convert.from_state_dict(params(name, weight_hh_l1_reverse=None), "nn.LSTM")
+        with pytest.raises(ValueError, match=r"^weight_ih_l1_reverse: expected a tensor, got none"):
+            tensors = {key: value for key, value in params(name).items() if not key.endswith("l1_reverse")}
+            convert.from_state_dict(tensors, "nn.LSTM")
+        with pytest.raises(
+            ValueError, match=r"both directions of layer 0 with the same Cin, C and kernels, got \(2, 3"
+        ):
+            convert.from_state_dict(
+                params(
+                    "KimUyen, both directions",
+                    cell_bw__input_conv__weight=torch.zeros(8, 2, 3, 3),
+                    cell_bw__rnn_conv__weight=torch.zeros(8, 2, 3, 3),
+                    cell_bw__input_conv__bias=torch.zeros(8),
+                    cell_bw__rnn_conv__bias=torch.zeros(8),
+                ),
+                "KimUyen",
+            )
+        with pytest.raises(ValueError, match="layer 1 to read the 6 channels of layer 0, got a weight for 3"):
+            one = params("nn.LSTM")
+            convert.from_state_dict(one | {f"{key}_reverse": value for key, value in one.items()}, "nn.LSTM")
+
+    def test_a_source_of_one_refuses_both(self):
+        both, reverse = PeepholeLSTM(2, 3, bidirectional=True), PeepholeLSTM(2, 3, reverse=True)
+        with pytest.raises(ValueError, match=r"bidirectional: expected False, since nn.LSTMCell has one direction"):
+            convert.to_state_dict(both, "nn.LSTMCell")
+        with pytest.raises(ValueError, match=r"reverse: expected False, the only one that nn.LSTM has, got True"):
+            convert.to_state_dict(reverse, "nn.LSTM")
+
+    def test_of_ones_own(self):
+        source = convert.Joint("{direction}.conv", gates="ifgo", directions=("there", "back"))
+        layer = ConvLSTM2d(2, 3, 3, peephole="none", bidirectional=True)
+        written = convert.to_state_dict(layer, source, "rnn.")
+        assert written.keys() == {
+            f"rnn.{which}.conv.{name}" for which in source.directions for name in ("weight", "bias")
+        }
+        again = convert.from_state_dict(written, source, "rnn.").state_dict()
+        assert all(torch.equal(again[key], value) for key, value in layer.state_dict().items())
+        with pytest.raises(ValueError, match=r"directions: expected two that differ, got \('a', 'a'\)"):
+            convert.Joint("conv", gates="ifgo", directions=("a", "a"))
+        with pytest.raises(ValueError, match=r"directions: expected what {direction} becomes, got None"):
+            convert.Joint("{direction}.conv", gates="ifgo")
+
+
+class TestProjections:
+    def test_shapes(self):
+        tensors = dict(nn.LSTM(2, 3, 2, proj_size=2).state_dict())
+        with pytest.raises(ValueError, match=r"the hidden state of shape \(4·C, C, …\), got \(12, 2\)"):
+            convert.from_state_dict({key: value for key, value in tensors.items() if "hr" not in key}, "nn.LSTM")
+        with pytest.raises(ValueError, match=r"a projection of shape \(P, C\) with P less than C, got \(3, 2\)"):
+            convert.from_state_dict(tensors | {"weight_hr_l0": torch.zeros(3, 2)}, "nn.LSTM")
+        with pytest.raises(ValueError, match=r"of shape \(4·C, P\) = \(16, 2\), got \(12, 2\)"):
+            convert.from_state_dict(tensors | {"weight_hr_l0": torch.zeros(2, 4)}, "nn.LSTM")
+
+    def test_without_dimensions(self):
+        with pytest.raises(ValueError, match=r"^weight_hr_l0: expected shape \(P, C\), got \(\)"):
+            convert.from_state_dict({**nn.LSTM(2, 3).state_dict(), "weight_hr_l0": torch.zeros(())}, "nn.LSTM")
+
+    def test_of_images(self):
+        tensors = {"layers.0.weight": torch.zeros(12, 4, 3, 3), "layers.0.projection": torch.zeros(2, 3)}
+        with pytest.raises(ValueError, match="layer 0: expected no projection beside weights of 4 dimensions, got one"):
+            convert.from_state_dict(tensors, "tritonlstm")
+
+    def test_are_refused_by_a_source_without(self):
+        with pytest.raises(ValueError, match="proj_size: the layer has a projection, which this format cannot hold"):
+            convert.to_state_dict(PeepholeLSTM(2, 3, proj_size=2), "nn.LSTMCell")
+
+
 class TestPeepholes:
     def without(self, name: str) -> dict[str, object]:
         return {key: value for key, value in params(name).items() if "Wc" not in key and "W_c" not in key}
@@ -163,6 +320,11 @@ class TestPeepholes:
         for word in (None, "zeros"):
             with pytest.raises(ValueError, match="SA-ConvLSTM starts its peepholes at random"):
                 convert.from_state_dict(self.without("SA-ConvLSTM"), "SA-ConvLSTM", missing_peephole=word)
+
+    def test_without_dimensions(self):
+        tensors = self.without("Hzzone") | {f"Wc{gate}": torch.zeros(()) for gate in "ifo"}
+        with pytest.raises(ValueError, match=r"^Wci: expected 1·C rows for 1 gates, got shape \(\)"):
+            convert.from_state_dict(tensors, "Hzzone")
 
     def test_a_source_may_have_none(self):
         assert convert.from_state_dict(self.without("aserdega"), "aserdega").layers[0].peephole is None
@@ -346,7 +508,10 @@ class TestArrays:
             map(torch.equal, layer.parameters(), convert.from_state_dict(tensors, "keras", **words).parameters())
         )
         assert convert.from_state_dict(arrays[:2], "keras", **words).layers[0].bias is None
-        with pytest.raises(ValueError, match="at most 3 tensors, kernel, recurrent_kernel, bias of one layer, got 6"):
+        with pytest.raises(
+            ValueError,
+            match="the 3 tensors kernel, recurrent_kernel, bias of one layer, or the 2 without a bias, got 6",
+        ):
             convert.from_state_dict(arrays * 2, "keras", **words)
         with pytest.raises(TypeError, match="expected a dictionary for flax, got list of length 3"):
             convert.from_state_dict(arrays, "flax")
@@ -360,6 +525,18 @@ class TestArrays:
         tree = {"params": convert.trees.nest(params("flax"))}
         layer = convert.from_state_dict(tree, "flax", "params.")
         assert convert.to_state_dict(layer, "flax", "params.")["params"].keys() == {"ih", "hh"}
+
+    def test_of_the_other_byte_order(self):
+        tensors = params("snntorch")
+        swapped = {key: value.numpy().astype(">f8") for key, value in tensors.items()}
+        renamed = convert.rename(swapped, "snntorch")
+        assert all(torch.equal(value, renamed[key]) for key, value in convert.rename(tensors, "snntorch").items())
+
+    def test_two_values_of_one_key_are_refused(self):
+        tensors = params("snntorch")
+        tree = {"conv": {"weight": tensors["conv.weight"]}, **tensors}
+        with pytest.raises(ValueError, match=r"^conv.weight: expected one value of this key, got another"):
+            convert.from_state_dict(tree, "snntorch")
 
     def test_too_deep_a_tree(self):
         tree: dict = {}

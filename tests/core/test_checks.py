@@ -85,6 +85,22 @@ CONSTRUCTORS = {
         lambda: ConvLSTM2d(2, 4, 3, peephole="full", spatial_size=(0, 8)), V, ("spatial_size", "at least 1", "0")
     ),
     "unknown activation": Wrong(lambda: ConvLSTM2d(2, 4, 3, activation="gelu"), V, ("activation", "'relu'", "'gelu'")),
+    "unknown output activation": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, output_activation="sigmoid"), V, ("output_activation", "None, 'tanh'", "'sigmoid'")
+    ),
+    "output activation a module": Wrong(
+        lambda: PeepholeLSTM(2, 4, output_activation=torch.nn.Tanh()), V, ("output_activation", "'tanh'", "Tanh()")
+    ),
+    "cell_clip zero": Wrong(lambda: ConvLSTM2d(2, 4, 3, cell_clip=0), V, ("cell_clip", "None or a positive", "got 0")),
+    "cell_clip negative": Wrong(lambda: ConvLSTM2dCell(2, 4, 3, cell_clip=-1.5), V, ("cell_clip", "positive", "-1.5")),
+    "cell_clip infinite": Wrong(lambda: ConvLSTM2d(2, 4, 3, cell_clip=float("inf")), V, ("cell_clip", "e+38", "inf")),
+    "cell_clip NaN": Wrong(lambda: PeepholeLSTM(2, 4, cell_clip=float("nan")), V, ("cell_clip", "positive", "nan")),
+    "cell_clip no float32": Wrong(lambda: ConvLSTM2d(2, 4, 3, cell_clip=1e300), V, ("cell_clip", "e+38", "1e+300")),
+    "cell_clip a bool": Wrong(lambda: ConvLSTM2d(2, 4, 3, cell_clip=True), T, ("cell_clip", "number", "True")),
+    "cell_clip a pair": Wrong(lambda: ConvLSTM2d(2, 4, 3, cell_clip=(-1, 1)), T, ("cell_clip", "number", "(-1, 1)")),
+    "misspelt cell_clip": Wrong(
+        lambda: ConvLSTM2d(2, 4, 3, cellclip=1.0), T, ("ConvLSTM2d:", "cellclip=1.0", "did you mean 'cell_clip'?")
+    ),
     "unknown backend": Wrong(lambda: ConvLSTM2d(2, 4, 3, backend="cudnn"), V, ("backend", "'auto'", "'cudnn'")),
     "unknown memory": Wrong(lambda: ConvLSTM2d(2, 4, 3, memory="less"), V, ("memory", "'recompute'", "'less'")),
     "unknown schedule": Wrong(lambda: ConvLSTM2d(2, 4, 3, schedule="x"), V, ("schedule", "'hoisted'", "'x'")),
@@ -870,6 +886,9 @@ FUNCTIONS = {
     ),
     "gates, sparse c": Wrong(lambda: gates(c=torch.zeros(2, 4).to_sparse()), T, ("c:", "dense", "torch.sparse_coo")),
     "gates, c of another size": Wrong(lambda: gates(c=torch.zeros(2, 5)), V, ("c", "(B, C) = (2, 4)", "(2, 5)")),
+    "gates, cell_clip a tensor": Wrong(
+        lambda: gates(cell_clip=torch.ones(())), T, ("cell_clip", "number", "tensor(1.)")
+    ),
     "gates, activation an array": Wrong(lambda: gates(activation=np.ones(2)), V, ("activation", "'tanh'", "array(")),
     "state a tensor": Wrong(
         lambda: functional.conv_lstm(SEQUENCE, H, WEIGHT), T, ("state", "(h, c)", "Tensor of shape (2, 4, 5, 4)")

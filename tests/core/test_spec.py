@@ -1,6 +1,7 @@
 """A layer's options, and the string as which the operators carry them."""
 
 from dataclasses import asdict, fields, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def test_a_string_holds_every_option(name: str, value: str | bool):
 
 def test_every_option_has_a_default_choices_and_a_keyword():
     names = {field.name for field in fields(Spec)}
-    assert names == {*CHOICES, *FLAGS, "dilation", "padding_mode", "returns"} == set(asdict(Spec()))
+    assert names == {*CHOICES, *FLAGS, "cell_clip", "dilation", "padding_mode", "returns"} == set(asdict(Spec()))
     assert set(Options.__annotations__) == names - {"returns"}, "which each call says"
 
 
@@ -46,10 +47,33 @@ def test_a_newer_string_is_refused_by_the_name_of_its_option():
         Spec.decode("activation='relu', zoneout=0.1")
 
 
-@pytest.mark.parametrize("name", CHOICES)
-@pytest.mark.parametrize("value", ["TANH", None, 1, torch.ones(2)], ids=str)
+@pytest.mark.parametrize("value", [3, 0.1, 1e-30, np.float32(0.3), Fraction(1, 3)], ids=str)
+def test_a_string_holds_every_bound_exactly(value: object):
+    spec = Spec(cell_clip=value)
+    assert type(spec.cell_clip) is float and spec.cell_clip == float(value)
+    assert Spec.decode(spec.encode()) == spec
+
+
+def test_layers_with_the_same_gates_have_the_same_pointwise_spec():
+    plain = Spec(activation="relu").pointwise
+    assert plain == Spec(activation="relu", output_activation="relu", memory="recompute", dilation=2).pointwise
+    assert plain.activation_of_c == "relu" and plain.dilation == 1
+    others = ({"recurrent_activation": "hard_sigmoid"}, {"output_activation": "tanh"}, {"cell_clip": 3.0})
+    assert plain not in [Spec(activation="relu", **other).pointwise for other in others]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for name, choices in CHOICES.items()
+        for value in ("TANH", None, 1, torch.ones(2))
+        if value is not None or None not in choices
+    ],
+    ids=str,
+)
 def test_a_wrong_value_names_the_option_and_what_is_there(name: str, value: object):
-    with pytest.raises(ValueError, match=f"^{name}: expected one of '{CHOICES[name][0]}'"):
+    with pytest.raises(ValueError, match=f"^{name}: expected one of {CHOICES[name][0]!r}"):
         Spec(**{name: value})
 
 

@@ -87,7 +87,7 @@ def test_at_most_three_kernels_a_step_backward(
 
 
 def _check_backward(step: Counter, _: Counter, expected: dict) -> None:
-    # Work per chunk is a fraction of a call per step; test_roofline.py counts that in every mode.
+    # Work per chunk is a fraction of a call per step; test_work.py counts that in every mode.
     assert {name: count for name, count in step.items() if count >= 0.8} == expected
     assert sum(step.values()) <= 3.5
 

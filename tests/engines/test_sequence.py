@@ -30,7 +30,8 @@ from tritonlstm.core.spec import CHOICES, PADDING_MODES
 from tritonlstm.engines import chunks, sequence
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ACTIVATIONS = {name: CHOICES[name] for name in ("activation", "recurrent_activation")}
+ACTIVATIONS = {name: CHOICES[name] for name in ("activation", "recurrent_activation", "output_activation")}
+POINTWISE = {**ACTIVATIONS, "cell_clip": (None, 0.75)}
 GEOMETRIES = {
     "dilation": (1, 2, (2, 1)),
     "padding_mode": (*PADDING_MODES, ("zeros", "circular"), ("replicate", "reflect")),
@@ -95,7 +96,7 @@ def test_shapes_agree_with_the_oracle(row: Row):
 
 OPTION_ROWS = pairwise(
     {
-        **ACTIVATIONS,
+        **POINTWISE,
         "peephole": ("none", "channel", "full"),
         "input_kernel": (None, (5, 1)),
         "state": (True, False),
@@ -111,10 +112,11 @@ OPTION_ROWS = pairwise(
 OPTION_ROWS += [
     dict(zip(OPTION_ROWS[0], (*values, "inductor", 1, "zeros", masks)))
     for *values, masks in (
-        ("tanh", "hard_sigmoid", "full", None, True, "bf16", "hoisted, recompute", MASKS),
-        ("relu", "hard_sigmoid_keras2", "none", None, False, "fp64", "concat, recompute", ()),
-        ("identity", "sigmoid", "full", (5, 1), True, "fp16", "hoisted, save", ("hold",)),
-        ("tanh", "sigmoid", "channel", None, True, "fp64", "concat, save", ()),
+        ("tanh", "hard_sigmoid", None, 0.75, "full", None, True, "bf16", "hoisted, recompute", MASKS),
+        ("relu", "hard_sigmoid_keras2", "tanh", None, "none", None, False, "fp64", "concat, recompute", ()),
+        ("identity", "sigmoid", "relu", None, "full", (5, 1), True, "fp16", "hoisted, save", ("hold",)),
+        ("leaky_relu", "sigmoid", "identity", 0.75, "channel", None, True, "fp32", "concat, save", ()),
+        ("tanh", "sigmoid", "leaky_relu", None, "channel", None, True, "fp64", "concat, save", ()),
     )
 ]
 
@@ -124,7 +126,7 @@ OPTION_ROWS += [
 def test_options_agree_with_the_oracle(row: Row):
     dtype = DTYPES[row["dtype"]]
     shape = Shape(**{name: row[name] for name in ("peephole", "input_kernel", "state", "masks")})
-    shape = shape.but(spec=Spec(**{name: row[name] for name in (*ACTIVATIONS, *GEOMETRIES)}))
+    shape = shape.but(spec=Spec(**{name: row[name] for name in (*POINTWISE, *GEOMETRIES)}))
     check(
         Problem.random(shape, dtype),
         row["path"],
@@ -211,16 +213,16 @@ def test_stride_0_gradients(path: str, mode: str):
     check(problem, path, torch.float32, mode)
 
 
-SATURATED_ROWS = pairwise({**ACTIVATIONS, "mode": MODES, "path": PATHS})
+SATURATED_ROWS = pairwise({**POINTWISE, "mode": MODES, "path": PATHS})
 SATURATED_ROWS += [
-    {"activation": "tanh", "recurrent_activation": "sigmoid", "mode": mode, "path": "inductor"} for mode in MODES
+    {**{name: getattr(Spec(), name) for name in POINTWISE}, "mode": mode, "path": "inductor"} for mode in MODES
 ]
 
 
 @pytest.mark.parametrize("row", SATURATED_ROWS, ids=describe)
 def test_saturated_gates(row: Row):
     """Pre-activations of ±1e4: everything stays finite, and as near to the oracle as the reference."""
-    spec = Spec(**{name: row[name] for name in ACTIVATIONS})
+    spec = Spec(**{name: row[name] for name in POINTWISE})
     problem = Problem.random(Shape(spec=spec, steps=3), torch.float32)
     problem.weight = problem.weight * 0
     signs = torch.randint(2, problem.bias.shape) * 2.0 - 1
@@ -236,11 +238,12 @@ VALUE_ROWS = pairwise(
         "place": ("input", "h0", "c0", "bias", "peephole"),
         "value": ("nan", "inf", "-inf"),
         "activation": CHOICES["activation"],
+        "output_activation": CHOICES["output_activation"],
         "path": PATHS,
     }
 )
 VALUE_ROWS += [
-    {"place": place, "value": value, "activation": "tanh", "path": "inductor"}
+    {"place": place, "value": value, "activation": "tanh", "output_activation": None, "path": "inductor"}
     for place in ("input", "h0", "c0", "bias", "peephole")
     for value in ("nan", "inf", "-inf")
 ]
@@ -249,7 +252,8 @@ VALUE_ROWS += [
 @pytest.mark.parametrize("row", VALUE_ROWS, ids=describe)
 def test_nan_and_inf_go_where_the_reference_sends_them(row: Row):
     path, place, value = row["path"], row["place"], float(row["value"])
-    problem = Problem.random(Shape(spec=Spec(activation=row["activation"]), batch=2), torch.float32)
+    spec = Spec(activation=row["activation"], output_activation=row["output_activation"])
+    problem = Problem.random(Shape(spec=spec, batch=2), torch.float32)
     poisoned = getattr(problem, place).clone()
     poisoned.view(-1)[0] = value
     problem = replace(problem, **{place: poisoned})

@@ -16,6 +16,8 @@ PATHS = ("aten", "triton")
 SPATIAL = {"vectors": (), "1d": (5,), "2d": (3, 4), "3d": (2, 3, 2), "one pixel": (1, 1)}
 PEEPHOLES = ("none", "channel", "full")
 FORMATS = ("contiguous", "channels last", "strided")
+OPTIONS = {name: CHOICES[name] for name in ("activation", "recurrent_activation", "output_activation")}
+OPTIONS["cell_clip"] = (None, 0.5)
 
 
 def in_format(tensor: Tensor, format: str) -> Tensor:
@@ -202,18 +204,31 @@ def test_vmap_and_gradients_of_samples(path: str):
         torch.testing.assert_close(got[index], wanted)
 
 
-@pytest.mark.parametrize("activation", CHOICES["activation"])
-@pytest.mark.parametrize("recurrent_activation", CHOICES["recurrent_activation"])
-def test_a_convolution_of_ones_own_makes_a_layer(activation: str, recurrent_activation: str):
+@pytest.mark.parametrize("options", pairwise(OPTIONS), ids=describe)
+def test_a_convolution_of_ones_own_makes_a_layer(options: Row):
     """lstm_gates after a convolution gives the same as the layer's cell."""
     from tritonlstm import ConvLSTM2dCell
 
-    options = {"activation": activation, "recurrent_activation": recurrent_activation}
     cell = ConvLSTM2dCell(2, 3, 3, **options)
     x, h, c = torch.randn(2, 2, 5, 4), torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
     preact = torch.nn.functional.conv2d(torch.cat([x, h], 1), cell.weight, padding=1)
     got = functional.lstm_gates(preact, c, bias=cell.bias, peephole=cell.peephole, **options)
     torch.testing.assert_close(tuple(got), tuple(cell(x, (h, c))))
+
+
+OF_A_BOUND = {"recurrent_activation": "hard_sigmoid", "cell_clip": 0.75}
+
+
+@pytest.mark.parametrize("path", (*PATHS, "inductor", "torch"))
+def test_c_at_its_bound_has_no_gradient_and_nan_passes(path: str):
+    """Whether it was beyond, or has stayed there: f = 1 and i = 0 keep c, whose gradient is 1 elsewhere."""
+    c = torch.tensor([[1.5, 0.75, 0.5, -0.5, -0.75, -1.5, float("nan"), float("inf")]], requires_grad=True)
+    closed, open = torch.full_like(c, -9.0), torch.full_like(c, 9.0)
+    preact = torch.cat([closed, open, torch.zeros_like(c), closed], 1)
+    _, new = functional.lstm_gates(preact.detach(), c, backend=path, **OF_A_BOUND)
+    (grad,) = torch.autograd.grad(new.sum(), c)
+    assert new.detach().nan_to_num(9)[0].tolist() == [0.75, 0.75, 0.5, -0.5, -0.75, -0.75, 9, 0.75]
+    assert grad[0, ~c[0].isnan()].tolist() == [0, 0, 1, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -1,10 +1,12 @@
 """`make gpu-check`: everything that CUDA changes, checked on this machine's GPU and written down.
 
-Runs the tests of this folder with compiled kernels, and writes bench/results/<device>/check.json. Without CUDA it says
-so and exits with 1. Arguments go to pytest: `python -m tests.gpu -k graph`.
+Runs the tests of this folder with compiled kernels, and writes bench/results/<device>/check.json after each of them.
+Exits with 1 if one fails, if there was no time for all, or without CUDA.
 """
 
+import argparse
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -13,19 +15,46 @@ os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported, which tests/c
 import pytest
 import torch
 
-from tests.gpu.report import Report
+from bench.rows import environment, results_folder
+from tests.gpu.report import SECONDS, SECTIONS, Report
 
 
 def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.gpu", description=__doc__.splitlines()[0], epilog="Other arguments go to pytest."
+    )
+    parser.add_argument("--section", action="append", choices=SECTIONS, help="only this one (repeatable)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of the whole (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="leave out what passed in a run of the same commit")
+    chosen, others = parser.parse_known_args(arguments)
     if not torch.cuda.is_available():
         print("gpu-check: this machine has no CUDA device that torch can use", file=sys.stderr)
         return 1
-    report = Report(command=" ".join(["python -m tests.gpu", *arguments]))
+    device = torch.device("cuda", torch.cuda.current_device())
+    machine = {
+        **environment(device, " ".join(["python -m tests.gpu", *arguments])),
+        "capability": list(torch.cuda.get_device_capability()),
+        "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
+        "python": platform.python_version(),
+    }
+    # A part of the checks leaves the record of all as it is, unless it adds to it.
+    whole = chosen.resume or not (chosen.section or others)
+    path = results_folder(device, whole=whole) / "check.json"
+    try:
+        report = Report(path, machine, SECTIONS, chosen.seconds, resume=chosen.resume)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    files = [
+        str(Path(__file__).with_name(f"test_{name}.py")) for name in SECTIONS if name in (chosen.section or SECTIONS)
+    ]
     # A warning of this machine's own versions is no failure of the check.
-    options = ["-o", "filterwarnings=default", "--tb=short", "-q", str(Path(__file__).parent)]
-    status = pytest.main([*options, *arguments], plugins=[report])
-    print(f"gpu-check: {report.summary()}, written to {report.save()}")
-    return int(status)
+    status = pytest.main(["-o", "filterwarnings=default", "--tb=short", "-q", *files, *others], plugins=[report])
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED and chosen.resume:
+        status = pytest.ExitCode.OK  # all have passed before
+    print(f"gpu-check: {report.summary()}, written to {path}")
+    if left := report.left():
+        print(f"gpu-check: no time for {left} of them: --resume goes on with these")
+    return int(status) or int(left > 0)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,17 @@
-"""What is launched, counted by the profiler; and that no kernel touches memory that is not its own."""
+"""What is launched, counted by the profiler."""
 
-import shutil
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
+from tests.gpu.profiled import kernels
 from tests.support.layers import CIN
 from tritonlstm import ConvLSTM2d
 
 pytestmark = pytest.mark.cuda
 
 STEPS = (8, 24)
-
-
-def kernels(run: Callable[[], object]) -> Counter:
-    """How often each kernel, copy and fill runs on the device."""
-    run()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        run()
-        torch.cuda.synchronize()
-    return Counter(event.name for event in profiler.events() if event.device_type == DeviceType.CUDA)
 
 
 def per_step(make_run: Callable[[int], Callable[[], object]]) -> dict[str, float]:
@@ -92,25 +77,3 @@ def test_training_takes_at_most_three_kernels_a_step_back(input_learns: bool, re
     assert counts.pop("gates_backward_kernel") == 1
     # The copy of dX where the input learns; each of the few chunks of time adds a little more.
     assert sum(copies(counts).values()) <= input_learns + 0.5
-
-
-SMALL = """
-import torch
-from tritonlstm import ConvLSTM2d
-for peephole, size in (("none", None), ("channel", None), ("full", (9, 7))):
-    for dtype in (torch.float32, torch.bfloat16):
-        for memory in ("save", "recompute"):
-            options = {"peephole": peephole, "spatial_size": size, "memory": memory, "device": "cuda", "dtype": dtype}
-            input = torch.randn(3, 2, 3, 9, 7, device="cuda", dtype=dtype, requires_grad=True)
-            ConvLSTM2d(3, [5, 8], 3, **options)(input)[0].sum().backward()
-torch.cuda.synchronize()
-"""
-
-
-@pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="compute-sanitizer is not installed")
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-def test_compute_sanitizer_finds_nothing(tool: str):
-    filters = ["--kernel-regex", "kns=gates", "--kernel-regex", "kns=parameter_grads"]
-    command = ["compute-sanitizer", "--tool", tool, *filters, "--error-exitcode", "7", sys.executable, "-c", SMALL]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]

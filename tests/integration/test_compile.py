@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import tritonlstm
 from tests.support.covering import Row, describe, pairwise
 from tests.support.layers import CIN, conv_lstm, frames, gradients, peephole_lstm
-from tritonlstm.core.spec import CHOICES
+from tritonlstm import Spec
+from tritonlstm.core.spec import CHOICES, POINTWISE
 
 pytestmark = [
     pytest.mark.usefixtures("fresh_compiler"),
@@ -23,10 +24,12 @@ OPTIONS = {
     "mode": ("default", "reduce-overhead", "max-autotune"),
     "activation": CHOICES["activation"],
     "recurrent_activation": CHOICES["recurrent_activation"],
+    "output_activation": (None, "leaky_relu"),
+    "cell_clip": (None, 0.5),
 }
 ROWS = pairwise({"layer": LAYERS, "backend": ("aten", "triton"), **OPTIONS})
 # On a CPU "auto" compiles the gates, for seconds with each choice of activations: the default ones in every mode.
-DEFAULTS = {"backend": "auto", "activation": "tanh", "recurrent_activation": "sigmoid"}
+DEFAULTS = {"backend": "auto", **{name: getattr(Spec(), name) for name in POINTWISE}}
 ROWS += [{"layer": layer, **DEFAULTS, "mode": mode} for layer in LAYERS for mode in OPTIONS["mode"]]
 # Plain PyTorch is compiled step by step, which takes five times as long: the default ones alone, on vectors.
 ROWS += [{**DEFAULTS, "layer": "PeepholeLSTM", "backend": "torch", "mode": "default"}]
@@ -49,7 +52,7 @@ def everything(run, layer: nn.Module, input: Tensor, state=None) -> list[Tensor]
 
 @pytest.mark.parametrize("row", ROWS, ids=describe)
 def test_every_mode_equals_eager_in_one_graph(row: Row):
-    options = {name: row[name] for name in ("backend", "activation", "recurrent_activation")}
+    options = {name: row[name] for name in ("backend", *POINTWISE)}
     layer = LAYERS[row["layer"]](**options)
     input = frames(steps=2) if row["layer"] == "ConvLSTM2d" else frames(steps=2)[..., 0, 0]
     with torch.no_grad():
@@ -63,10 +66,16 @@ def test_every_mode_equals_eager_in_one_graph(row: Row):
 
 
 @pytest.mark.parametrize(
-    ("activation", "recurrent_activation"), [*zip(CHOICES["activation"], CHOICES["recurrent_activation"])]
+    "options",
+    [
+        ("tanh", "sigmoid", "identity", 0.5),
+        ("relu", "hard_sigmoid", "leaky_relu", None),
+        ("identity", "hard_sigmoid_keras2", "tanh", None),
+        ("leaky_relu", "sigmoid", "relu", 0.5),
+    ],
 )
-def test_plain_pytorch_is_traced_with_every_activation(activation: str, recurrent_activation: str):
-    layer = peephole_lstm(backend="torch", activation=activation, recurrent_activation=recurrent_activation)
+def test_plain_pytorch_is_traced_with_every_activation(options: tuple):
+    layer = peephole_lstm(backend="torch", **dict(zip(POINTWISE, options)))
     input = frames(steps=2)[..., 0, 0]
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     got, expected = everything(compiled, layer, input), everything(layer, layer, input)

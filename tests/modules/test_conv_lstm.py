@@ -89,6 +89,8 @@ class TestParameters:
         assert asdict(ConvLSTM2d(CIN, C, 3).layers[0].spec) == {
             "activation": "tanh",
             "recurrent_activation": "sigmoid",
+            "output_activation": None,
+            "cell_clip": None,
             "backend": "auto",
             "memory": "save",
             "schedule": "auto",

@@ -1,4 +1,4 @@
-"""The same numbers as Keras 3 and Flax, where they are installed: directions, masks aside, hard gates."""
+"""The same numbers as Keras 3 and Flax, where they are installed: dimensions, directions, masks, hard gates."""
 
 import importlib.util
 import os
@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tritonlstm import ConvLSTM2d, PeepholeLSTM
+from tests.support.covering import Row, describe, pairwise
+from tritonlstm import ConvLSTM1d, ConvLSTM2d, ConvLSTM3d, PeepholeLSTM
 
 T, B, CIN, C, H, W = 4, 2, 3, 5, 6, 5
 
@@ -21,10 +22,10 @@ def keras():
     return pytest.importorskip("keras", exc_type=ImportError)
 
 
-def to_keras(cell: nn.Module, images: bool) -> list[np.ndarray]:
+def to_keras(cell: nn.Module) -> list[np.ndarray]:
     """kernel, recurrent_kernel and bias, whose gates are i, f, c, o as ours."""
     w_x, w_h = cell.weight.detach().split([cell.in_channels, cell.hidden_channels], 1)
-    order = (2, 3, 1, 0) if images else (1, 0)
+    order = (*range(2, w_x.dim()), 1, 0)
     return [each.permute(order).numpy() for each in (w_x, w_h)] + [cell.bias.detach().numpy()]
 
 
@@ -35,46 +36,59 @@ def with_random_bias(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def from_keras(array: object, images: bool) -> Tensor:
-    """(B, T, …, C) as ours with batch_first."""
-    tensor = torch.from_numpy(np.array(array))
-    return tensor.movedim(-1, tensor.dim() - 3) if images else tensor
+def from_keras(array: object, dims: int) -> Tensor:
+    """(B, T, *spatial, C) or (B, *spatial, C) as ours with batch_first."""
+    from keras import ops
+
+    tensor = torch.from_numpy(np.array(ops.convert_to_numpy(array)))
+    return tensor.movedim(-1, tensor.dim() - 1 - dims)
 
 
-@pytest.mark.parametrize("recurrent_activation", ["sigmoid", "hard_sigmoid"])
-@pytest.mark.parametrize("direction", ["forward", "reverse", "both"])
-@pytest.mark.parametrize("images", [True, False], ids=["ConvLSTM2D", "LSTM"])
-def test_keras(keras, images: bool, direction: str, recurrent_activation: str):
-    options = {"batch_first": True, "recurrent_activation": recurrent_activation}
+KERAS_ROWS = pairwise(
+    {
+        "dims": (0, 1, 2, 3),
+        "direction": ("forward", "reverse", "both"),
+        "recurrent_activation": ("sigmoid", "hard_sigmoid"),
+        "masked": (False, True),
+    }
+)
+OURS = (PeepholeLSTM, ConvLSTM1d, ConvLSTM2d, ConvLSTM3d)
+
+
+@pytest.mark.parametrize("row", KERAS_ROWS, ids=describe)
+def test_keras(keras, row: Row):
+    """LSTM and ConvLSTM1D to 3D: both directions, masks, hard gates."""
+    dims, direction = row["dims"], row["direction"]
+    options = {"batch_first": True, "recurrent_activation": row["recurrent_activation"]}
     options |= {"forward": {}, "reverse": {"reverse": True}, "both": {"bidirectional": True}}[direction]
-    if images:
-        ours = with_random_bias(ConvLSTM2d(CIN, C, (3, 5), peephole="none", **options))
-        input = torch.randn(B, T, CIN, H, W)
-    else:
-        ours = with_random_bias(PeepholeLSTM(CIN, C, peephole=False, **options))
-        input = torch.randn(B, T, CIN)
-    theirs_of = {"return_sequences": True, "return_state": True, "recurrent_activation": recurrent_activation}
-    theirs_of["go_backwards"] = direction == "reverse"
-    if images:
-        theirs = keras.layers.ConvLSTM2D(C, (3, 5), padding="same", **theirs_of)
+    kernel = (3, 5, 1)[:dims]
+    ours = OURS[dims](CIN, C, *([kernel] if dims else []), peephole="none" if dims else False, **options)
+    with_random_bias(ours)
+    input = torch.randn(B, T, CIN, *(H, W, 2)[:dims])
+    theirs_of = {"return_sequences": True, "return_state": True, "go_backwards": direction == "reverse"}
+    theirs_of["recurrent_activation"] = row["recurrent_activation"]
+    theirs_of["unroll"] = row["masked"]  # else Keras on JAX takes a mask's samples for columns of images
+    if dims:
+        theirs = getattr(keras.layers, f"ConvLSTM{dims}D")(C, kernel, padding="same", **theirs_of)
     else:
         theirs = keras.layers.LSTM(C, **theirs_of)
     if direction == "both":
         theirs = keras.layers.Bidirectional(theirs)
-    given = (input.movedim(2, -1) if images else input).numpy()
+    given = input.movedim(2, -1).numpy()
     theirs(given)
     cells = [ours.layers[0], *([ours.reverse_layers[0]] if direction == "both" else [])]
-    theirs.set_weights([each for cell in cells for each in to_keras(cell, images)])
-    sequence, *states = theirs(given)
-    expected = from_keras(sequence, images)
+    theirs.set_weights([each for cell in cells for each in to_keras(cell)])
+    mask = torch.tensor([[True, False, True, True], [False, True, True, False]]) if row["masked"] else None
+    sequence, *states = theirs(given, mask=None if mask is None else mask.numpy())
+    expected = from_keras(sequence, dims)
     if direction == "reverse":
         expected = expected.flip(1)  # Keras' is in the order of the steps
-    output, state = ours(input)
+    hold = None if mask is None else ~mask
+    output, state = ours(input, hold=hold)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     for got, wanted in zip((each for pair in state for each in pair), states, strict=True):
-        wanted = torch.from_numpy(np.array(wanted))
-        torch.testing.assert_close(got, wanted.movedim(-1, 1) if images else wanted, rtol=1e-4, atol=1e-5)
-    last, _ = ours(input, returns="last")
+        torch.testing.assert_close(got, from_keras(wanted, dims), rtol=1e-4, atol=1e-5)
+    last, _ = ours(input, hold=hold, returns="last")
     torch.testing.assert_close(last, torch.cat([h for h, _ in state], 1))
 
 

@@ -15,9 +15,22 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.support import stacks
 from tests.support.covering import Row, describe, pairwise
-from tests.support.layers import CIN, B, H, T, W, conv_lstm, frames, gradients, peephole_lstm, step_by_step
+from tests.support.layers import (
+    CIN,
+    B,
+    H,
+    T,
+    W,
+    conv_lstm,
+    frames,
+    gradients,
+    peephole_lstm,
+    step_by_step,
+    with_peepholes,
+)
 from tests.support.stacks import DIRECTIONS
 from tritonlstm import ConvLSTM2d, PeepholeLSTM, reference
+from tritonlstm.core.spec import CHOICES
 from tritonlstm.functional.dropout import drop_out_mask
 
 
@@ -233,29 +246,49 @@ class TestSteps:
             layer.train()(packed)
 
 
-def jhhuang96(cell: nn.Module, frames: Tensor) -> Tensor:
-    """The ConvLSTM with a GroupNorm of jhhuang96's ConvLSTM-PyTorch: no peepholes, gates i, f, g, o."""
+def normalised(cell: nn.Module, frames: Tensor, norm: Callable[[Tensor], Tensor], activate: Callable) -> Tensor:
+    """A ConvLSTM with a norm of the pre-activations: no peepholes, gates i, f, g, o."""
     batch, _, *size = frames.shape[1:]
     h = c = frames.new_zeros(batch, cell.hidden_channels, *size)
     output = []
     for x in frames:
         combined = F.conv2d(torch.cat((x, h), 1), cell.weight, cell.bias, padding=cell.weight.shape[-1] // 2)
-        combined = F.group_norm(combined, cell.norm.num_groups, cell.norm.weight, cell.norm.bias)
-        i, f, g, o = torch.split(combined, cell.hidden_channels, 1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        i, f, g, o = torch.split(norm(combined), cell.hidden_channels, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * activate(g)
         h = torch.sigmoid(o) * torch.tanh(c)
         output.append(h)
     return torch.stack(output)
 
 
+def jhhuang96(cell: nn.Module, frames: Tensor) -> Tensor:
+    """The ConvLSTM of jhhuang96's ConvLSTM-PyTorch, with a GroupNorm."""
+    norm = cell.norm
+    return normalised(cell, frames, lambda x: F.group_norm(x, norm.num_groups, norm.weight, norm.bias), torch.tanh)
+
+
+def czifan(cell: nn.Module, frames: Tensor) -> Tensor:
+    """The ConvLSTM of czifan's ConvLSTM.pytorch, with a BatchNorm, and no activation of the candidate."""
+    norm = cell.norm
+    return normalised(
+        cell, frames, lambda x: F.batch_norm(x, None, None, norm.weight, norm.bias, training=True), lambda g: g
+    )
+
+
+OF_OTHERS = {
+    "jhhuang96": (jhhuang96, {"norm": lambda channels: nn.GroupNorm(channels // 32, channels)}),
+    "czifan": (czifan, {"norm": nn.BatchNorm2d, "activation": "identity", "output_activation": "tanh"}),
+}
+
+
 class TestNorm:
-    def test_it_is_jhhuang96s_group_norm_cell(self):
-        layer = ConvLSTM2d(CIN, 16, 5, peephole="none", norm=lambda channels: nn.GroupNorm(channels // 32, channels))
+    @pytest.mark.parametrize(("equations", "options"), OF_OTHERS.values(), ids=OF_OTHERS)
+    def test_it_is_that_of_other_cells(self, equations: Callable, options: dict):
+        layer = ConvLSTM2d(CIN, 16, 5, peephole="none", **options)
         (cell,) = layer.layers
         for parameter in cell.norm.parameters():
             nn.init.normal_(parameter)
         input = frames()
-        output, expected = layer(input)[0], jhhuang96(cell, input)
+        output, expected = layer(input)[0], equations(cell, input)
         torch.testing.assert_close(output, expected)
         got, wanted = (gradients(layer, each.square().sum()) for each in (output, expected))
         for name in wanted:
@@ -351,6 +384,47 @@ def test_weight_dropout_by_parametrization():
         one, _ = dropped(input[t : t + 1], [(torch.randn(B, 4, H, W), c.detach())])
         torch.testing.assert_close(one[0], layer(input)[0][t])
     torch.testing.assert_close(layer.eval()(input)[0], expected)
+
+
+class Coupled(nn.Module):
+    """As docs/pytorch.md has it: the input gate is 1 - f."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        return torch.cat([-tensor[: self.size], tensor])
+
+    def right_inverse(self, tensor: Tensor) -> Tensor:
+        return tensor[self.size :]
+
+
+@pytest.mark.parametrize("recurrent_activation", CHOICES["recurrent_activation"])
+def test_coupled_gates_by_parametrization(recurrent_activation: str):
+    channels, sigma = 4, reference.ACTIVATIONS[recurrent_activation].apply
+    layer = ConvLSTM2d(CIN, channels, 3, recurrent_activation=recurrent_activation, dtype=torch.float64)
+    (cell,) = with_peepholes(layer).layers
+    before = cell.weight[channels:].clone()
+    for name, size in (("weight", channels), ("bias", channels), ("peephole", 1)):
+        parametrize.register_parametrization(cell, name, Coupled(size))
+    torch.testing.assert_close(cell.weight[channels:], before, rtol=0, atol=0)
+    weight, bias, peephole = (cell.parametrizations[name].original for name in ("weight", "bias", "peephole"))
+    assert (len(weight), len(bias), len(peephole)) == (3 * channels, 3 * channels, 2)
+    input = frames().double().requires_grad_()
+    output = layer(input)[0]
+    h = c = input.new_zeros(B, channels, H, W)
+    expected = []
+    for x in input:
+        f, g, o = F.conv2d(torch.cat([x, h], 1), weight, bias, padding=1).chunk(3, 1)
+        f = sigma(f + peephole[0] * c)
+        c = f * c + (1 - f) * torch.tanh(g)
+        h = sigma(o + peephole[1] * c) * torch.tanh(c)
+        expected.append(h)
+    expected, leaves = torch.stack(expected), [input, weight, bias, peephole]
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+    got, wanted = (torch.autograd.grad(each.square().sum(), leaves) for each in (output, expected))
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("way", [name for name in WAYS if name != "everything"])

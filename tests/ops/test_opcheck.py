@@ -28,7 +28,7 @@ from tests.support.problems import (
     operator_arguments,
 )
 from tritonlstm import Spec
-from tritonlstm.core.spec import CHOICES, PADDING_MODES
+from tritonlstm.core.spec import CHOICES, PADDING_MODES, POINTWISE
 
 SMALL = Shape(2, 2, 2, 2, spatial=(3,), kernel=(3,))  # a second dimension of space took a fifth more time
 ALWAYS_THERE, OPTIONAL = ("input", "h0", "c0", "weight"), ("bias", "peephole")
@@ -47,13 +47,15 @@ OPTIONS = {
     "mode": MODES,
     "activation": CHOICES["activation"],
     "recurrent_activation": CHOICES["recurrent_activation"],
+    "output_activation": (None, "tanh", "leaky_relu"),
+    "cell_clip": (None, 0.75),
     "dilation": (1, 2),
     "padding_mode": PADDING_MODES,
     "masks": ((), ("lengths", "hold"), MASKS),
 }
 
 
-OPTIONS_OF_SPEC = ("activation", "recurrent_activation", "dilation", "padding_mode")
+OPTIONS_OF_SPEC = (*POINTWISE, "dilation", "padding_mode")
 
 
 @pytest.fixture(autouse=True)

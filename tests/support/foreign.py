@@ -1,7 +1,7 @@
 """Layers of other code, written anew from their equations, with their keys, shapes and gate orders."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,26 +23,36 @@ class Foreign:
     step: Step
     channels: tuple[int, ...] = CHANNELS
     is_vector: bool = False
+    reverse: Step | None = None  # that of the second direction
     arguments: dict[str, object] = field(default_factory=dict)
     not_kept: tuple[str, ...] = ()  # keys that come back with other values or sizes, such as one of two biases
 
     def params(self, dtype: torch.dtype = torch.float64) -> Params:
-        return {key: 0.4 * torch.randn(shape, dtype=dtype) for key, shape in self.shapes.items()}
+        return {key: self._param(key, shape, dtype) for key, shape in self.shapes.items()}
+
+    def _param(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if key.endswith("num_batches_tracked"):
+            return torch.tensor(7)
+        values = 0.4 * torch.randn(shape, dtype=dtype)
+        return values.abs() + 0.5 if key.endswith("running_var") else values
 
     def input(self) -> Tensor:
         return torch.randn(T, B, CIN, *(() if self.is_vector else (H, W)), dtype=torch.float64)
 
     def run(self, params: Params, input: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The last layer's h at every step, and the states."""
+        """The last layer's h at every step, and the states; of both directions side by side, if there are two."""
         states = []
         for layer, channels in enumerate(self.channels):
-            h = c = input.new_zeros(B, channels, *input.shape[3:])
-            outputs = []
-            for x in input:
-                h, c = self.step(params, layer, x, h, c)
-                outputs.append(h)
-            input = torch.stack(outputs)
-            states.append((h, c))
+            directions = []
+            for step in (self.step, self.reverse) if self.reverse else (self.step,):
+                h = c = input.new_zeros(B, channels, *input.shape[3:])
+                outputs = []
+                for x in input.flip(0) if step is self.reverse else input:
+                    h, c = step(params, layer, x, h, c)
+                    outputs.append(h)
+                directions.append(torch.stack(outputs[::-1] if step is self.reverse else outputs))
+                states.append((h, c))
+            input = torch.cat(directions, 2)
         return input, states
 
 
@@ -72,9 +82,10 @@ def by(order: str, rows: Tensor) -> dict[str, Tensor]:
     return dict(zip(order, rows.chunk(4, 1)))
 
 
-def sizes(channels: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def sizes(channels: tuple[int, ...], directions: int = 1, cin: int = CIN) -> list[tuple[int, int, int]]:
     """(layer, in, out) of each layer."""
-    return [(layer, below, above) for layer, (below, above) in enumerate(zip((CIN, *channels), channels))]
+    below = (cin, *(directions * each for each in channels))
+    return [(layer, below, above) for layer, (below, above) in enumerate(zip(below, channels))]
 
 
 def joint(
@@ -85,26 +96,50 @@ def joint(
     shape: Callable[[int], tuple[int, ...]] = lambda c: (c, H, W),
     channels: tuple[int, ...] = CHANNELS,
     first: int = 0,
+    norm: Callable[[Params, Tensor], Tensor] = lambda params, rows: rows,
+    norm_names: tuple[str, ...] = (),
+    bias: bool = True,
+    cell: Callable = lstm,
+    cin: int = CIN,
     **options: object,
 ) -> Foreign:
-    """One convolution of [x ; h]; `%d` in a key is the layer."""
+    """One convolution of [x ; h], and what `norm` makes of it; `%d` in a key is the layer."""
 
     def at(key: str, layer: int) -> str:
         return key % (layer + first) if "%d" in key else key
 
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer, below, above in sizes(channels):
+    for layer, below, above in sizes(channels, cin=cin):
         shapes[at(key, layer) + ".weight"] = (4 * above, below + above, 3, 3)
-        shapes[at(key, layer) + ".bias"] = (4 * above,)
+        if bias:
+            shapes[at(key, layer) + ".bias"] = (4 * above,)
         if peephole:
             shapes |= {at(peephole, layer) + gate: shape(above) for gate in "ifo"}
+        shapes |= {name: () if name.endswith("tracked") else (4 * above,) for name in norm_names}
 
     def step(params: Params, layer: int, x: Tensor, h: Tensor, c: Tensor):
         name = at(key, layer)
-        rows = same(torch.cat([x, h], 1), params[f"{name}.weight"], params[f"{name}.bias"])
-        return lstm(by(order, rows), c, lambda gate: params[at(peephole, layer) + gate] if peephole else 0.0)
+        rows = norm(params, same(torch.cat([x, h], 1), params[f"{name}.weight"], params.get(f"{name}.bias")))
+        return cell(by(order, rows), c, lambda gate: params[at(peephole, layer) + gate] if peephole else 0.0)
 
     return Foreign(source, shapes, step, channels, **options)
+
+
+def group_norm(params: Params, rows: Tensor) -> Tensor:
+    return F.group_norm(rows, rows.shape[1] // 32, params["conv.1.weight"], params["conv.1.bias"])
+
+
+def batch_norm(params: Params, rows: Tensor) -> Tensor:
+    """In evaluation."""
+    scale = params["conv.1.weight"] * torch.rsqrt(params["conv.1.running_var"] + 1e-5)
+    return (rows - params["conv.1.running_mean"][:, None, None]) * scale[:, None, None] + params["conv.1.bias"][
+        :, None, None
+    ]
+
+
+def linear_candidate(gates: dict[str, Tensor], c: Tensor, peephole: object = None):
+    c = torch.sigmoid(gates["f"]) * c + torch.sigmoid(gates["i"]) * gates["g"]
+    return torch.sigmoid(gates["o"]) * torch.tanh(c), c
 
 
 def rvos() -> Foreign:
@@ -170,6 +205,7 @@ def two_biases(
     kernel: tuple[int, ...],
     peephole: str | None = None,
     channels: tuple[int, ...] = CHANNELS,
+    directions: int = 1,
     **options: object,
 ) -> Foreign:
     """A product or convolution of x and one of h, each with a bias, in the order i, f, g, o.
@@ -177,7 +213,7 @@ def two_biases(
     keys: (name, "ih" or "hh", layer) → key; peephole: key of (3C), i, f, o.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer, below, above in sizes(channels):
+    for layer, below, above in sizes(channels, directions):
         shapes[keys("weight", "ih", layer)] = (4 * above, below, *kernel)
         shapes[keys("weight", "hh", layer)] = (4 * above, above, *kernel)
         shapes[keys("bias", "ih", layer)] = shapes[keys("bias", "hh", layer)] = (4 * above,)
@@ -196,6 +232,14 @@ def two_biases(
 
     lost = tuple(keys("bias", side, layer) for side in ("ih", "hh") for layer in range(len(channels)))
     return Foreign(source, shapes, step, channels, not kernel, not_kept=lost, **options)
+
+
+def both_directions(
+    source: str, keys: Callable[[str], Callable[[str, str, int], str]], names: tuple[str, str], **options: object
+) -> Foreign:
+    """`two_biases` in both directions, whose keys `keys` gives for each of the two `names`."""
+    one, other = (two_biases(source, keys(name), directions=2, **options) for name in names)
+    return replace(one, shapes=one.shapes | other.shapes, reverse=other.step, not_kept=one.not_kept + other.not_kept)
 
 
 def channels_last_split(
@@ -277,7 +321,30 @@ def keras_keys(recurrent: str = "recurrent_kernel") -> tuple[str, str, str, str]
     return "kernel", recurrent, "bias", ""
 
 
+def kimuyen_keys(direction: str) -> Callable[[str, str, int], str]:
+    return lambda name, side, layer: f"cell_{direction}.{'input' if side == 'ih' else 'rnn'}_conv.{name}"
+
+
+def lstm_keys(direction: str) -> Callable[[str, str, int], str]:
+    return lambda name, side, layer: f"{name}_{side}_l{layer}{direction}"
+
+
 _KERAS = {"padding": "same", "recurrent_activation": "sigmoid"}
+
+
+def keras_both() -> Foreign:
+    one, other = (
+        channels_last_split(
+            "keras.Bidirectional",
+            "ifgo",
+            tuple(f"{name}_layer/cell/{key}" if key else "" for key in keras_keys()),
+            (3, 3),
+            arguments=_KERAS,
+        )
+        for name in ("forward", "backward")
+    )
+    return replace(one, shapes=one.shapes | other.shapes, reverse=other.step)
+
 
 SOURCES: dict[str, Foreign] = {
     "ndrplz": joint("ndrplz", "cell_list.%d.conv", "ifog"),
@@ -295,18 +362,24 @@ SOURCES: dict[str, Foreign] = {
     "automan000": per_gate("automan000", True),
     "Winsolider": per_gate("Winsolider", False),
     "PhyCRNet": per_gate("PhyCRNet", False, name="convlstm", first=3, mode="circular"),
-    "KimUyen": two_biases(
-        "KimUyen",
-        lambda name, side, layer: f"cell_fw.{'input' if side == 'ih' else 'rnn'}_conv.{name}",
-        (3, 3),
-        channels=(3,),
+    "KimUyen": two_biases("KimUyen", kimuyen_keys("fw"), (3, 3), channels=(3,)),
+    "KimUyen, both directions": both_directions("KimUyen", kimuyen_keys, ("fw", "bw"), kernel=(3, 3), channels=(3,)),
+    "kamo": two_biases("kamo", lstm_keys(""), (3, 5)),
+    "kamo, both directions": both_directions("kamo", lstm_keys, ("", "_reverse"), kernel=(3, 5)),
+    "jhhuang96": joint(
+        "jhhuang96",
+        "conv.0",
+        "ifgo",
+        channels=(16,),
+        norm=group_norm,
+        norm_names=("conv.1.weight", "conv.1.bias"),
     ),
-    "kamo": two_biases("kamo", lambda name, side, layer: f"{name}_{side}_l{layer}", (3, 5)),
-    "jhhuang96": joint("jhhuang96", "conv.0", "ifgo", channels=(3,)),
+    "jhhuang96 without its norm": joint("jhhuang96", "conv.0", "ifgo", channels=(3,)),
     "RVT": rvt(True),
     "RVT, both": rvt(False),
     "keras": channels_last_split("keras", "ifgo", keras_keys(), (3, 3), arguments=_KERAS),
     "keras, even": channels_last_split("keras", "ifgo", keras_keys(), (2, 4), arguments=_KERAS),
+    "keras.Bidirectional": keras_both(),
     "flax": channels_last_split("flax", "igfo", ("ih.kernel", "hh.kernel", "ih.bias", "hh.bias"), (3, 3), 1.0),
     "flax, even": channels_last_split("flax", "igfo", ("ih.kernel", "hh.kernel", "ih.bias", "hh.bias"), (2, 3), 1.0),
     "haiku": channels_last_split(
@@ -319,7 +392,8 @@ SOURCES: dict[str, Foreign] = {
     "torchrecurrent": two_biases(
         "torchrecurrent", lambda name, side, layer: f"cells.{layer}.{name}_{side}", (), "cells.%d.weight_ph"
     ),
-    "nn.LSTM": two_biases("nn.LSTM", lambda name, side, layer: f"{name}_{side}_l{layer}", ()),
+    "nn.LSTM": two_biases("nn.LSTM", lstm_keys(""), ()),
+    "nn.LSTM, both directions": both_directions("nn.LSTM", lstm_keys, ("", "_reverse"), kernel=()),
     "nn.LSTMCell": two_biases("nn.LSTMCell", lambda name, side, layer: f"{name}_{side}", (), channels=(3,)),
     "haste": channels_last_split("haste", "igfo", keras_keys(), ()),
     "tf-contrib": channels_last_joint("tf-contrib", "igfo", "kernel", "biases", 3),

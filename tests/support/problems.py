@@ -58,6 +58,12 @@ VECTORS = Shape(spatial=(), kernel=(), batch=7)
 SHAPES = {
     "base": Shape(),
     "relu": Shape(spec=Spec(activation="relu")),
+    "leaky relu, tanh of c": Shape(spec=Spec(activation="leaky_relu", output_activation="tanh")),
+    "identity, tanh of c": Shape(peephole="none", spec=Spec(activation="identity", output_activation="tanh")),
+    "clipped": Shape(spec=Spec(cell_clip=0.75)),
+    "identity, clipped, full peephole, reversed": Shape(
+        peephole="full", spec=Spec(activation="identity", output_activation="leaky_relu", cell_clip=2.0, reverse=True)
+    ),
     "identity, hard sigmoid": Shape(spec=Spec(activation="identity", recurrent_activation="hard_sigmoid")),
     "hard sigmoid of Keras 2": Shape(peephole="full", spec=Spec(recurrent_activation="hard_sigmoid_keras2")),
     "no peephole": Shape(peephole="none"),
@@ -255,27 +261,37 @@ class Problem:
     def _keep_away_from_kinks(self) -> None:
         """Give what an activation with a kink sees a value far from it, another one for each channel.
 
-        There a rounding decides whether a gradient is there or not: no error at all. relu's arguments, g and c, get a
-        sign; those of a hard sigmoid, which has two kinks, lie below both, between them, or above.
+        There a rounding decides whether a gradient is there or not: no error at all. The arguments of relu and
+        leaky_relu, g or c, get a sign; those of a hard sigmoid, which has two kinks, lie below both, between them, or
+        above. Where c is clipped, it goes far beyond the bound at each step in every fourth channel, and stays far from
+        it in the others.
         """
         spec, channels = self.shape.spec, torch.arange(self.shape.channels)
-        gates = []
-        if spec.activation == "relu":
-            signs = 1.0 - 2.0 * (channels % 2)
-            signs_of_c = signs.view(-1, *(1 for _ in self.shape.spatial))
-            for name in ("c0", "reset_c"):
-                if (c := getattr(self, name)) is not None:
-                    setattr(self, name, (c.abs() + 0.5) * signs_of_c.to(c.dtype))
-            gates.append((2, 2 * signs))
+        bound, has_sign = spec.cell_clip, bool({"relu", "leaky_relu"} & {spec.activation, spec.activation_of_c})
+        signs, biases, scale_of_g, size = 1.0 - 2.0 * (channels % 2), {}, torch.full(channels.shape, 0.25), 1.0
+        if has_sign:
+            biases[2] = 2 * signs
         if spec.recurrent_activation.startswith("hard"):
-            gates += [(gate, 8.0 * ((channels + gate) % 3 - 1)) for gate in (0, 1, 3)]
+            biases |= {gate: 8.0 * ((channels + gate) % 3 - 1) for gate in (0, 1, 3)}
             if self.peephole is not None:
                 self.peephole *= 0.25
-        for gate, bias in gates if self.bias is not None else ():
+        if bound is not None:
+            beyond = channels % 4 == 0
+            if not has_sign:
+                signs = torch.where(channels % 8 == 4, -1.0, 1.0)
+            biases[2] = torch.where(beyond, 3.0 * max(bound, 1.0), 0.1 * bound) * signs
+            biases[0] = torch.where(beyond, 8.0, biases.get(0, torch.zeros(channels.shape)))
+            scale_of_g, size = torch.where(beyond, 0.25, 0.01 * bound), torch.where(beyond, bound, 0.05 * bound)
+        sizes_of_c = (size * signs).view(-1, *(1 for _ in self.shape.spatial))
+        for name in ("c0", "reset_c"):
+            if (c := getattr(self, name)) is not None and 2 in biases:
+                setattr(self, name, (c.abs() + 0.5) * sizes_of_c.to(c.dtype))
+        for gate, bias in biases.items() if self.bias is not None else ():
             self.bias.chunk(4)[gate].copy_(bias)
             for weight in (self.weight, self.input_weight):
                 if weight is not None:
-                    weight.chunk(4)[gate].mul_(0.25)
+                    scale = scale_of_g.view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) if gate == 2 else 0.25
+                    weight.chunk(4)[gate].mul_(scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """The arguments that are there and may learn, by name."""

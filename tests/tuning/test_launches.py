@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support.counting import stand_in_for_kernels
 from tritonlstm import functional
 from tritonlstm.launch.tables import KERNELS, ScheduleKey
 from tritonlstm.tuning import launches
@@ -18,6 +19,21 @@ def test_every_launch_runs_more_than_once(kernel: str):
         run = bind(Launch(kernel, "bf16", 5, variant, batch=1, height=3, width=4), "cpu")
         run()
         run()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_launch_moves_the_bytes_of_its_tensors(kernel: str, dtype: str, monkeypatch: pytest.MonkeyPatch):
+    """But for the parameters and their sums; dC is read and written."""
+    told, launch = [], Launch(kernel, dtype, 64)
+    stand_in_for_kernels(monkeypatch, lambda name, arguments: told.append(arguments))
+    bind(launch, "meta")()
+    moved = {
+        name: each.nbytes * (2 if name == "grad_c_ptr" else 1)
+        for name, each in told[0].items()
+        if isinstance(each, torch.Tensor) and each.numel() >= launch.elements and name != "sums_ptr"
+    }
+    assert sum(moved.values()) == launch.nbytes, moved
 
 
 @pytest.mark.parametrize("schedule", ["concat", "hoisted"])

@@ -7,6 +7,7 @@ from tritonlstm.launch import Config, config
 from tritonlstm.tuning import tune
 from tritonlstm.tuning.cases import Case
 from tritonlstm.tuning.launches import Launch, Layer
+from tritonlstm.tuning.timing import ROTATED
 
 LAUNCH, OWN = Launch("gates_forward", "bf16", 64), Config(256, 2)
 LAYER = Layer("fp32", Case(batch=1, steps=2, in_channels=2, channels=(3,), kernel=5, height=4, width=5), "training")
@@ -24,9 +25,10 @@ def test_a_launch_is_bound_and_run_in_its_configuration(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(tune, "bind", bind)
     run = tune._bind("meta", LAUNCH, OWN)
+    assert len(run.bound) == len(seen) == ROTATED, "each on tensors of its own"
     assert config.pick_config("gates_forward", "sm_90", 2, 64) != OWN
     run()
-    assert seen == [(LAUNCH, "meta", OWN)] * 2
+    assert seen == [(LAUNCH, "meta", OWN)] * 2 * ROTATED
 
 
 def test_results_are_checked_with_the_choice(monkeypatch: pytest.MonkeyPatch):

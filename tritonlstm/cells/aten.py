@@ -59,6 +59,10 @@ ACTIVATIONS = {
         lambda x, *, out: torch.clamp_min(x, 0, out=out),
         lambda grad, value: aten.threshold_backward.grad_input(grad, value, 0, grad_input=grad),
     ),
+    "leaky_relu": Activation(
+        lambda x, *, out: aten.leaky_relu.out(x, 0.01, out=out),
+        lambda grad, value: aten.leaky_relu_backward.grad_input(grad, value, 0.01, True, grad_input=grad),
+    ),
     "identity": Activation(lambda x, *, out: out.copy_(x), lambda grad, value: grad),
     "sigmoid": Activation(
         torch.sigmoid, lambda grad, value: aten.sigmoid_backward.grad_input(grad, value, grad_input=grad)
@@ -76,8 +80,9 @@ def _widen(x: Tensor, out: Tensor) -> Tensor:
 class AtenCell:
     def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None):
         self._layout, self._recomputes = layout, spec.recomputes
-        self._activation = ACTIVATIONS[spec.activation]
+        self._activation, self._squash = ACTIVATIONS[spec.activation], ACTIVATIONS[spec.activation_of_c]
         self._recurrent_activation = ACTIVATIONS[spec.recurrent_activation]
+        self._clip = spec.cell_clip
         # A convolution adds the bias at no cost; here it would take a pass over 4C channels.
         self.bias = None if bias is None else bias.to(like.dtype).contiguous()
         self._peephole, self._peepholes = None, (None,) * 3
@@ -119,8 +124,10 @@ class AtenCell:
         i_g = torch.mul(i, activate(a_g, out=g), out=scratch)
         self._gate(a_f, w_cf, c_prev, out=f)
         torch.addcmul(i_g, f, c_prev, out=c)
+        if self._clip is not None:
+            c.clamp_(-self._clip, self._clip)
         self._gate(a_o, w_co, c, out=o)
-        squashed = activate(c, out=other)
+        squashed = self._squash.apply(c, out=other)
         if step.h_next is None:
             torch.mul(o, squashed, out=step.h)
         else:
@@ -155,14 +162,16 @@ class AtenCell:
             dh.copy_(step.grad_h)
         else:
             torch.add(step.grad_h.to(dtype), step.grad_output, out=dh)
-        activate(c, out=squashed)
+        self._squash.apply(c, out=squashed)
         o = gate(a_o, w_co, c)
         torch.mul(dh, o, out=through)
         of_o = gate_slope(dh.mul_(squashed), o)
         da_o.copy_(of_o)
-        grad_c.add_(slope(through, squashed))
+        grad_c.add_(self._squash.backward(through, squashed))
         if w_co is not None:
             grad_c.addcmul_(of_o, w_co)
+        if self._clip is not None:
+            aten.hardtanh_backward.grad_input(grad_c, c, -self._clip, self._clip, grad_input=grad_c)
 
         i = gate(a_i, w_ci, c_prev)
         g = activate(_widen(a_g, squashed), out=squashed) if recomputes else a_g.to(dtype)

@@ -12,7 +12,7 @@ takes a graph that was traced without it.
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -52,9 +52,8 @@ def _tanh(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 0.625, near, 1 - 2 / (torch.exp(2 * x) + 1))
 
 
-def _activation(name: str, dtype: torch.dtype) -> reference.Activation:
-    activation = reference.ACTIVATIONS[name]
-    return activation._replace(apply=_tanh) if name == "tanh" and dtype == torch.float32 else activation
+_FLOAT32_ACTIVATIONS = reference.ACTIVATIONS | {"tanh": reference.ACTIVATIONS["tanh"]._replace(apply=_tanh)}
+"""The reference's, with a faster tanh."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ class Function:
     Tensors are rows (M, C), or (B, H·W, C) with peepholes for each pixel, and rows may lie apart.
     """
 
-    activation: str
-    recurrent_activation: str
+    spec: Spec  # its pointwise part
     peephole: str  # "none", "channel" or "full"
     dtype: torch.dtype
     narrow: bool  # whether vectors have 256 bits where the CPU has 512
@@ -73,9 +71,8 @@ class Function:
     def _take_peepholes(self, tensors: Iterator[Tensor]) -> list[Tensor] | None:
         return None if self.peephole == "none" else list(islice(tensors, 3))
 
-    def _activations(self) -> tuple[reference.Activation, reference.Activation]:
-        cell = cell_dtype(self.dtype)
-        return _activation(self.activation, cell), _activation(self.recurrent_activation, cell)
+    def _activations(self) -> Mapping[str, reference.Activation]:
+        return _FLOAT32_ACTIVATIONS if cell_dtype(self.dtype) == torch.float32 else reference.ACTIVATIONS
 
     def _example(self, *, gap: int = 0, dtype: torch.dtype | None = None) -> Tensor:
         """Rows with so many numbers between them."""
@@ -102,7 +99,7 @@ class Forward(Function):
     in_place: bool
 
     def __call__(self, *tensors: Tensor) -> None:
-        rest, (activation, recurrent) = iter(tensors), self._activations()
+        rest = iter(tensors)
         preacts = list(islice(rest, 4))
         addends = list(islice(rest, 4 if self.has_addend else 0))
         peepholes = self._take_peepholes(rest)
@@ -110,7 +107,7 @@ class Forward(Function):
         preacts = [preact.to(c_prev.dtype) for preact in preacts]
         if addends:
             preacts = [preact + addend for preact, addend in zip(preacts, addends)]
-        h, c, gates = reference.cell(preacts, c_prev, peepholes, activation.apply, recurrent.apply)
+        h, c, gates = reference.cell(preacts, c_prev, peepholes, self.spec, self._activations())
         (c_prev if self.in_place else next(rest)).copy_(c)
         if self.saves_gates:
             for gate, value in zip(islice(rest, 4), gates):
@@ -141,8 +138,7 @@ class Backward(Function):
     saved: bool
 
     def __call__(self, *tensors: Tensor) -> None:
-        rest, (activation, recurrent) = iter(tensors), self._activations()
-        dtype = cell_dtype(self.dtype)
+        rest, dtype, activations = iter(tensors), cell_dtype(self.dtype), self._activations()
         dh = next(rest).to(dtype)
         if self.has_grad_output:
             dh = dh + next(rest).to(dtype)
@@ -151,8 +147,8 @@ class Backward(Function):
         given = list(islice(rest, 4))
         gates = reference.Gates(*(each.to(dtype) for each in given))
         if not self.saved:
-            _, c, gates = reference.cell(gates, c_prev, peepholes, activation.apply, recurrent.apply)
-        grads, dc = reference.cell_backward(dh, grad_c, gates, c_prev, c, peepholes, activation, recurrent.slope)
+            _, c, gates = reference.cell(gates, c_prev, peepholes, self.spec, activations)
+        grads, dc = reference.cell_backward(dh, grad_c, gates, c_prev, c, peepholes, self.spec, activations)
         grad_c.copy_(dc)
         for result, grad in zip(rest if self.saved else given, grads):
             result.copy_(grad)
@@ -231,7 +227,7 @@ class CompiledCell(AtenCell):
                 kind, self._rows = "full", _flatten_images
             self._w = list((packed if kind == "full" else packed[:, 0]).unbind())
         narrow = layout.channels <= NARROW_CHANNELS and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        self._code = spec.activation, spec.recurrent_activation, kind, like.dtype, narrow
+        self._code = spec.pointwise, kind, like.dtype, narrow
 
     @staticmethod
     def rows(images: Tensor) -> Tensor:

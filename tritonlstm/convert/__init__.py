@@ -12,13 +12,16 @@ from .files import save
 from .formats import DepthwiseSeparable, Format, Ignored, Joint, Native, PerGate, Split
 from .hook import hook
 from .load import fits, load
+from .norms import BatchNorm, GroupNorm
 from .sources import SOURCES
 from .state_dict import from_state_dict, rename, to_state_dict
 
 __all__ = [
     "SOURCES",
+    "BatchNorm",
     "DepthwiseSeparable",
     "Format",
+    "GroupNorm",
     "Ignored",
     "Joint",
     "Native",

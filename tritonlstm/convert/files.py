@@ -3,7 +3,7 @@
 import io
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -27,16 +27,18 @@ class Contents(NamedTuple):
     options: Mapping[str, object] = {}
     is_one_layer: bool = False
     """Whether the prefix has been used to choose the layer."""
+    layers: Sequence[str] = ()
+    """The names of a model's recurrent layers, where these and not the keys choose one."""
 
 
-def read(path: str | os.PathLike, prefix: str = "") -> Contents:
+def read(path: str | os.PathLike, prefix: str | None = "") -> Contents:
     """The tensors of a file: safetensors, PyTorch's, Keras's `.keras` and `.weights.h5`, or NumPy's `.npz`.
 
     PyTorch's files are read with `weights_only=True`: a pickle that calls for anything else is refused.
 
     Args:
         path: of a regular file. The content decides what it is, not the name.
-        prefix: with which the keys begin. It chooses the layer of a `.keras` file.
+        prefix: with which the keys begin. It chooses the layer of a `.keras` file; None for all that the file holds.
 
     Raises:
         OSError: where the file cannot be opened.
@@ -65,16 +67,20 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _read(file: BinaryIO, start: bytes, prefix: str) -> Contents:
+def _read(file: BinaryIO, start: bytes, prefix: str | None) -> Contents:
     if start.startswith(_HDF5):
-        return Contents(keras.weights_by_name(hdf5.read(file)), "keras")
+        values = keras.weights_by_name(hdf5.read(file))
+        has_directions = f"{prefix}forward_layer/cell/kernel" in values
+        return Contents(values, "keras.Bidirectional" if has_directions else "keras")
     if start.startswith(_ZIP):
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
         file.seek(0)
         if "config.json" in names and "model.weights.h5" in names:
-            values, options = keras.read_model(file, prefix)
-            return Contents(values, "keras", options, is_one_layer=True)
+            model = keras.read_model(file)
+            if prefix is None:
+                return Contents(model.weights, "keras", layers=[layer.name for layer in model.layers])
+            return Contents(*model.layer(prefix), is_one_layer=True)
         if names and all(name.endswith(".npy") for name in names):
             return Contents(_numpy(file))
     if start.startswith((_ZIP, _PICKLE)):
@@ -90,7 +96,9 @@ def _torch(file: BinaryIO) -> dict[str, object]:
         raise ValueError(f"content: expected a dictionary of tensors, got {checks.describe(content)}")
     values = flatten(content)
     for key, value in values.items():
-        if isinstance(value, Tensor) and value.layout is torch.strided:
+        if isinstance(value, Tensor) and value.is_meta:
+            raise ValueError(f"{key}: expected a tensor that the file holds, got one without values, of device 'meta'")
+        if checks.is_dense(value):
             held = value.untyped_storage().nbytes()
             if value.numel() * value.element_size() > held:
                 raise ValueError(
@@ -118,6 +126,12 @@ def _safetensors():
     return safetensors.torch
 
 
+def check_suffix(name: str, path: Path) -> None:
+    """Raise a ValueError where no format of files that are written has this end of the name."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{name}: expected a name that ends in {' or '.join(SUFFIXES)}, got {path}")
+
+
 def save(path: str | os.PathLike, tensors: Mapping[str, object]) -> None:
     """Write tensors, or a tree of them, as `to_state_dict` returns it: whole, or not at all.
 
@@ -131,8 +145,7 @@ def save(path: str | os.PathLike, tensors: Mapping[str, object]) -> None:
         ValueError: for another end of the name, or a path that is no regular file.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"path: expected a name that ends in {' or '.join(SUFFIXES)}, got {path}")
+    check_suffix("path", path)
     flat = {
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in flatten(tensors).items()

@@ -1,13 +1,14 @@
 """How other code names and orders the tensors of its layers.
 
-A key may have placeholders: `{layer}`, the layer's number in a stack; `{name}`, which becomes "weight" or "bias"; and
-`{gate}`, which becomes the letter of a gate. A key without `{name}` is a module's, "conv" for "conv.weight" and
-"conv.bias".
+A key may have placeholders: `{layer}`, the layer's number in a stack; `{name}`, which becomes "weight" or "bias";
+`{gate}`, which becomes the letter of a gate; and `{direction}`, where a stack may have both. A key without `{name}` is
+a module's, "conv" for "conv.weight" and "conv.bias".
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from ..core import checks
 from . import gates as gate_orders
 from .gates import ORDER, PEEPHOLE_ORDER
 from .layer import LayerTensors, add_to_forget_gate, check_layer, without_even_sizes
+from .norms import Norm, read_norm
 
 COLUMNS = ("xh", "hx", "xht")
 BIASES = ("both", "input", "none")
@@ -66,6 +68,9 @@ class Format:
         ignore: keys that are not needed: patterns, or `Ignored` with a reason.
         refused: patterns of keys that belong to something else, with what it is.
         free: options of the layer that the code has as well, so that a layer with any of their values can be written.
+        directions: what `{direction}` becomes, in the keys of the first direction and of the second, which reads a
+            sequence from its end, as nn.LSTM's: ("", "_reverse"). None if the code has one direction.
+        projection: key of a projection of the hidden state, as nn.LSTM's with a proj_size; None if the code has none.
         first: the number of the first layer.
         nested: whether what is written is a tree of dictionaries, the keys split at each ".".
         order: names of the tensors of a list, as Keras returns them.
@@ -84,6 +89,8 @@ class Format:
     ignore: Sequence[str | Ignored] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     free: Sequence[str] = ()
+    directions: tuple[str, str] | None = None
+    projection: str | None = None
     first: int = 0
     nested: bool = False
     order: Sequence[str] | None = None
@@ -97,47 +104,110 @@ class Format:
                 raise TypeError(f"{name}: expected a key, got {checks.show(key)}")
         if isinstance(self.ignore, str):
             raise TypeError(f"ignore: expected a sequence of patterns, got {self.ignore!r}")
+        if self.directions is not None and len(set(self.directions)) != 2:
+            raise ValueError(f"directions: expected two that differ, got {checks.show(self.directions)}")
+        if self.directions is None and any("{direction}" in str(key) for key in self._keys().values()):
+            raise ValueError("directions: expected what {direction} becomes, got None")
 
     def _keys(self) -> dict[str, object]:
         """The keys among the arguments."""
-        return {"peephole": self.peephole}
+        return {"peephole": self.peephole, "projection": self.projection}
 
     def groups(self, is_split: bool) -> list[Group]:
         """The groups of a layer; `is_split`: whether input and hidden state have kernels of their own in `Native`."""
         raise NotImplementedError
 
+    @property
+    def norm(self) -> Norm | None:
+        """The normalisation of the pre-activations, if the code has one."""
+        return None
+
     def anchor(self) -> str:
-        """The key that every layer has."""
+        """The key that every layer has, but for the layer's number."""
+        return self._in_direction(self._anchor(), 0)
+
+    def _anchor(self) -> str:
         return next(key for group in self.groups(False) if group.is_required for key in group.gates)
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether a stack may have a second direction."""
+        return self.directions is not None and "{direction}" in self._anchor()
+
+    def _in_direction(self, key: str, direction: int) -> str:
+        return key.replace("{direction}", self.directions[direction]) if self.directions else key
+
+    def at(self, key: str, number: int, direction: int = 0) -> str:
+        """A key with the layer's number, in a direction: 0, or 1 for the second."""
+        return self._in_direction(key, direction).replace("{layer}", str(number))
 
     # Reading
 
     def layers(self, keys: Iterable[str]) -> list[int]:
         """The numbers of the layers that have keys; [first] for a format without `{layer}`, if its key is there."""
-        pattern = re.compile("(\\d+)".join(map(re.escape, self.anchor().split("{layer}"))))
+        pattern = _pattern(self.anchor(), "(\\d+)")
         matches = [match for match in map(pattern.fullmatch, keys) if match]
         return sorted({int(match[1]) for match in matches}) if pattern.groups else [self.first] * bool(matches)
 
-    def read(self, tensors: Mapping[str, Tensor], number: int) -> tuple[LayerTensors, list[str]]:
+    def owns(self, key: str, direction: int | None = None) -> bool:
+        """Whether a key is one of this format's; with a direction, one of it."""
+        choices = range(1 + self.has_directions) if direction is None else [direction]
+        return any(pattern.fullmatch(key) for each in choices for pattern in self._patterns[each])
+
+    @cached_property
+    def _patterns(self) -> list[list[re.Pattern]]:
+        """Those of the keys, by direction."""
+        keys = [key for is_split in (False, True) for group in self.groups(is_split) for key in group.gates]
+        keys += [key for key in (self.projection, *self._norm_keys()) if key is not None]
+        return [
+            [_pattern(self._in_direction(key, direction), "\\d+") for key in dict.fromkeys(keys)]
+            for direction in range(1 + self.has_directions)
+        ]
+
+    def _norm_keys(self) -> list[str]:
+        """Those of a normalisation, where "*" stands for anything."""
+        return []
+
+    def directions_of(self, keys: Iterable[str]) -> int:
+        """1, or 2 where there are keys of a second direction."""
+        return 1 + (self.has_directions and any(self.owns(key, 1) for key in keys))
+
+    def read(self, tensors: Mapping[str, Tensor], number: int, direction: int = 0) -> tuple[LayerTensors, list[str]]:
         """The tensors of a layer, and the keys that they came from. Raises ValueError where some do not fit."""
         used: list[str] = []
         parts: dict[str, Tensor] = {}
-        for group in self.groups(self._is_split(tensors, number)):
-            found = self._read_group(tensors, group, number, used)
+        for group in self.groups(self._is_split(tensors, number, direction)):
+            found = self._read_group(tensors, group, number, direction, used)
             if found is not None:
                 parts[group.role] = parts[group.role] + found if group.role in parts else found
+        if self.projection is not None:
+            key = self.at(self.projection, number, direction)
+            if key in tensors:
+                checks.check_tensor(key, tensors[key])
+                if tensors[key].dim() != 2:
+                    raise ValueError(f"{key}: expected shape (P, C), got {tuple(tensors[key].shape)}")
+                parts["projection"] = tensors[key]
+                used.append(key)
         name = f"layer {number}" if "{layer}" in self.anchor() else "the layer"
         layer = self._assemble(name, parts)
         check_layer(name, layer)
+        layer = layer._replace(norm=self._read_norm(tensors, layer, number, direction, used))
         return add_to_forget_gate(layer, self.forget_bias), used
 
-    def _is_split(self, tensors: Mapping[str, Tensor], number: int) -> bool:
+    def _read_norm(
+        self, tensors: Mapping[str, Tensor], layer: LayerTensors, number: int, direction: int, used: list[str]
+    ) -> dict[str, Tensor] | None:
+        return None
+
+    def _is_split(self, tensors: Mapping[str, Tensor], number: int, direction: int) -> bool:
         """Whether the tensors of this layer have a weight of the input's own, where both is possible."""
         return False
 
-    def _read_group(self, tensors: Mapping[str, Tensor], group: Group, number: int, used: list[str]) -> Tensor | None:
+    def _read_group(
+        self, tensors: Mapping[str, Tensor], group: Group, number: int, direction: int, used: list[str]
+    ) -> Tensor | None:
         """The group's tensor with the gates in our order; None where an optional group is absent."""
-        keys = {key.replace("{layer}", str(number)): order for key, order in group.gates.items()}
+        keys = {self.at(key, number, direction): order for key, order in group.gates.items()}
         missing = [key for key in keys if key not in tensors]
         if missing and not group.is_required and len(missing) == len(keys):
             return None
@@ -147,7 +217,7 @@ class Format:
         for key, order in keys.items():
             checks.check_tensor(key, tensors[key])
             tensor = self._from_layout(key, tensors[key], group.role)
-            if tensor.shape[0] % len(order):
+            if tensor.dim() == 0 or tensor.shape[0] % len(order):
                 raise ValueError(
                     f"{key}: expected {len(order)}·C rows for {len(order)} gates, got shape {tuple(tensors[key].shape)}"
                 )
@@ -176,15 +246,18 @@ class Format:
         return tensor
 
     def _assemble(self, name: str, parts: Mapping[str, Tensor]) -> LayerTensors:
-        input, hidden = parts.get("input"), parts.get("hidden")
+        input, hidden, projection = parts.get("input"), parts.get("hidden"), parts.get("projection")
         if "joint" in parts:
-            input, hidden = self.split_columns(name, parts["joint"])
+            joint = parts["joint"]
+            input, hidden = self.split_columns(
+                name, joint, joint.shape[0] // 4 if projection is None else projection.shape[0]
+            )
         if input is not None and input.shape[1] == 0:
             input = None
         peephole = parts.get("peephole")
         if peephole is not None:
             peephole = self._peephole_from_layout(peephole, hidden.dim())
-        return LayerTensors(input, hidden, parts.get("bias"), peephole)
+        return LayerTensors(input, hidden, parts.get("bias"), peephole, projection)
 
     def _peephole_from_layout(self, peephole: Tensor, dims: int) -> Tensor:
         """From (3, C), (3, C, *spatial), (3, *spatial, C) or (3, 1, C, *spatial) to `dims` dimensions."""
@@ -194,18 +267,17 @@ class Format:
             return peephole[(..., *[None] * (dims - 2))]
         return peephole.movedim(-1, 1) if self.layout == "channels_last" else peephole
 
-    def split_columns(self, name: str, joint: Tensor) -> tuple[Tensor, Tensor]:
-        """The columns of the input and those of the hidden state."""
-        channels = joint.shape[0] // 4
-        if joint.shape[0] % 4 or joint.shape[1] < channels:
+    def split_columns(self, name: str, joint: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The columns of the input and the `count` ones of the hidden state."""
+        if joint.shape[0] % 4 or joint.shape[1] < count:
             raise ValueError(
                 f"{name}: expected a weight of shape (4·C, Cin + C, …) in PyTorch's layout, got {tuple(joint.shape)}"
             )
-        return joint[:, :-channels], joint[:, -channels:]
+        return joint[:, :-count], joint[:, -count:]
 
     # Writing
 
-    def write(self, layer: LayerTensors, number: int) -> dict[str, Tensor]:
+    def write(self, layer: LayerTensors, number: int, direction: int = 0) -> dict[str, Tensor]:
         """The inverse of `read`. Raises ValueError for what the format cannot hold."""
         layer = add_to_forget_gate(layer, -self.forget_bias)
         groups = self.groups(is_split=not layer.is_joint())
@@ -213,7 +285,11 @@ class Format:
         for role in ("bias", "peephole"):
             if getattr(layer, role) is not None and role not in roles:
                 raise ValueError(f"{role}: the layer has one, which this format cannot hold")
-        written = {}
+        written = self._write_norm(layer, number, direction)
+        if layer.projection is not None:
+            if self.projection is None:
+                raise ValueError("proj_size: the layer has a projection, which this format cannot hold")
+            written[self.at(self.projection, number, direction)] = layer.projection
         values = layer._asdict()
         for group in groups:
             tensor = self._joint(layer) if group.role == "joint" else values[group.role]
@@ -226,12 +302,15 @@ class Format:
             if group.role == "peephole":
                 parts = {gate: self._peephole_to_layout(part) for gate, part in parts.items()}
             for key, own in group.gates.items():
-                written[key.replace("{layer}", str(number))] = self._to_layout(
-                    gate_orders.merge(parts, own), group.role
-                )
+                written[self.at(key, number, direction)] = self._to_layout(gate_orders.merge(parts, own), group.role)
             if group.role == "bias":  # further biases, which are added to this one
                 values["bias"] = torch.zeros_like(tensor)
         return written
+
+    def _write_norm(self, layer: LayerTensors, number: int, direction: int) -> dict[str, Tensor]:
+        if layer.norm is not None:
+            raise ValueError("norm: the layer has a normalisation, which this format cannot hold")
+        return {}
 
     def _joint(self, layer: LayerTensors) -> Tensor:
         if not layer.is_joint():
@@ -285,6 +364,11 @@ class Format:
         return [Group("peephole", by_gate if len(by_gate) == 3 else {self.peephole: PEEPHOLE_ORDER}, False)]
 
 
+def _pattern(key: str, number: str) -> re.Pattern:
+    """Of keys with the number of a layer as this pattern, and "*" for anything."""
+    return re.compile(re.escape(key).replace(re.escape("{layer}"), number).replace(re.escape("*"), ".+"))
+
+
 @dataclass(frozen=True)
 class Joint(Format):
     """One convolution over input and hidden state, `key`, with all gates.
@@ -294,20 +378,46 @@ class Joint(Format):
         gates: the order of the gates in its rows, "ifog".
         columns: the order of its columns. "xh": input, then hidden state; "hx"; or "xht": input, hidden state, and C
             channels of another hidden state, which the layer reads as the last channels of its input.
+        norm: a `GroupNorm` or `BatchNorm` of the pre-activations, with its key; None if the code has none. A checkpoint
+            may be without it.
         others: as in `Format`.
     """
 
     key: str
     gates: str = field(kw_only=True)
     columns: str = field(default="xh", kw_only=True)
+    norm: Norm | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
         gate_orders.check_order("gates", self.gates)
         checks.check_choice("columns", self.columns, COLUMNS)
+        if self.norm is not None and not isinstance(self.norm, Norm):
+            raise TypeError(f"norm: expected a GroupNorm or BatchNorm of convert, got {checks.show(self.norm)}")
 
     def _keys(self) -> dict[str, object]:
         return super()._keys() | {"key": self.key}
+
+    def _norm_keys(self) -> list[str]:
+        norm = self.norm
+        return [] if norm is None else [f"{norm.key}.{name}" for name in (*norm.required, *norm.optional)]
+
+    def _read_norm(
+        self, tensors: Mapping[str, Tensor], layer: LayerTensors, number: int, direction: int, used: list[str]
+    ) -> dict[str, Tensor] | None:
+        if self.norm is None:
+            return None
+        found = read_norm(self.norm, self.at(self.norm.key, number, direction), tensors, 4 * layer.channels)
+        if found is None:
+            return None
+        used += [self.at(key, number, direction) for key in self._norm_keys()]
+        return self.norm.reorder(found, self.gates, ORDER)
+
+    def _write_norm(self, layer: LayerTensors, number: int, direction: int) -> dict[str, Tensor]:
+        if self.norm is None or layer.norm is None:
+            return super()._write_norm(layer, number, direction)
+        tensors = self.norm.reorder(layer.norm, ORDER, self.gates)
+        return {f"{self.at(self.norm.key, number, direction)}.{name}": tensor for name, tensor in tensors.items()}
 
     def groups(self, is_split: bool) -> list[Group]:
         weight, bias = (self._named(self.key, index) for index in (0, 1))
@@ -317,15 +427,14 @@ class Joint(Format):
             *self._peephole_groups(),
         ]
 
-    def split_columns(self, name: str, joint: Tensor) -> tuple[Tensor, Tensor]:
-        channels = joint.shape[0] // 4
-        first, last = super().split_columns(name, joint)
+    def split_columns(self, name: str, joint: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        first, last = super().split_columns(name, joint, count)
         if self.columns == "hx":
-            return joint[:, channels:], joint[:, :channels]
+            return joint[:, count:], joint[:, :count]
         if self.columns == "xht":
-            if first.shape[1] < channels:
+            if first.shape[1] < count:
                 raise ValueError(f"{name}: expected a weight of shape (4·C, Cin + 2·C, …), got {tuple(joint.shape)}")
-            return torch.cat([first[:, :-channels], last], 1), first[:, -channels:]
+            return torch.cat([first[:, :-count], last], 1), first[:, -count:]
         return first, last
 
     def join_columns(self, input: Tensor, hidden: Tensor) -> Tensor:
@@ -405,14 +514,20 @@ class PerGate(Format):
 
 @dataclass(frozen=True)
 class Native(Format):
-    """This package's own: weight, input_weight where the input's kernel has another size, bias and peephole.
+    """This package's own: weight, input_weight where the input's kernel has another size, bias, peephole, projection,
+    and the parameters and buffers of a norm.
 
     Args:
-        key: of a layer's cell: "layers.{layer}" in a stack, "" in a cell by itself.
+        key: of a layer's cell: "{direction}layers.{layer}" in a stack, "" in a cell by itself.
     """
 
-    key: str = "layers.{layer}"
+    key: str = "{direction}layers.{layer}"
     absent_peephole: str = field(default="none", kw_only=True)
+    directions: tuple[str, str] | None = field(default=("", "reverse_"), kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "projection", self._of("projection"))
 
     def _keys(self) -> dict[str, object]:
         return super()._keys() | {"key": self.key}
@@ -428,8 +543,23 @@ class Native(Format):
     def _of(self, name: str) -> str:
         return f"{self.key}.{name}" if self.key else name
 
-    def _is_split(self, tensors: Mapping[str, Tensor], number: int) -> bool:
-        return self._of("input_weight").replace("{layer}", str(number)) in tensors
+    def _is_split(self, tensors: Mapping[str, Tensor], number: int, direction: int) -> bool:
+        return self.at(self._of("input_weight"), number, direction) in tensors
+
+    def _norm_keys(self) -> list[str]:
+        return [self._of("norm.*")]
+
+    def _read_norm(
+        self, tensors: Mapping[str, Tensor], layer: LayerTensors, number: int, direction: int, used: list[str]
+    ) -> dict[str, Tensor] | None:
+        start = self.at(self._of("norm."), number, direction)
+        found = {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
+        used += [start + name for name in found]
+        return found or None
+
+    def _write_norm(self, layer: LayerTensors, number: int, direction: int) -> dict[str, Tensor]:
+        start = self.at(self._of("norm."), number, direction)
+        return {start + name: tensor for name, tensor in (layer.norm or {}).items()}
 
     def _peephole_to_layout(self, peephole: Tensor) -> Tensor:
         return peephole
@@ -462,9 +592,9 @@ class DepthwiseSeparable(Format):
     def groups(self, is_split: bool) -> list[Group]:
         return Joint(self.pointwise, gates=self.gates, names=self.names).groups(is_split)
 
-    def read(self, tensors: Mapping[str, Tensor], number: int) -> tuple[LayerTensors, list[str]]:
-        layer, used = super().read(tensors, number)
-        weight, bias = (self._named(self.depthwise, index).replace("{layer}", str(number)) for index in (0, 1))
+    def read(self, tensors: Mapping[str, Tensor], number: int, direction: int = 0) -> tuple[LayerTensors, list[str]]:
+        layer, used = super().read(tensors, number, direction)
+        weight, bias = (self.at(self._named(self.depthwise, index), number, direction) for index in (0, 1))
         if weight not in tensors:
             return layer, used
         if not self.dense:
@@ -491,5 +621,5 @@ class DepthwiseSeparable(Format):
         check_layer(weight, layer)
         return layer, used
 
-    def write(self, layer: LayerTensors, number: int) -> dict[str, Tensor]:
+    def write(self, layer: LayerTensors, number: int, direction: int = 0) -> dict[str, Tensor]:
         raise ValueError("a dense convolution cannot be written as a depthwise separable one")

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..core import checks
+from ..modules.cell import RecurrentCell
 from ..modules.stack import RecurrentStack
-from .formats import Format
+from .formats import Format, Native
 from .sources import find_format
 from .state_dict import rename
 
@@ -32,7 +33,7 @@ def hook(
     does not fit them is an error of `load_state_dict`.
 
     Args:
-        module: the layer, or a model with one such layer.
+        module: the layer or cell, or a model with one such layer or cell.
         source, missing_peephole, without_input, dense: as in `convert.rename`. Peepholes of zero take the form that the
             layer's have.
         prefix: with which the source's keys begin, after the module's own place in the model: "old_rnn." for a model
@@ -73,7 +74,8 @@ class _Hook:
         found = {
             key: value for key, value in state_dict.items() if key.startswith(place + self.prefix) and key not in others
         }
-        renamed = rename(found, self.source, prefix=place + self.prefix, **self.words)
+        native = Native("") if isinstance(layer, RecurrentCell) else Native()
+        renamed = rename(found, self.source, native, prefix=place + self.prefix, **self.words)
         for key in found:
             del state_dict[key]
         for key, tensor in renamed.items():
@@ -84,10 +86,14 @@ class _Hook:
             state_dict[target + key] = tensor
 
 
-def _find_layer(module: nn.Module) -> tuple[str, RecurrentStack]:
-    """The one layer of this package in a module, and its name there; "" for the module itself."""
-    found = [(name, each) for name, each in module.named_modules() if isinstance(each, RecurrentStack)]
+def _find_layer(module: nn.Module) -> tuple[str, RecurrentStack | RecurrentCell]:
+    """The one layer of this package in a module, or a cell that is in no layer, and its name there; "" for itself."""
+    found: dict[str, nn.Module] = {}
+    for name, each in module.named_modules():  # a layer comes before its cells
+        is_inside = any(not above or name.startswith(f"{above}.") for above in found)
+        if isinstance(each, (RecurrentStack, RecurrentCell)) and not is_inside:
+            found[name] = each
     if len(found) != 1:
-        names = ", ".join(name for name, _ in found) or "none"
+        names = ", ".join(found) or "none"
         raise ValueError(f"module: expected a layer of this package, or a model with one of them, got one with {names}")
-    return found[0]
+    return found.popitem()

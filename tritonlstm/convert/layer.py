@@ -1,5 +1,6 @@
 """The tensors of one layer in the form that all formats are translated from and to."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,13 +13,20 @@ class LayerTensors(NamedTuple):
     """The weights of one layer, gates in the order i, f, g, o, with the input's part apart from the hidden state's."""
 
     input: Tensor | None  # (4C, Cin, *input_kernel); None without an input
-    hidden: Tensor  # (4C, C, *kernel)
+    hidden: Tensor  # (4C, C, *kernel); (4C, P) with a projection
     bias: Tensor | None  # (4C)
     peephole: Tensor | None  # (3, C, *spatial or ones)    w_ci, w_cf, w_co
+    projection: Tensor | None = None  # (P, C)
+    norm: Mapping[str, Tensor] | None = None  # by name, each (4C) or without dimensions
 
     @property
     def channels(self) -> int:
         """C."""
+        return self.hidden.shape[0] // 4
+
+    @property
+    def out_channels(self) -> int:
+        """The channels of h: P with a projection, else C."""
         return self.hidden.shape[1]
 
     @property
@@ -41,12 +49,18 @@ class LayerTensors(NamedTuple):
 
 def check_layer(name: str, layer: LayerTensors) -> None:
     """Raise a ValueError where the tensors do not fit together; `name` is the layer's in messages."""
-    hidden, input, bias, peephole = layer.hidden, layer.input, layer.bias, layer.peephole
+    hidden, input, bias, peephole, projection = layer.hidden, layer.input, layer.bias, layer.peephole, layer.projection
     rows, dims = 4 * layer.channels, hidden.dim() - 2
-    if layer.channels == 0 or hidden.shape[0] != rows:
+    if projection is not None and dims:
+        raise ValueError(f"{name}: expected no projection beside weights of {hidden.dim()} dimensions, got one")
+    if projection is not None and not 0 < projection.shape[0] < projection.shape[1]:
         raise ValueError(
-            f"{name}: expected weights of the hidden state of shape (4·C, C, …), got {tuple(hidden.shape)}"
+            f"{name}: expected a projection of shape (P, C) with P less than C, got {tuple(projection.shape)}"
         )
+    channels, columns = (layer.channels,) * 2 if projection is None else (projection.shape[1], projection.shape[0])
+    if rows == 0 or tuple(hidden.shape[:2]) != (4 * channels, columns):
+        wanted = "(4·C, C, …)" if projection is None else f"(4·C, P) = ({4 * channels}, {columns})"
+        raise ValueError(f"{name}: expected weights of the hidden state of shape {wanted}, got {tuple(hidden.shape)}")
     if input is not None and (input.dim() != hidden.dim() or input.shape[0] != rows):
         raise ValueError(
             f"{name}: expected weights of the input of shape (4·C, Cin, …) = ({rows}, Cin, …) in {hidden.dim()}"
@@ -59,7 +73,7 @@ def check_layer(name: str, layer: LayerTensors) -> None:
             f"{name}: expected peepholes of shape (3, C, …) = (3, {layer.channels}, …) in {2 + dims} dimensions,"
             f" got {tuple(peephole.shape)}"
         )
-    for tensor in layer:
+    for tensor in (hidden, input, bias, peephole, projection):
         if tensor is not None and tensor.dtype not in checks.DTYPES:
             raise TypeError(f"{name}: expected {', '.join(map(str, checks.DTYPES))}, got {tensor.dtype}")
 

@@ -3,7 +3,8 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from ..modules.stack import RecurrentStack
 from . import files, keras
 from .formats import Format
 from .sources import SOURCES
-from .state_dict import from_state_dict, prefixes, read
+from .state_dict import from_state_dict, named, prefixes, read
 from .trees import flatten, to_tensor
 
 
@@ -71,22 +72,30 @@ def fits(values: Mapping[str, object]) -> list[Fit]:
 
     Some of them may have another gate order: shapes do not tell.
     """
+    return [fit for fit, problem in tries(values) if problem is None]
+
+
+def tries(values: Mapping[str, object]) -> Iterator[tuple[Fit, str | None]]:
+    """The sources that have some of the keys, each with its prefix, and what does not fit; None if all does."""
     shapes = {}
     for key, value in flatten(values).items():
         try:
             tensor = to_tensor(key, value)
-            shapes[key] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         except TypeError:
-            shapes[key] = value
-    found = []
+            tensor = value
+        is_dense = checks.is_dense(tensor) and not tensor.is_quantized
+        shapes[key] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if is_dense else tensor
+    keys = sorted(shapes)  # in which those of one prefix stand together
     for name, format in SOURCES.items():
-        for prefix in prefixes(format, list(shapes)):
+        for prefix in prefixes(format, keys):
+            start, end = (bisect_left(keys, each) for each in (prefix, prefix + chr(sys.maxunicode)))
+            under = {key: shapes[key] for key in keys[start:end]}
             try:
-                read(shapes, name, prefix, missing_peephole="zeros", dense=True)
-            except (TypeError, ValueError):
-                continue
-            found.append(Fit(name, prefix))
-    return found
+                read(under, name, prefix, missing_peephole="zeros", dense=True)
+            except (TypeError, ValueError) as error:
+                yield Fit(name, prefix), str(error)
+            else:
+                yield Fit(name, prefix), None
 
 
 def _proposal(values: Mapping[str, object]) -> str:
@@ -118,11 +127,12 @@ def _of_keras(layer: object) -> files.Contents:
     if not hasattr(layer, "get_config") or not hasattr(layer, "get_weights"):
         raise TypeError(f"origin: expected a layer of Keras, got {checks.describe(layer)}")
     version = "2" if package in ("tf_keras", "tensorflow") else str(sys.modules[package].__version__)
-    options = keras.options_of(kind, layer.get_config(), version)
+    source, options = keras.layer_of(kind, layer.get_config(), version)
     weights: Sequence[object] = layer.get_weights()
-    if len(weights) not in (2, 3):
+    count = len(weights) // (2 if source == "keras.Bidirectional" else 1)
+    if count not in (2, 3):
         raise ValueError(f"origin: expected a layer with its weights, got {len(weights)}; call or build it first")
-    return files.Contents(dict(zip(SOURCES["keras"].order, weights)), "keras", options)
+    return files.Contents(named(SOURCES[source].order, weights), source, options)
 
 
 def _of_flax(module: object) -> files.Contents:

@@ -5,14 +5,16 @@ checkpoint tells one from the other.
 """
 
 import difflib
+from dataclasses import replace
 
 from ..core import checks
 from .formats import DepthwiseSeparable, Format, Ignored, Joint, Native, PerGate, Split
+from .keras import WEIGHTS
+from .norms import BatchNorm, GroupNorm
 
 _GRU = "a ConvGRU, which is another cell"
-_GROUP_NORM = "normalisation: of the pre-activations, before the gates, which is not converted"
+_NORM = "normalisation: between convolution and gates, which is not converted from this source"
 _CONVOLUTIONAL = "peephole: a convolution of the cell state, which the layer does not have"
-_REVERSE = "bidirectional: the weights of a second direction, which is not converted"
 
 _NDRPLZ = Joint("cell_list.{layer}.conv", gates="ifog", refused={"*conv_gates.*": _GRU, "*conv_can.*": _GRU})
 _GATES = Joint("Gates", gates="ifog")
@@ -26,7 +28,6 @@ _AUTOMAN = PerGate(
     peephole="cell{layer}.Wc{gate}",
     peephole_shape="1CHW",
 )
-_JHHUANG = Joint("conv.0", gates="ifgo", refused={"conv.1.*": _GROUP_NORM, "conv1.*": _GRU, "conv2.*": _GRU})
 _SLIP = (
     "peephole=True, with which the gates ignore the convolutions by a slip of precedence, or are normalised; neither is"
     " converted"
@@ -46,7 +47,7 @@ _KERAS = Split(
     },
     free=("activation", "recurrent_activation"),
     ignore=(Ignored("seed_generator/*", "the random numbers of dropout"),),
-    order=("kernel", "recurrent_kernel", "bias"),
+    order=WEIGHTS,
 )
 
 SOURCES: dict[str, Format] = {
@@ -67,7 +68,7 @@ SOURCES: dict[str, Format] = {
         peephole_shape="CHW",
         absent_peephole="none",
         free=("activation",),
-        refused={"*bn1.*": _GROUP_NORM, "*bn2.*": _GROUP_NORM},
+        refused={"*bn1.*": _NORM, "*bn2.*": _NORM},
     ),
     # holmdk/Video-Prediction-using-PyTorch models/seq2seq_ConvLSTM.py; prefix "encoder" or "decoder"
     "holmdk": Joint("_{layer}_convlstm.conv", gates="ifog", first=1),
@@ -127,36 +128,48 @@ SOURCES: dict[str, Format] = {
     ),
     # KimUyen/ConvLSTM-Pytorch convlstm.py
     "KimUyen": Split(
-        "cell_fw.input_conv",
-        "cell_fw.rnn_conv",
+        "cell_{direction}.input_conv",
+        "cell_{direction}.rnn_conv",
         gates="ifgo",
+        directions=("fw", "bw"),
         ignore=(
-            Ignored("cell_fw.layer_norm_*.weight", _TRAINED_NORM, initial=1.0),
-            Ignored("cell_fw.layer_norm_*.bias", _TRAINED_NORM, initial=0.0),
+            Ignored("cell_?w.layer_norm_*.weight", _TRAINED_NORM, initial=1.0),
+            Ignored("cell_?w.layer_norm_*.bias", _TRAINED_NORM, initial=0.0),
         ),
-        refused={
-            "cell_fw.layer_norm_c[ifo].*": _SLIP,
-            "cell_fw.weight_c*": _SLIP,
-            "cell_bw.*": _REVERSE,
-        },
+        refused={"cell_?w.layer_norm_c[ifo].*": _SLIP, "cell_?w.weight_c*": _SLIP},
     ),
     # kamo-naoyuki/pytorch_convolutional_rnn convolutional_rnn/module.py
     "kamo": Split(
-        "{name}_ih_l{layer}",
-        "{name}_hh_l{layer}",
+        "{name}_ih_l{layer}{direction}",
+        "{name}_hh_l{layer}{direction}",
         gates="ifgo",
-        refused={"weight_p[ifo]_l*": _CONVOLUTIONAL, "*_reverse": _REVERSE},
+        directions=("", "_reverse"),
+        refused={"weight_p[ifo]_l*": _CONVOLUTIONAL},
     ),
     # uzh-rpg/RVT models/layers/rnn.py
     "RVT": DepthwiseSeparable("conv3x3_dws", "conv1x1", gates="fiog"),
     # jhhuang96/ConvLSTM-PyTorch ConvRNN.py
-    "jhhuang96": _JHHUANG,
+    "jhhuang96": Joint(
+        "conv.0", gates="ifgo", norm=GroupNorm("conv.1", size=32), refused={"conv1.*": _GRU, "conv2.*": _GRU}
+    ),
     # czifan/ConvLSTM.pytorch networks/ConvLSTM.py: the candidate has no activation, and the output's is tanh
     "czifan": Joint(
-        "conv.0", gates="ifgo", refused={"conv.1.*": f"{_GROUP_NORM}; and the layer has no linear candidate"}
+        "conv.0",
+        gates="ifgo",
+        norm=BatchNorm("conv.1"),
+        options={"activation": "identity", "output_activation": "tanh"},
     ),
     # keras src/layers/rnn/conv_lstm.py
     "keras": _KERAS,
+    # keras src/layers/rnn/bidirectional.py, of one of them, with merge_mode="concat"
+    "keras.Bidirectional": replace(
+        _KERAS,
+        input="{direction}/cell/{name}",
+        hidden="{direction}/cell/recurrent_{name}",
+        directions=("forward_layer", "backward_layer"),
+        ignore=(Ignored("*_layer/cell/seed_generator/*", "the random numbers of dropout"),),
+        order=[f"{direction}_layer/cell/{name}" for direction in ("forward", "backward") for name in WEIGHTS],
+    ),
     # google/flax linen/recurrent.py
     "flax": Split(
         "ih",
@@ -188,7 +201,13 @@ SOURCES: dict[str, Format] = {
         peephole_shape="C",
     ),
     # torch.nn
-    "nn.LSTM": Split("{name}_ih_l{layer}", "{name}_hh_l{layer}", gates="ifgo", refused={"*_reverse": _REVERSE}),
+    "nn.LSTM": Split(
+        "{name}_ih_l{layer}{direction}",
+        "{name}_hh_l{layer}{direction}",
+        gates="ifgo",
+        directions=("", "_reverse"),
+        projection="weight_hr_l{layer}{direction}",
+    ),
     "nn.LSTMCell": Split("{name}_ih", "{name}_hh", gates="ifgo"),
     # lmnt-com/haste frameworks/pytorch/lstm.py
     "haste": Split(

@@ -4,8 +4,9 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -24,12 +25,30 @@ from .trees import flatten, nest, to_tensor
 _CLASSES = {0: "PeepholeLSTM", 1: "ConvLSTM1d", 2: "ConvLSTM2d", 3: "ConvLSTM3d"}
 """By number of spatial dimensions."""
 
+_TOLD = (
+    "in_channels",
+    "hidden_channels",
+    "kernel_size",
+    "input_kernel_size",
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "peephole",
+    "spatial_size",
+    "proj_size",
+    "bidirectional",
+    "device",
+    "dtype",
+)
+"""Arguments of the layers that the weights tell."""
+
 _COMPUTATION = ("backend", "memory", "schedule", "returns")
 """Options that change how a layer computes or what it returns, but not its equations."""
 
 _FOREIGN = {
-    "*_reverse": "bidirectional: the weights of a second direction, which is not converted",
-    "*weight_hr_l*": "proj_size: a projection, which is not converted",
+    "*_reverse": "bidirectional: the weights of a second direction, which this source does not have",
+    "*weight_hr_l*": "proj_size: a projection, which this source does not have",
     "*reset_gate*": "a ConvGRU, which is another cell",
     "*update_gate*": "a ConvGRU, which is another cell",
     "*running_mean": "normalisation: batch normalisation inside the layer, which is not converted",
@@ -71,10 +90,10 @@ def rename(
             not fit together, or if the target cannot hold what the source has.
         TypeError: for what is no tensor.
     """
-    layers = read(
+    stacks = read(
         state_dict, source, prefix, missing_peephole=missing_peephole, without_input=without_input, dense=dense
     )
-    return _write(layers, target, target_prefix)
+    return _write(stacks, target, target_prefix)
 
 
 def from_state_dict(
@@ -89,17 +108,18 @@ def from_state_dict(
 ) -> RecurrentStack:
     """Build the layer that computes the same as the source's, with its weights.
 
-    Sizes, bias and peepholes follow from the tensors' shapes, dtype and device are the tensors', activations follow
-    from the source. Tensors are copied.
+    Sizes, bias, peepholes, projection and directions follow from the tensors, dtype and device are the tensors',
+    activations and normalisation follow from the source. Tensors are copied.
 
     Args:
         state_dict: as in `rename`; for Keras also the list that `get_weights()` returns.
         source, prefix, missing_peephole, without_input, dense: as in `rename`.
         options: arguments of the layer that the weights do not tell, such as `batch_first=True` or `memory`. For
-            "keras" and "mxnet", `padding` must be given, for Keras's cells `recurrent_activation` too.
+            "keras" and "mxnet", `padding` must be given, for Keras's cells `recurrent_activation` too; for this
+            package's own layers their `norm`, if they have one.
 
     Returns:
-        `ConvLSTM2d`, or `PeepholeLSTM` for matrices.
+        `ConvLSTM1d`, `ConvLSTM2d` or `ConvLSTM3d` by the kernels' dimensions, or `PeepholeLSTM` for matrices.
 
     Raises:
         ValueError, TypeError: as `rename`; also if the source needs an option that the layer does not have, which the
@@ -107,11 +127,11 @@ def from_state_dict(
     """
     name, format = find_format(source)
     options = _check_asked(name, format, options)
-    layers = read(
+    stacks = read(
         state_dict, source, prefix, missing_peephole=missing_peephole, without_input=without_input, dense=dense
     )
-    layer = _build(name, layers, {**format.options, **options})
-    tensors = _write(layers, Native(), "")
+    layer = _build(name, format, stacks, {**format.options, **options})
+    tensors = _write(stacks, Native(), "")
     state = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     layer.load_state_dict(state, assign=True)
     return layer
@@ -121,7 +141,7 @@ def to_state_dict(layer: nn.Module, source: str | Format, prefix: str = "") -> d
     """The weights of a layer as the source has them; the inverse of `from_state_dict`.
 
     Args:
-        layer: `ConvLSTM2d`, `PeepholeLSTM`, or one of their cells.
+        layer: `ConvLSTM1d` to `ConvLSTM3d`, `PeepholeLSTM`, or one of their cells.
         source: as in `rename`.
         prefix: with which the keys begin.
 
@@ -131,19 +151,21 @@ def to_state_dict(layer: nn.Module, source: str | Format, prefix: str = "") -> d
 
     Raises:
         ValueError: that names what the source cannot represent: an activation, peepholes that are not zero, a bias,
-            an input kernel of a different size, no input.
+            an input kernel of a different size, no input, a second direction, a projection, a norm, zoneout.
     """
     name, format = find_format(source)
-    cells = _cells(layer)
+    cells, reverse_cells = _cells(layer)
     if not isinstance(format, Native):
         for cell in cells:
-            _check_represented(name, format, cell.spec)
+            _check_represented(name, format, cell, cell.spec)
+        for cell in reverse_cells:
+            _check_represented(name, format, cell, dataclasses.replace(cell.spec, reverse=False))
     own = Native("") if isinstance(layer, RecurrentCell) else Native()
     tensors = {key: tensor.detach() for key, tensor in layer.state_dict().items()}
-    layers = read(tensors, own)
+    stacks = read(tensors, own)
     if not isinstance(format, Native) and not any(group.role == "peephole" for group in format.groups(False)):
-        layers = [_without_zero_peephole(name, each) for each in layers]
-    written = _write(layers, format, prefix)
+        stacks = [[_without_zero_peephole(name, each) for each in layers] for layers in stacks]
+    written = _write(stacks, source, prefix)
     return nest(written) if format.nested else written
 
 
@@ -155,8 +177,8 @@ def read(
     missing_peephole: str | None = None,
     without_input: bool = False,
     dense: bool = False,
-) -> list[LayerTensors]:
-    """The layers of a source, from the lowest. The arguments and errors are those of `rename`."""
+) -> list[list[LayerTensors]]:
+    """The layers of a source, from the lowest, for each direction. The arguments and errors are those of `rename`."""
     name, format = find_format(source)
     if missing_peephole not in (None, "zeros"):
         raise ValueError(f"missing_peephole: expected None or 'zeros', got {checks.show(missing_peephole)}")
@@ -177,26 +199,43 @@ def read(
             f" {', '.join(map(str, numbers))}"
         )
     tensors = {key: to_tensor(prefix + key, value) for key, value in tensors.items()}
-    layers, used = [], set()
-    for number in numbers:
-        try:
-            layer, keys = format.read(tensors, number)
-        except (TypeError, ValueError) as error:
-            where = f" under {prefix!r}" if prefix else ""
-            raise type(error)(f"{error}, in the weights of {name}{where}") from None
-        used.update(keys)
-        layers.append(_with_peephole(name, format, prefix, number, layer, missing_peephole))
+    stacks, used = [], set()
+    for direction in range(format.directions_of(tensors)):
+        stacks.append([])
+        for number in numbers:
+            try:
+                layer, keys = format.read(tensors, number, direction)
+            except (TypeError, ValueError) as error:
+                where = f" under {prefix!r}" if prefix else ""
+                raise type(error)(f"{error}, in the weights of {name}{where}") from None
+            used.update(keys)
+            stacks[-1].append(_with_peephole(name, format, prefix, number, layer, missing_peephole))
     for key in sorted(tensors.keys() - used):
         _check_ignored(name, format, prefix, key, tensors[key])
     if without_input:
-        layers[0] = layers[0]._replace(input=None)
-    for index, (below, above) in enumerate(pairwise(layers), format.first):
-        if above.in_channels != below.channels:
+        for layers in stacks:
+            layers[0] = layers[0]._replace(input=None)
+    _check_sizes(stacks, format.first)
+    return stacks
+
+
+def _check_sizes(stacks: Sequence[Sequence[LayerTensors]], first: int) -> None:
+    """Each layer must read what the one below has, in both directions the same."""
+    for number, directions in enumerate(zip(*stacks), first):
+        sizes = [(each.in_channels, each.channels, each.out_channels, each.kernel) for each in directions]
+        sizes = [(*each, layer.input_kernel) for each, layer in zip(sizes, directions)]
+        if len(set(sizes)) > 1:
             raise ValueError(
-                f"state_dict: expected layer {index + 1} to read the {below.channels} channels of layer {index},"
+                f"state_dict: expected both directions of layer {number} with the same Cin, C and kernels, got"
+                f" {' and '.join(str((cin, c, *kernels)) for cin, c, _, *kernels in sizes)}"
+            )
+    for number, (below, above) in enumerate(pairwise(stacks[0]), first):
+        wanted = len(stacks) * below.out_channels
+        if above.in_channels != wanted:
+            raise ValueError(
+                f"state_dict: expected layer {number + 1} to read the {wanted} channels of layer {number},"
                 f" got a weight for {above.in_channels}"
             )
-    return layers
 
 
 def _named(name: str, format: Format, state_dict: object) -> dict[str, object]:
@@ -206,13 +245,20 @@ def _named(name: str, format: Format, state_dict: object) -> dict[str, object]:
     if isinstance(state_dict, Sequence) and not isinstance(state_dict, str):
         if format.order is None:
             raise TypeError(f"state_dict: expected a dictionary for {name}, got {checks.describe(state_dict)}")
-        if len(state_dict) > len(format.order):
-            raise ValueError(
-                f"state_dict: expected at most {len(format.order)} tensors, {', '.join(format.order)} of one layer,"
-                f" got {len(state_dict)}"
-            )
-        return dict(zip(format.order, state_dict))
+        return named(format.order, state_dict)
     raise TypeError(f"state_dict: expected a dictionary of tensors, got {checks.describe(state_dict)}")
+
+
+def named(order: Sequence[str], tensors: Sequence[object]) -> dict[str, object]:
+    """The tensors of a list by name, of this order, or of those that are no bias."""
+    without_bias = [key for key in order if not key.endswith("bias")]
+    for names in (order, without_bias):
+        if len(tensors) == len(names):
+            return dict(zip(names, tensors))
+    raise ValueError(
+        f"state_dict: expected the {len(order)} tensors {', '.join(order)} of one layer, or the {len(without_bias)}"
+        f" without a bias, got {len(tensors)}"
+    )
 
 
 def _under(prefix: object, values: Mapping[str, object]) -> dict[str, object]:
@@ -239,7 +285,7 @@ def _nothing_found(name: str, format: Format, prefix: str, values: Mapping[str, 
 
 def _check_not_refused(name: str, format: Format, prefix: str, key: str) -> None:
     """Tell apart keys of an option or a cell that the layer does not have."""
-    patterns = format.refused if _ignored(format, key) else {**format.refused, **_FOREIGN}
+    patterns = format.refused if format.owns(key) or _ignored(format, key) else {**format.refused, **_FOREIGN}
     for pattern, reason in patterns.items():
         if fnmatchcase(key, pattern):
             raise ValueError(f"{prefix}{key}: {reason}, in the weights of {name}")
@@ -289,18 +335,22 @@ def _with_peephole(
     return layer._replace(peephole=layer.hidden.new_zeros(3, layer.channels, *ones))
 
 
-def _write(layers: Sequence[LayerTensors], target: str | Format, prefix: str) -> dict[str, Tensor]:
+def _write(stacks: Sequence[Sequence[LayerTensors]], target: str | Format, prefix: str) -> dict[str, Tensor]:
     name, format = find_format(target)
     if not isinstance(prefix, str):
         raise TypeError(f"target_prefix: expected a string, got {checks.show(prefix)}")
-    if len(layers) > 1 and "{layer}" not in format.anchor():
-        raise ValueError(f"num_layers: expected one layer, which {name} has, got {len(layers)}")
+    if len(stacks[0]) > 1 and "{layer}" not in format.anchor():
+        raise ValueError(f"num_layers: expected one layer, which {name} has, got {len(stacks[0])}")
+    if len(stacks) > 1 and not format.has_directions:
+        raise ValueError(f"bidirectional: expected False, since {name} has one direction, got True")
     written = {}
-    for number, layer in enumerate(layers, format.first):
-        try:
-            written |= {prefix + key: tensor for key, tensor in format.write(layer, number).items()}
-        except ValueError as error:
-            raise ValueError(f"{error}, in {name}") from None
+    for direction, layers in enumerate(stacks):
+        for number, layer in enumerate(layers, format.first):
+            try:
+                tensors = format.write(layer, number, direction)
+            except ValueError as error:
+                raise ValueError(f"{error}, in {name}") from None
+            written |= {prefix + key: tensor for key, tensor in tensors.items()}
     return written
 
 
@@ -321,8 +371,11 @@ def _check_asked(name: str, format: Format, options: dict[str, object]) -> dict[
     return options
 
 
-def _build(name: str, layers: Sequence[LayerTensors], options: dict[str, object]) -> RecurrentStack:
+def _build(
+    name: str, format: Format, stacks: Sequence[Sequence[LayerTensors]], options: dict[str, object]
+) -> RecurrentStack:
     """A layer of these sizes, without memory for its parameters."""
+    layers = [layer for stack in stacks for layer in stack]
     dims = layers[0].hidden.dim() - 2
     kind = getattr(modules, _CLASSES.get(dims, ""), None)
     if kind is None:
@@ -331,6 +384,8 @@ def _build(name: str, layers: Sequence[LayerTensors], options: dict[str, object]
         )
     known = {*_keywords(kind), *(each.name for each in dataclasses.fields(Spec))}
     for option, value in options.items():
+        if option in _TOLD:
+            raise ValueError(f"{option}: expected none, since the weights tell it, got {checks.show(value)}")
         if option not in known:
             raise ValueError(f"{option}: {name} needs {option}={value!r}, an option that {kind.__name__} does not have")
     has_bias = {layer.bias is not None for layer in layers}
@@ -338,43 +393,84 @@ def _build(name: str, layers: Sequence[LayerTensors], options: dict[str, object]
     if len(has_bias) > 1 or len(peepholes) > 1:
         raise ValueError("state_dict: expected a bias in all layers or in none, and peepholes of one kind")
     (has_bias,), (spatial,) = has_bias, peepholes
+    first, channels = layers[0], [layer.channels for layer in stacks[0]]
     sizes: dict[str, object] = {
-        "num_layers": len(layers),
+        "num_layers": len(channels),
         "bias": has_bias,
+        "bidirectional": len(stacks) > 1,
         "device": "meta",
-        "dtype": layers[0].hidden.dtype,
+        "dtype": first.hidden.dtype,
     }
-    channels = [layer.channels for layer in layers]
+    norm = _norm_of(name, format, layers, dims, options)
+    options = {**options, "norm": norm} if norm is not None else options
     if dims == 0:
-        return kind(layers[0].in_channels, channels, peephole=spatial is not None, **sizes, **options)
+        projected = {0 if layer.projection is None else layer.out_channels for layer in layers}
+        if len(projected) > 1:
+            raise ValueError(
+                f"state_dict: expected one size of projection in all layers, got {', '.join(map(str, projected))}"
+            )
+        sizes |= {"peephole": spatial is not None, "proj_size": projected.pop()}
+        return kind(first.in_channels, channels, **sizes, **options)
     is_full = spatial is not None and math.prod(spatial) > 1
     sizes["peephole"] = "none" if spatial is None else "full" if is_full else "channel"
     if is_full:
         sizes["spatial_size"] = spatial
-    kernels = [layer.kernel for layer in layers]
-    input_kernels = None if all(map(LayerTensors.is_joint, layers)) else [layer.input_kernel for layer in layers]
-    return kind(layers[0].in_channels, channels, kernels, input_kernel_size=input_kernels, **sizes, **options)
+    kernels = [layer.kernel for layer in stacks[0]]
+    input_kernels = None if all(map(LayerTensors.is_joint, layers)) else [layer.input_kernel for layer in stacks[0]]
+    return kind(first.in_channels, channels, kernels, input_kernel_size=input_kernels, **sizes, **options)
+
+
+def _norm_of(
+    name: str, format: Format, layers: Sequence[LayerTensors], dims: int, options: Mapping[str, object]
+) -> Callable[[int], nn.Module] | None:
+    """What makes the layers' normalisation: the source's, or the one that the options give for our own layers."""
+    given = options.get("norm")
+    has_norm = {layer.norm is not None for layer in layers}
+    if len(has_norm) > 1:
+        raise ValueError("state_dict: expected a normalisation in all layers or in none")
+    if not has_norm.pop():
+        if given is not None:
+            raise ValueError(f"norm: expected None, since the weights of {name} have none, got {checks.show(given)}")
+        return None
+    if format.norm is None:
+        if given is None:
+            raise ValueError("norm: expected the one of the layer, since its weights do not tell it, got none")
+        return given
+    if given is not None:
+        raise ValueError(f"norm: expected none, since {name} has its own, got {checks.show(given)}")
+    return partial(format.norm.make, dims=dims)
 
 
 def _keywords(kind: type) -> list[str]:
     return [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "options")]
 
 
-def _cells(layer: object) -> list[RecurrentCell]:
+def _cells(layer: object) -> tuple[list[RecurrentCell], list[RecurrentCell]]:
+    """The cells, and those of the second direction."""
     if isinstance(layer, RecurrentCell):
-        return [layer]
-    if isinstance(layer, RecurrentStack) and all(isinstance(cell, RecurrentCell) for cell in layer.layers):
-        return list(layer.layers)
+        return [layer], []
+    if isinstance(layer, RecurrentStack):
+        cells = list(layer.layers), list(layer.reverse_layers or ())
+        if all(isinstance(cell, RecurrentCell) for each in cells for cell in each):
+            return cells
     raise TypeError(f"layer: expected a layer of this package, got {checks.describe(layer)}")
 
 
-def _check_represented(name: str, format: Format, spec: Spec) -> None:
+def _check_represented(name: str, format: Format, cell: RecurrentCell, spec: Spec) -> None:
     for each in dataclasses.fields(Spec):
         if each.name in _COMPUTATION or each.name in format.free:
             continue
         value, wanted = getattr(spec, each.name), format.options.get(each.name, each.default)
         if value != wanted:
             raise ValueError(f"{each.name}: expected {wanted!r}, the only one that {name} has, got {value!r}")
+    if cell.regularisation.zoneout is not None:
+        raise ValueError(f"zoneout: expected 0, since {name} has none, got {cell.regularisation.zoneout}")
+    if cell.norm is not None:
+        wanted = (
+            "None" if format.norm is None else repr(format.norm.make(4 * cell.hidden_channels, cell.weight.dim() - 2))
+        )
+        if repr(cell.norm) != wanted:
+            raise ValueError(f"norm: expected {wanted}, as {name} has, got {cell.norm!r}")
 
 
 def _without_zero_peephole(name: str, layer: LayerTensors) -> LayerTensors:

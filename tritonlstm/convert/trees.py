@@ -16,10 +16,16 @@ def flatten(tree: Mapping, depth: int = 0) -> dict[str, object]:
         raise ValueError(f"state_dict: expected dictionaries nested at most {_DEPTH} deep, got more")
     leaves: dict[str, object] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= {f"{key}.{below}": leaf for below, leaf in flatten(value, depth + 1).items()}
-        else:
-            leaves[str(key)] = value
+        is_tree = isinstance(value, Mapping)
+        found = (
+            {f"{key}.{below}": leaf for below, leaf in flatten(value, depth + 1).items()}
+            if is_tree
+            else {str(key): value}
+        )
+        twice = found.keys() & leaves.keys()
+        if twice:
+            raise ValueError(f"{min(twice)}: expected one value of this key, got another in a dictionary beside it")
+        leaves |= found
     return leaves
 
 
@@ -46,6 +52,8 @@ def to_tensor(key: str, value: object) -> Tensor:
     array = numpy.array(value)
     if array.dtype.name == "bfloat16":  # which NumPy has from JAX, and PyTorch does not take from it
         return torch.from_numpy(array.view(numpy.uint16)).view(torch.bfloat16)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     try:
         return torch.from_numpy(array)
     except TypeError as error:

@@ -49,8 +49,8 @@ def check_dtype(name: str, tensor: Tensor, like: Tensor) -> None:
         raise TypeError(f"{name}: expected {' or '.join(map(str, wanted))}, got {tensor.dtype}")
 
 
-def check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    if not isinstance(value, str) or value not in choices:
+def check_choice(name: str, value: object, choices: Collection[str | None]) -> None:
+    if not isinstance(value, (str, type(None))) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {show(value)}")
 
 

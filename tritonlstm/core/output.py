@@ -1,4 +1,4 @@
-"""What the commands print: no encoding and no absent reader makes them fail."""
+"""What the commands print: no encoding and no absent reader makes them fail, and no text controls the terminal."""
 
 import io
 import os
@@ -25,3 +25,19 @@ def make_robust() -> None:
             stream.flush()
             buffer = io.BufferedWriter(_Descriptor(stream.fileno(), "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=True))
+
+
+def printable(line: str) -> str:
+    """The line with control characters escaped: a terminal obeys those in a text from elsewhere."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+
+
+def warn(message: str) -> None:
+    """Print what a command's user should know, in one line."""
+    print(f"tritonlstm: warning: {printable(message)}", file=sys.stderr)
+
+
+def fail(message: str) -> int:
+    """Print why a command fails, in one line. Returns its exit status."""
+    print(f"tritonlstm: {printable(message)}", file=sys.stderr)
+    return 1

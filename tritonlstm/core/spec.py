@@ -4,6 +4,7 @@ import ast
 import difflib
 import functools
 import inspect
+import numbers
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import TypedDict
@@ -16,6 +17,8 @@ class Options(TypedDict, total=False):
 
     activation: str
     recurrent_activation: str
+    output_activation: str | None
+    cell_clip: float | None
     backend: str
     memory: str
     schedule: str
@@ -24,15 +27,23 @@ class Options(TypedDict, total=False):
     padding_mode: str | tuple[str, ...]
 
 
+ACTIVATIONS = ("tanh", "relu", "leaky_relu", "identity")
 CHOICES = {
-    "activation": ("tanh", "relu", "identity"),
+    "activation": ACTIVATIONS,
     "recurrent_activation": ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2"),
+    "output_activation": (None, *ACTIVATIONS),
     "backend": ("auto", "triton", "aten", "inductor", "torch"),
     "memory": ("save", "recompute"),
     "schedule": ("auto", "concat", "hoisted"),
 }
 FLAGS = ("reverse",)
 RETURNS = ("sequence", "last", "cells")
+POINTWISE = ("activation", "recurrent_activation", "output_activation", "cell_clip")
+"""The options of the gates and the cell state, which lie between one convolution and the next."""
+
+CELL_CLIPS = (2.0**-126, 2.0**127)
+"""The range of a bound: normal numbers of float32, as which the gates compute."""
+
 PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 
 
@@ -41,9 +52,14 @@ class Spec:
     """How a layer computes.
 
     Args:
-        activation: of the candidate g, and of c in the output: "tanh", "relu", or "identity".
+        activation: of the candidate g, and of c in the output: "tanh"; "relu"; "leaky_relu", whose slope below zero is
+            PyTorch's default, 0.01; or "identity".
         recurrent_activation: of the gates i, f and o. "sigmoid"; "hard_sigmoid", relu6(x + 3) / 6, as in Keras 3 and
             PyTorch; or "hard_sigmoid_keras2", clip(0.2 x + 0.5, 0, 1), as in Keras 1 and 2.
+        output_activation: of c in the output, h = o ∘ ψ(c), one of the same; None for the candidate's.
+        cell_clip: the bound of c at every step, a positive number, as in TensorFlow's LSTM cells: c is f ∘ c + i ∘ g
+            clipped to ±cell_clip, before the output gate and the output read it. NaN passes. Where c has reached the
+            bound, its gradient is zero. None for no bound.
         backend: "auto" (the Triton kernels on a GPU, the same algorithm in ATen calls elsewhere and, on a CPU under
             torch.compile, compiled by Inductor), "triton", "aten" or "inductor" for one of these, or "torch":
             `tritonlstm.reference`, which can be differentiated twice.
@@ -74,6 +90,8 @@ class Spec:
 
     activation: str = "tanh"
     recurrent_activation: str = "sigmoid"
+    output_activation: str | None = None
+    cell_clip: float | None = None
     backend: str = "auto"
     memory: str = "save"
     schedule: str = "auto"
@@ -88,10 +106,24 @@ class Spec:
         for name, choices in (*CHOICES.items(), ("returns", RETURNS)):
             value = getattr(self, name)
             check_choice(name, value, choices)
-            if value.__class__ is not str:  # NumPy's, or an enumeration's, whose repr `decode` could not read
+            # NumPy's strings and an enumeration's have a repr that `decode` could not read.
+            if value.__class__ not in (str, type(None)):
                 object.__setattr__(self, name, str.__str__(value))
+        if self.cell_clip is not None:
+            object.__setattr__(self, "cell_clip", _check_cell_clip(self.cell_clip))
         object.__setattr__(self, "dilation", _each("dilation", self.dilation, _check_dilation))
         object.__setattr__(self, "padding_mode", _each("padding_mode", self.padding_mode, _check_padding_mode))
+
+    @property
+    def activation_of_c(self) -> str:
+        """ψ, the activation of c in the output."""
+        return self.activation if self.output_activation is None else self.output_activation
+
+    @functools.cached_property
+    def pointwise(self) -> "Spec":
+        """The spec of all layers with the same gates: every option that these do not depend on has its default."""
+        options = {name: getattr(self, name) for name in POINTWISE}
+        return Spec(**options | {"output_activation": self.activation_of_c})
 
     @property
     def recomputes(self) -> bool:
@@ -133,6 +165,15 @@ def _each(name: str, value: object, check: Callable[[str, object], object]) -> o
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
         return tuple(check(name, each) for each in value)
     return check(name, value)
+
+
+def _check_cell_clip(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"cell_clip: expected None or a positive number, got {show(value)}")
+    least, most = CELL_CLIPS
+    if not least <= value <= most:
+        raise ValueError(f"cell_clip: expected None or a positive number, {least:.2g} to {most:.2g}, got {show(value)}")
+    return float(value)
 
 
 def _check_dilation(name: str, value: object) -> int:

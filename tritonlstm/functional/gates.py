@@ -35,11 +35,11 @@ def lstm_gates(
     """The gates of one LSTM step, for pre-activations from a convolution, product or normalisation of your own.
 
         i = σ(A_i + w_ci ∘ c)    f = σ(A_f + w_cf ∘ c)    g = φ(A_g)         [A_i A_f A_g A_o] = preact + bias
-        c' = f ∘ c + i ∘ g       o = σ(A_o + w_co ∘ c')   h' = o ∘ φ(c')
+        c' = f ∘ c + i ∘ g       o = σ(A_o + w_co ∘ c')   h' = o ∘ ψ(c')
 
-    with σ the recurrent activation and φ the activation (Shi et al. 2015, arXiv 1506.04214, equation 3). One Triton
-    kernel on a GPU; on a CPU one operator of ATen calls or, where that is faster, plain operations: for small steps,
-    and under torch.compile, which fuses them.
+    with σ the recurrent activation, φ the activation and ψ the output's (Shi et al. 2015, arXiv 1506.04214, equation
+    3). With a cell_clip, c' is clipped before it is read. One Triton kernel on a GPU; on a CPU one operator of ATen
+    calls or, where that is faster, plain operations: for small steps, and under torch.compile, which fuses them.
 
     Args:
         preact: (B, 4C, *spatial), or (B, 4C) for vectors, with the gates in the order i, f, g, o. Any strides;
@@ -47,8 +47,8 @@ def lstm_gates(
         c: (B, C, *spatial), the cell state; float32 if preact has a half-precision dtype, else in its dtype.
         bias: (4C), added to preact. A convolution on a CPU adds it at no cost; on a GPU these gates do.
         peephole: (3, C, *ones) or (3, C, *spatial), the weights of c in the gates i, f, o.
-        options: `activation`, `recurrent_activation` and `backend` of `tritonlstm.Spec`, by keyword; the others have no
-            effect.
+        options: `activation`, `recurrent_activation`, `output_activation`, `cell_clip` and `backend` of
+            `tritonlstm.Spec`, by keyword; the others have no effect.
 
     Returns:
         An `LSTMState` (h, c), each (B, C, *spatial), in the memory format of preact where that is channels last or

@@ -1,6 +1,6 @@
 """An LSTM whose hidden state is projected to fewer channels (Sak et al. 2014, arXiv 1402.1128), as nn.LSTM's proj_size.
 
-    A_t = W_x X_t + W_h H_{t-1} + b        M_t = o_t ∘ φ(C_t)        H_t = W_r M_t
+    A_t = W_x X_t + W_h H_{t-1} + b        M_t = o_t ∘ ψ(C_t)        H_t = W_r M_t
 
 with H of P channels, and M and C of C channels. Since W_h H_{t-1} = (W_h W_r) M_{t-1}, a sequence is that of an
 ordinary layer whose hidden state is M, with the weight [W_x ; W_h W_r], and one product for all H_t. The product

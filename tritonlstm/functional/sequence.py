@@ -118,7 +118,7 @@ def peephole_lstm(
 
     As `conv_lstm` without spatial dimensions: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C);
     input_preact (T, B, 4C) in place of input, beside a weight (4C, C); reset_state (B, C) or (1, C) twice.
-    With a projection (P, C), nn.LSTM's weight_hr (Sak et al. 2014, arXiv 1402.1128), h is projection · (o ∘ φ(c)):
+    With a projection (P, C), nn.LSTM's weight_hr (Sak et al. 2014, arXiv 1402.1128), h is projection · (o ∘ ψ(c)):
     h (B, P), output (T, B, P), weight (4C, Cin + P). It has no input_preact, lengths,
     reset or hold.
     """

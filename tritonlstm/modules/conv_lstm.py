@@ -27,9 +27,9 @@ class ConvLSTMCell(RecurrentCell):
     place signals have (L) and volumes (D, H, W), and kernels as many sizes.
 
         i = σ(A_i + w_ci ∘ c)    f = σ(A_f + w_cf ∘ c)    g = φ(A_g)         [A_i A_f A_g A_o] = W * [x ; h] + b
-        c' = f ∘ c + i ∘ g       o = σ(A_o + w_co ∘ c')   h' = o ∘ φ(c')
+        c' = f ∘ c + i ∘ g       o = σ(A_o + w_co ∘ c')   h' = o ∘ ψ(c')
 
-    with σ the recurrent activation and φ the activation.
+    with σ the recurrent activation, φ the activation and ψ the output's.
 
     Args:
         in_channels: Cin; 0 for a cell without an input, which is driven by its state alone.

@@ -29,7 +29,7 @@ class PeepholeLSTMCell(RecurrentCell):
         hidden_size: C.
         bias: whether to add a bias.
         peephole: whether the gates have peephole connections to the cell state.
-        proj_size: P, the channels of a projected hidden state h = W_r (o ∘ φ(c)), less than hidden_size, as in nn.LSTM
+        proj_size: P, the channels of a projected hidden state h = W_r (o ∘ ψ(c)), less than hidden_size, as in nn.LSTM
             (Sak et al. 2014, arXiv 1402.1128); 0 for none. h and the output then have P channels, c has C. A sequence
             is computed with the weight W_h W_r, of 4C × C, so that it costs what one of C channels does.
         forget_bias: initial value of the forget gate's bias. It has no effect without a bias.
@@ -122,9 +122,10 @@ class PeepholeLSTM(RecurrentStack):
 
     Call:
         layer(input, state=None, *, steps=None, returns="sequence", return_cells=False, generator=None, lengths=None,
-        reset=None, reset_state=None, hold=None) → (output, state), and layer.step(frame, state=None, *, generator=None), as in `ConvLSTM2d` without H and W: input
-        (T, B, Cin), or a `PackedSequence`; output (T, B, C), or packed; state one pair (h, c) per layer and direction,
-        each (B, C), but h (B, P) and output (T, B, P) with a proj_size of P, which takes no lengths, reset or hold.
+        reset=None, reset_state=None, hold=None) → (output, state), and layer.step(frame, state=None, *,
+        generator=None), as in `ConvLSTM2d` without H and W: input (T, B, Cin), or a `PackedSequence`; output (T, B, C),
+        or packed; state one pair (h, c) per layer and direction, each (B, C), but h (B, P) and output (T, B, P) with a
+        proj_size of P, which takes no lengths, reset or hold.
 
     Parameters:
         `layers[l]` is the `PeepholeLSTMCell` of layer l, with weight, bias, peephole and projection. With

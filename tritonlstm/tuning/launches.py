@@ -21,18 +21,27 @@ from .random_layers import random_layer
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 VARIANTS = {
-    "gates_forward": ("channel", "none", "full", "hoisted", "marks"),
-    "gates_backward": ("channel", "none", "full", "strided", "recompute", "marks"),
+    "gates_forward": ("channel", "none", "full", "hoisted", "clipped", "marks"),
+    "gates_backward": ("channel", "none", "full", "strided", "recompute", "clipped", "marks"),
     "parameter_grads": ("channel", "none", "full"),
 }
 """The kinds of peephole, and what else specialises a kernel, with peepholes by channel: "hoisted", a second addend and
-no slot for h; "strided", an output gradient that is not dense; "recompute", gates from their pre-activations; "marks",
-samples that are held and reset to a state that learns."""
+no slot for h; "strided", an output gradient that is not dense; "recompute", gates from their pre-activations;
+"clipped", a bound of c and other activations; "marks", samples that are held and reset to a state that learns."""
 
 MODES = ("inference", "training")
 
 _STEPS = 4
 """Steps whose gradients the parameter reduction adds at once: a chunk of a sequence."""
+
+_MOVED = {
+    "gates_forward": (4 + 4 + 2, 2),
+    "gates_backward": (4 + 2 + 4, 3),
+    "parameter_grads": (4 * _STEPS, 2 * _STEPS),
+}
+"""Numbers of the layer's dtype and of float32 that a launch must read and write for each element of c. Forward:
+pre-activations, gates, h twice; c_prev, c. Backward: gates, dH in two parts, dA; c_prev, dC in and out. The reduction:
+dA; c_prev, c. Bias and peepholes, which every tile shares, are left out."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,12 @@ class Launch:
     def elements(self) -> int:
         """B·H·W·C of a step."""
         return self.batch * self.height * self.width * self.channels
+
+    @property
+    def nbytes(self) -> int:
+        """What it must read and write, as the variant "channel"."""
+        own, floats = _MOVED[self.kernel]
+        return self.elements * (own * self.itemsize + floats * torch.float32.itemsize)
 
     @property
     def narrowest_access(self) -> int:
@@ -106,7 +121,10 @@ def bind(launch: Launch, device: str) -> Callable[[], None]:
     sizes = {"none": None, "full": (launch.height, launch.width)}.get(launch.variant, (1, 1))
     peephole = None if sizes is None else normal(3, *sizes, channels)
     bias = normal(4 * channels)
-    spec = Spec(backend="triton", memory="recompute" if launch.variant == "recompute" else "save")
+    memory, gates = "recompute" if launch.variant == "recompute" else "save", {}
+    if launch.variant == "clipped":
+        gates = {"activation": "leaky_relu", "output_activation": "tanh", "cell_clip": 3.0}
+    spec = Spec(backend="triton", memory=memory, **gates)
     cell = TritonCell(layout, spec, bias, bias, peephole)
     rows = partial(normal, *layout.step_shape(channels))
     marked = launch.variant == "marks"

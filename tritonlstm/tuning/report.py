@@ -22,7 +22,8 @@ FIELDS = (
     "accesses", "instructions", "warps", "static_cost", "median_us", "p20_us", "p80_us", "speedup", "sizes", "device",
     "arch", "torch", "triton",
 )  # fmt: skip
-"""Times are of the first of the sizes; `speedup`, over the default, is of all. What was not timed is left empty."""
+"""Times are of the first of the sizes, between those with a cold cache and with a hot one; `speedup`, over the default,
+is of all. What was not timed is left empty."""
 
 
 def table(plan: Plan, outcomes: Sequence[Outcome]) -> str:

@@ -1,4 +1,4 @@
-"""Timing of functions in turns; on a GPU by replays of CUDA graphs, with the device's own events and a cold cache."""
+"""Timing of functions in turns; on a GPU by replays of CUDA graphs, with events, and with a cold cache or a hot one."""
 
 import functools
 import itertools
@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,18 @@ Sampler = Callable[[], float]
 """Runs what is timed once, and returns the seconds it took."""
 
 _WARMUPS = 3
-"""Calls before a capture: the first compiles, and lets cuDNN choose."""
+"""Calls before a capture: the first compiles, and lets cuDNN choose. PyTorch keeps cuDNN's choices for each thread, so
+that of a training step the backward pass has to run too, in autograd's own thread."""
 
-_LEAST_FLUSH = 256 * 2**20
-"""Bytes that are overwritten before each run: several times the last cache of any GPU here."""
+ROTATED = 20
+"""Launches in one graph: beside a single one of a few µs, what it takes to start a graph would count."""
+
+COLD_BYTES = 256 * 2**20
+"""Several times the last cache of any GPU here: what is read before a run so that nothing else is in the cache, and the
+size from which on tensors that take turns evict each other."""
+
+_SLEEP_CYCLES, _MOST_CYCLES = 2**18, 2**31
+"""How long the device sleeps while a graph is launched, at first and at most: about 0.15 ms and 1.2 s."""
 
 
 class Failed(Exception):
@@ -69,15 +78,44 @@ def host_sampler(call: Callable[[], Any], wait: Callable[[Any], Any] | None = No
     return sample
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """ROTATED launches of one kernel, in a row."""
+
+    bound: Sequence[Callable[[], Any]]
+    """The launch on several sets of tensors."""
+
+    @classmethod
+    def of(cls, bind: Callable[[], Callable[[], Any]], nbytes: int) -> "Rotation":
+        """`bind` gives the launch on tensors of its own, of `nbytes` together.
+
+        As many sets as launches, unless fewer fill the cache several times.
+        """
+        return cls([bind() for _ in range(min(ROTATED, max(2, -(-COLD_BYTES // nbytes))))])
+
+    def cold(self) -> None:
+        """On one set after another: none is in a cache that was cold before."""
+        for launch in itertools.islice(itertools.cycle(self.bound), ROTATED):
+            launch()
+
+    def hot(self) -> None:
+        """All on the first set, which is in the cache if it fits."""
+        for _ in range(ROTATED):
+            self.bound[0]()
+
+    def __call__(self) -> None:
+        self.cold()
+
+
 class CudaClock:
-    """Before every sample the next input is copied in and the L2 cache overwritten, both outside the measured time."""
+    """Samples by the device's events. What precedes a run is outside of the measured time."""
 
     graphs = True
 
     def __init__(self, device: torch.device):
         self.device = device
         cache = torch.cuda.get_device_properties(device).L2_cache_size
-        self._flush = torch.empty(max(2 * cache, _LEAST_FLUSH), dtype=torch.uint8, device=device)
+        self._other = torch.zeros(max(2 * cache, COLD_BYTES) // 4, device=device)
 
     def sampler(
         self,
@@ -85,33 +123,49 @@ class CudaClock:
         arguments: Sequence[tuple] = ((),),
         *,
         graph: bool = True,
+        cold: bool = True,
         wait: Callable[[Any], Any] | None = None,
     ) -> Sampler:
-        """Runs on the next of `arguments`, in a cycle: replays of a graph of `run`, or calls.
+        """Runs on the next of `arguments`, in a cycle, as replays of a graph of `run`, or as calls.
 
-        They are timed by the device's events or, with `wait`, by the host's clock.
+        A replay is queued while the device sleeps, for so long that it does not wait for the host. A call finds an idle
+        device, so that the host's time to launch counts. With `wait`, calls are timed by the host's clock. Before a
+        `cold` run the cache is filled with other data; before one that is not, the same run fills it. Raises
+        RuntimeError where no sleep is long enough: `run` waits for the device.
         """
-        following, static = itertools.cycle(arguments), ()
+        following, static, cycles = itertools.cycle(arguments), (), _SLEEP_CYCLES
         if graph:
             static = tuple(argument.clone() for argument in arguments[0])
             replay = capture(functools.partial(run, *static))
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
         def sample() -> float:
+            nonlocal cycles
             own = next(following)
-            for place, argument in zip(static, own):
-                place.copy_(argument)
-            # This also keeps the device busy until the call is queued: no launch waits for Python.
-            self._flush.zero_()
             once = replay if graph else functools.partial(run, *own)
-            if wait is not None:
-                torch.cuda.synchronize(self.device)
-                return host_sampler(once, wait)()
-            start.record()
-            once()
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end) / 1e3
+            while True:
+                for place, argument in zip(static, own):
+                    place.copy_(argument)
+                if cold:
+                    self._other.sum()  # read: what a fill writes is still to be written back during the run
+                else:
+                    once()
+                if graph:
+                    torch.cuda._sleep(cycles)
+                else:
+                    torch.cuda.synchronize(self.device)
+                if wait is not None:
+                    return host_sampler(once, wait)()
+                start.record()
+                once()
+                end.record()
+                launched_in_time = not start.query()
+                end.synchronize()
+                if launched_in_time or not graph:
+                    return start.elapsed_time(end) / 1e3
+                if cycles >= _MOST_CYCLES:
+                    raise RuntimeError(f"a graph was not launched within {cycles} cycles of the device")
+                cycles *= 2
 
         return sample
 

@@ -1,6 +1,7 @@
 """The whole of tuning: what there is to choose on a device, the search for each, and the rows that come of it."""
 
 import os
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from .check import disagreement
 from .launches import Launch, Layer, bind, bind_layer
 from .search import Bench, Choice, Outcome, Workload
 from .store import Header
-from .timing import CudaClock, best_plans, interleave
+from .timing import ROTATED, CudaClock, Rotation, best_plans, interleave
 
 NOT_TIMED = "not timed: ranked statically"
 
@@ -109,7 +110,7 @@ def _bind(device: str, workload: Workload, choice: Choice) -> Callable[[], objec
         # cuDNN keeps the first plan it takes for a convolution, so that any run must take the fastest.
         return best_plans()(bind_layer(workload, choice, device))
     configured = use({workload.kernel: choice})
-    return configured(configured(bind)(workload, device))
+    return Rotation.of(lambda: configured(configured(bind)(workload, device)), workload.nbytes)
 
 
 def _check(device: str, workload: Workload, choice: Choice) -> str:
@@ -121,9 +122,24 @@ def _check(device: str, workload: Workload, choice: Choice) -> str:
 
 
 def _time(clock: CudaClock, runs: Sequence[Callable[[], object]]) -> list[list[float]]:
+    """The seconds of a layer's run with a cold cache, or of a launch: the geometric mean of a cold and a hot one.
+
+    In a layer a launch finds part of its tensors in the cache.
+    """
     with best_plans():
-        samplers = {index: clock.sampler(run) for index, run in enumerate(runs)}
-    return list(interleave(samplers, _ROUNDS).values())
+        samplers = {(index, "cold"): clock.sampler(run) for index, run in enumerate(runs)}
+        for index, run in enumerate(runs):
+            if isinstance(run, Rotation):
+                samplers[index, "hot"] = clock.sampler(run.hot, cold=False)
+    seconds = interleave(samplers, _ROUNDS)
+
+    def of(index: int, run: Callable[[], object]) -> list[float]:
+        if not isinstance(run, Rotation):
+            return seconds[index, "cold"]
+        pairs = zip(seconds[index, "cold"], seconds[index, "hot"])
+        return [statistics.geometric_mean(pair) / ROTATED for pair in pairs]
+
+    return [of(index, run) for index, run in enumerate(runs)]
 
 
 @contextmanager
