@@ -35,8 +35,8 @@ With 128, an NVIDIA multiprocessor holds 16 warps of such a kernel at once, with
 SIMD unit of AMD's holds four and two wavefronts. Odd channels need an address for each element, and more registers."""
 
 PER_ELEMENT = {
-    "gates_forward": {"bf16": 66, "fp16": 92, "fp32": 86},
-    "gates_backward": {"bf16": 76, "fp16": 76, "fp32": 72},
+    "gates_forward": {"bf16": 62, "fp16": 85, "fp32": 82},
+    "gates_backward": {"bf16": 74, "fp16": 70, "fp32": 70},
 }
 """The most instructions for an element on NVIDIA's GPUs, with peepholes by channel and channels that are a multiple of
 64: what an issue slot each takes, beside the time for memory."""

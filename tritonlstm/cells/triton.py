@@ -53,9 +53,8 @@ class TritonCell:
         self._layout, self._spec, self._itemsize = layout, spec, like.element_size()
         self._arch = architecture(like.device)
         self._launch_forward, self._launch_backward = Launcher(), Launcher()
-        self._activation = spec.activation
-        if spec.activation == "tanh" and like.dtype == torch.bfloat16:
-            self._activation = "tanh_to_bfloat16"  # forward: backward, the slope of c's needs more
+        self._forward_names = {"tanh": "tanh_to_bfloat16"} if like.dtype == torch.bfloat16 else {}
+        """What activations are called forward. Backward, the slope of a tanh of c needs more precision."""
         # The kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own.
         self.bias, self._bias = None, None if bias is None else bias.contiguous()
         self._peephole, self._peephole_kind = None, "none"
@@ -119,9 +118,9 @@ class TritonCell:
             "HAS_ADDEND": tensors["addend_ptr"] is not None,
             "HAS_BIAS": self._bias is not None,
             "PEEPHOLE": self._peephole_kind,
-            "ACTIVATION": self._activation,
+            "ACTIVATION": self._forward_names.get(self._spec.activation, self._spec.activation),
             "RECURRENT_ACTIVATION": self._spec.recurrent_activation,
-            "OUTPUT_ACTIVATION": self._spec.activation_of_c,
+            "OUTPUT_ACTIVATION": self._forward_names.get(self._spec.activation_of_c, self._spec.activation_of_c),
             "CELL_CLIP": self._spec.cell_clip,
             "SAVE_GATES": tensors["gates_ptr"] is not None,
             "HAS_H_NEXT": tensors["h_next_ptr"] is not None,
