@@ -4,11 +4,13 @@ clipping of the cell state with its gradient."""
 import triton
 import triton.language as tl
 
+from .hardware import divide, exp
+
 
 @triton.jit
 def sigmoid(x):
     """σ(x) = 1 / (1 + e⁻ˣ); where e⁻ˣ overflows, 1 / ∞ = 0 is right."""
-    return 1.0 / (1.0 + tl.exp(-x))
+    return divide(1.0, 1.0 + exp(x, -1.0))
 
 
 @triton.jit
@@ -25,8 +27,8 @@ def tanh(x):
     1 - e cancels near zero; there the odd Taylor series stands, to x⁹, whose next term is below 2⁻²⁶ of x.
     """
     magnitude = tl.abs(x)
-    e = tl.exp(-2.0 * magnitude)
-    far = (1.0 - e) / (1.0 + e)
+    e = exp(magnitude, -2.0)
+    far = divide(1.0 - e, 1.0 + e)
     square = x * x
     series = 1.0 + square * (-1.0 / 3 + square * (2.0 / 15 + square * (-17.0 / 315 + square * (62.0 / 2835))))
     # NaN fails the comparison and passes through `far`.

@@ -18,14 +18,15 @@ reset end in the gradients of the reset state.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from .activations import activate, apply_slope, clip, stop_at_bound
 from .gates import apply_gates, load_four, store_four
 from .marks import BLANK, HOLD, RESET, RESET_NEXT, add_where, load_marks
-from .tiles import locate, peephole_offsets
+from .tiles import locate, peephole_offsets, row_pointer
 
 
-# Sizes that change with batch and sequence must not compile anew.
+# Sizes that change with batch and sequence must not compile anew, nor addresses that change with each step.
 @triton.jit(
     do_not_specialize=[
         "n_rows",
@@ -35,7 +36,20 @@ from .tiles import locate, peephole_offsets
         "stride_grad_output_h",
         "stride_grad_output_w",
         "stride_grad_output_c",
-    ]
+    ],
+    do_not_specialize_on_alignment=[
+        "gates_ptr",
+        "c_prev_ptr",
+        "grad_output_ptr",
+        "grad_h_ptr",
+        "grad_c_ptr",
+        "grad_preact_ptr",
+        "marks_ptr",
+        "reset_c_ptr",
+        "grad_held_ptr",
+        "grad_reset_h_ptr",
+        "grad_reset_c_ptr",
+    ],
 )
 def gates_backward_kernel(
     gates_ptr,  # (M, 4C)  i, f, g, o, or their pre-activations
@@ -71,28 +85,33 @@ def gates_backward_kernel(
     HAS_MARKS: tl.constexpr,
     HAS_RESETS: tl.constexpr,
     GRAD_RESETS: tl.constexpr,  # whether the gradients of the reset state are summed
+    ALIGNED: tl.constexpr,  # whether each pointer to rows is a multiple of what divides these, up to 16 bytes
+    LAUNCH_PDL: tl.constexpr,  # whether it is launched while the kernel before, whose results it reads, still runs
     BLOCK: tl.constexpr,
 ):
     i_tile = tl.program_id(0)
     i_row, o_row, o_channel, mask = locate(i_tile, n_rows, C, BLOCK)
     o_state = o_row * C + o_channel
     o_gates = o_row * (4 * C) + o_channel
+    if LAUNCH_PDL:
+        gdc_wait()
 
-    p_grad_h = grad_h_ptr + i_row * stride_grad_h_row + o_row * stride_grad_h_row + o_channel
+    p_grad_h = row_pointer(grad_h_ptr, i_row, stride_grad_h_row, ALIGNED) + o_row * stride_grad_h_row + o_channel
     b_dh = tl.load(p_grad_h, mask=mask, other=0.0).to(tl.float32)
     m_output = mask
     if HAS_MARKS:
         b_marks = load_marks(marks_ptr, i_row, o_row, n_pixels, mask)
-        p_grad_held = grad_held_ptr + i_row * C + o_state
+        p_grad_held = row_pointer(grad_held_ptr, i_row, C, ALIGNED) + o_state
         b_dh += tl.load(p_grad_held, mask=mask, other=0.0)
         if HAS_RESETS:
             m_next = (b_marks & RESET_NEXT) != 0
             if GRAD_RESETS:
-                add_where(grad_reset_h_ptr + i_row * C + o_state, b_dh, mask & m_next)
+                add_where(row_pointer(grad_reset_h_ptr, i_row, C, ALIGNED) + o_state, b_dh, mask & m_next)
             b_dh = tl.where(m_next, 0.0, b_dh)
         m_output = mask & ((b_marks & BLANK) == 0)
     if GRAD_OUTPUT == "dense":
-        b_dh += tl.load(grad_output_ptr + i_row * C + o_state, mask=m_output, other=0.0).to(tl.float32)
+        p_grad_output = row_pointer(grad_output_ptr, i_row, C, ALIGNED) + o_state
+        b_dh += tl.load(p_grad_output, mask=m_output, other=0.0).to(tl.float32)
     elif GRAD_OUTPUT == "strided":
         row = i_row + o_row
         image = row // n_pixels
@@ -104,17 +123,18 @@ def gates_backward_kernel(
     else:
         tl.static_assert(GRAD_OUTPUT == "none")
 
-    p_gates = gates_ptr + i_row * (4 * C) + o_gates
+    p_gates = row_pointer(gates_ptr, i_row, 4 * C, ALIGNED) + o_gates
     if ACTIVATED:
         b_i, b_f, b_g, b_o = load_four(p_gates, C, mask)
     else:
         a_i, a_f, a_g, a_o = load_four(p_gates, C, mask)
-    b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+    b_c_prev = tl.load(row_pointer(c_prev_ptr, i_row, C, ALIGNED) + o_state, mask=mask, other=0.0).to(tl.float32)
     if HAS_RESETS:
         m_reset = (b_marks & RESET) != 0
-        b_reset_c = tl.load(reset_c_ptr + i_row * C + o_state, mask=mask & m_reset, other=0.0).to(tl.float32)
+        p_reset_c = row_pointer(reset_c_ptr, i_row, C, ALIGNED) + o_state
+        b_reset_c = tl.load(p_reset_c, mask=mask & m_reset, other=0.0).to(tl.float32)
         b_c_prev = tl.where(m_reset, b_reset_c, b_c_prev)
-    p_grad_c = grad_c_ptr + i_row * C + o_state
+    p_grad_c = row_pointer(grad_c_ptr, i_row, C, ALIGNED) + o_state
     b_dc = tl.load(p_grad_c, mask=mask, other=0.0).to(tl.float32)
     b_dc_next = b_dc
     if PEEPHOLE != "none":
@@ -155,9 +175,9 @@ def gates_backward_kernel(
         tl.store(p_grad_held, tl.where(m_hold, b_dh, 0.0), mask=mask)
         if HAS_RESETS:
             if GRAD_RESETS:
-                add_where(grad_reset_c_ptr + i_row * C + o_state, b_dc_prev, mask & m_reset)
+                add_where(row_pointer(grad_reset_c_ptr, i_row, C, ALIGNED) + o_state, b_dc_prev, mask & m_reset)
             b_dc_prev = tl.where(m_reset, 0.0, b_dc_prev)
 
-    p_grad_preact = grad_preact_ptr + i_row * (4 * C) + o_gates
+    p_grad_preact = row_pointer(grad_preact_ptr, i_row, 4 * C, ALIGNED) + o_gates
     store_four(p_grad_preact, C, mask, b_da_i, b_da_f, b_da_g, b_da_o)
     tl.store(p_grad_c, b_dc_prev.to(grad_c_ptr.dtype.element_ty), mask=mask)

@@ -12,15 +12,32 @@ h is then what the next step reads; the output is written apart.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from .activations import activate
 from .gates import apply_gates, load_four, store_four
 from .marks import BLANK, HOLD, RESET, RESET_NEXT, load_marks
-from .tiles import locate, peephole_offsets
+from .tiles import locate, peephole_offsets, row_pointer
 
 
-# Sizes that change with batch and sequence must not compile anew.
-@triton.jit(do_not_specialize=["n_rows", "n_pixels"])
+# Sizes that change with batch and sequence must not compile anew, nor addresses that change with each step.
+@triton.jit(
+    do_not_specialize=["n_rows", "n_pixels"],
+    do_not_specialize_on_alignment=[
+        "preact_ptr",
+        "addend_ptr",
+        "c_prev_ptr",
+        "gates_ptr",
+        "c_ptr",
+        "h_ptr",
+        "h_next_ptr",
+        "marks_ptr",
+        "h_prev_ptr",
+        "reset_h_ptr",
+        "reset_c_ptr",
+        "output_ptr",
+    ],
+)
 def gates_forward_kernel(
     preact_ptr,  # (M, 4C)  A: i, f, g, o
     addend_ptr,  # (M, 4C)  a second part of A
@@ -51,26 +68,31 @@ def gates_forward_kernel(
     HAS_H_NEXT: tl.constexpr,
     HAS_MARKS: tl.constexpr,
     HAS_RESETS: tl.constexpr,
+    ALIGNED: tl.constexpr,  # whether each pointer to rows is a multiple of what divides these, up to 16 bytes
+    LAUNCH_PDL: tl.constexpr,  # whether it is launched while the kernel before, whose results it reads, still runs
     BLOCK: tl.constexpr,
 ):
     i_tile = tl.program_id(0)
     i_row, o_row, o_channel, mask = locate(i_tile, n_rows, C, BLOCK)
     o_state = o_row * C + o_channel
     o_gates = o_row * (4 * C) + o_channel
+    if LAUNCH_PDL:
+        gdc_wait()
 
-    a_i, a_f, a_g, a_o = load_four(preact_ptr + i_row * (4 * C) + o_gates, C, mask)
+    a_i, a_f, a_g, a_o = load_four(row_pointer(preact_ptr, i_row, 4 * C, ALIGNED) + o_gates, C, mask)
     if HAS_ADDEND:
-        x_i, x_f, x_g, x_o = load_four(addend_ptr + i_row * (4 * C) + o_gates, C, mask)
+        x_i, x_f, x_g, x_o = load_four(row_pointer(addend_ptr, i_row, 4 * C, ALIGNED) + o_gates, C, mask)
         a_i += x_i
         a_f += x_f
         a_g += x_g
         a_o += x_o
-    b_c_prev = tl.load(c_prev_ptr + i_row * C + o_state, mask=mask, other=0.0).to(tl.float32)
+    b_c_prev = tl.load(row_pointer(c_prev_ptr, i_row, C, ALIGNED) + o_state, mask=mask, other=0.0).to(tl.float32)
     if HAS_MARKS:
         b_marks = load_marks(marks_ptr, i_row, o_row, n_pixels, mask)
         if HAS_RESETS:
             m_reset = (b_marks & RESET) != 0
-            b_reset_c = tl.load(reset_c_ptr + i_row * C + o_state, mask=mask & m_reset, other=0.0).to(tl.float32)
+            p_reset_c = row_pointer(reset_c_ptr, i_row, C, ALIGNED) + o_state
+            b_reset_c = tl.load(p_reset_c, mask=mask & m_reset, other=0.0).to(tl.float32)
             b_c_prev = tl.where(m_reset, b_reset_c, b_c_prev)
     if PEEPHOLE != "none":
         p_peephole = peephole_ptr + peephole_offsets(i_tile, o_channel, n_pixels, PEEPHOLE, C, BLOCK)
@@ -85,20 +107,23 @@ def gates_forward_kernel(
     b_h = b_o * activate(b_c, OUTPUT_ACTIVATION)
     if HAS_MARKS:
         m_hold = (b_marks & HOLD) != 0
-        b_h_prev = tl.load(h_prev_ptr + i_row * C + o_state, mask=mask & m_hold, other=0.0).to(tl.float32)
+        p_h_prev = row_pointer(h_prev_ptr, i_row, C, ALIGNED) + o_state
+        b_h_prev = tl.load(p_h_prev, mask=mask & m_hold, other=0.0).to(tl.float32)
         b_c = tl.where(m_hold, b_c_prev, b_c)
         b_h = tl.where(m_hold, b_h_prev, b_h)
         b_output = tl.where((b_marks & BLANK) != 0, 0.0, b_h)
-        tl.store(output_ptr + i_row * C + o_state, b_output.to(output_ptr.dtype.element_ty), mask=mask)
+        p_output = row_pointer(output_ptr, i_row, C, ALIGNED) + o_state
+        tl.store(p_output, b_output.to(output_ptr.dtype.element_ty), mask=mask)
         if HAS_RESETS:
             m_next = (b_marks & RESET_NEXT) != 0
-            b_reset_h = tl.load(reset_h_ptr + i_row * C + o_state, mask=mask & m_next, other=0.0).to(tl.float32)
+            p_reset_h = row_pointer(reset_h_ptr, i_row, C, ALIGNED) + o_state
+            b_reset_h = tl.load(p_reset_h, mask=mask & m_next, other=0.0).to(tl.float32)
             b_h = tl.where(m_next, b_reset_h, b_h)
 
-    tl.store(c_ptr + i_row * C + o_state, b_c.to(c_ptr.dtype.element_ty), mask=mask)
-    tl.store(h_ptr + i_row * C + o_state, b_h.to(h_ptr.dtype.element_ty), mask=mask)
+    tl.store(row_pointer(c_ptr, i_row, C, ALIGNED) + o_state, b_c.to(c_ptr.dtype.element_ty), mask=mask)
+    tl.store(row_pointer(h_ptr, i_row, C, ALIGNED) + o_state, b_h.to(h_ptr.dtype.element_ty), mask=mask)
     if HAS_H_NEXT:
-        p_h_next = h_next_ptr + i_row * stride_h_next_row + o_row * stride_h_next_row + o_channel
+        p_h_next = row_pointer(h_next_ptr, i_row, stride_h_next_row, ALIGNED) + o_row * stride_h_next_row + o_channel
         tl.store(p_h_next, b_h.to(h_next_ptr.dtype.element_ty), mask=mask)
     if SAVE_GATES:
-        store_four(gates_ptr + i_row * (4 * C) + o_gates, C, mask, b_i, b_f, b_g, b_o)
+        store_four(row_pointer(gates_ptr, i_row, 4 * C, ALIGNED) + o_gates, C, mask, b_i, b_f, b_g, b_o)

@@ -13,10 +13,16 @@ summed at the end.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
+
+from .tiles import row_pointer
 
 
-# Sizes that change with batch and sequence must not compile anew.
-@triton.jit(do_not_specialize=["n_repeats", "n_pixels", "repeats_per_split"])
+# Sizes that change with batch and sequence must not compile anew, nor addresses that change with each chunk.
+@triton.jit(
+    do_not_specialize=["n_repeats", "n_pixels", "repeats_per_split"],
+    do_not_specialize_on_alignment=["grad_preact_ptr", "c_prev_ptr", "c_ptr"],
+)
 def parameter_grads_kernel(
     grad_preact_ptr,  # (n_repeats, n_columns / C, 4C)  da: i, f, g, o
     c_prev_ptr,  # (n_repeats, n_columns)
@@ -28,6 +34,8 @@ def parameter_grads_kernel(
     C: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_PEEPHOLE: tl.constexpr,
+    ALIGNED: tl.constexpr,  # whether each pointer to rows is a multiple of what divides these, up to 16 bytes
+    LAUNCH_PDL: tl.constexpr,  # whether it is launched while the kernel before, whose results it reads, still runs
     BLOCK_REPEATS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
@@ -44,12 +52,18 @@ def parameter_grads_kernel(
     s_ci = tl.zeros([BLOCK_REPEATS, BLOCK_COLUMNS], tl.float32)
     s_cf = tl.zeros([BLOCK_REPEATS, BLOCK_COLUMNS], tl.float32)
     s_co = tl.zeros([BLOCK_REPEATS, BLOCK_COLUMNS], tl.float32)
+    if LAUNCH_PDL:
+        gdc_wait()
     first = i_split * repeats_per_split
-    last = tl.minimum(first + repeats_per_split, n_repeats)
-    for i_repeat in range(first, last, BLOCK_REPEATS):
+    i_row = first * n_pixels
+    p_first_grad = row_pointer(grad_preact_ptr, i_row, 4 * C, ALIGNED)
+    if HAS_PEEPHOLE:
+        p_first_c_prev, p_first_c = row_pointer(c_prev_ptr, i_row, C, ALIGNED), row_pointer(c_ptr, i_row, C, ALIGNED)
+    n_mine = tl.minimum(repeats_per_split, n_repeats - first).to(tl.int32)  # one of some hundred splits'
+    for i_repeat in range(0, n_mine, BLOCK_REPEATS):
         o_repeat = i_repeat + tl.arange(0, BLOCK_REPEATS)
-        mask = (o_repeat < last)[:, None] & m_column[None, :]
-        p_grad = grad_preact_ptr + o_repeat[:, None] * (4 * n_columns) + o_gates[None, :]
+        mask = (o_repeat < n_mine)[:, None] & m_column[None, :]
+        p_grad = p_first_grad + o_repeat[:, None] * (4 * n_columns) + o_gates[None, :]
         b_da_i = tl.load(p_grad, mask=mask, other=0.0).to(tl.float32)
         b_da_f = tl.load(p_grad + C, mask=mask, other=0.0).to(tl.float32)
         b_da_o = tl.load(p_grad + 3 * C, mask=mask, other=0.0).to(tl.float32)
@@ -61,8 +75,8 @@ def parameter_grads_kernel(
             s_o += b_da_o
         if HAS_PEEPHOLE:
             o_state = o_repeat[:, None] * n_columns + o_column[None, :]
-            b_c_prev = tl.load(c_prev_ptr + o_state, mask=mask, other=0.0).to(tl.float32)
-            b_c = tl.load(c_ptr + o_state, mask=mask, other=0.0).to(tl.float32)
+            b_c_prev = tl.load(p_first_c_prev + o_state, mask=mask, other=0.0).to(tl.float32)
+            b_c = tl.load(p_first_c + o_state, mask=mask, other=0.0).to(tl.float32)
             s_ci += b_da_i * b_c_prev
             s_cf += b_da_f * b_c_prev
             s_co += b_da_o * b_c

@@ -114,6 +114,8 @@ def test_a_dry_run_does_nothing(capsys: pytest.CaptureFixture, tmp_path: Path, m
     printed = capsys.readouterr().out
     assert "B1 T16 32→32 3×3 64×64" in printed
     assert "11 candidates for gates_forward at 32 channels" in printed
+    assert cli.main(["tune", "latency", "--dry-run", "--launch-pdl"]) == 0
+    assert "22 candidates for gates_forward at 32 channels" in capsys.readouterr().out
     assert "nothing was compiled or timed" in printed
     assert list(tmp_path.iterdir()) == []
 
@@ -142,7 +144,7 @@ def test_on_a_device_the_winners_go_to_the_cache(capsys: pytest.CaptureFixture, 
     assert cli.main(["info", "--arch", "sm_90"]) == 0
     printed = capsys.readouterr().out
     winner = table.config("gates_forward", 2, 32).value
-    assert f"gates_forward   2 bytes     C 32    {winner}  {cache_folder / 'sm_90.json'}" in printed
+    assert f"gates_forward   2 bytes     C 32{winner!s:>12}  {cache_folder / 'sm_90.json'}" in printed
     assert "32→32 3×3" in printed
     assert "kernels/tuned/default.json, measured nowhere yet" in printed
 
@@ -342,6 +344,7 @@ def test_info_reports_a_cache_that_is_not_used(capsys: pytest.CaptureFixture, ca
         (["tune", "--channels", "-8"], "argument --channels"),
         (["tune", "--channels", "64", "--size", "64"], "argument --size: expected HxW, as 64x64, got '64'"),
         (["tune", "--channels", "64", "--kernel-size", "4"], "argument --kernel-size: expected an odd size, got '4'"),
+        (["tune", "--arch", "sm_80", "--launch-pdl"], "argument --launch-pdl: expected sm_90 or higher, got sm_80"),
         (["tune", "--dtype", "fp64"], "argument --dtype: invalid choice: 'fp64'"),
         (["tune", "--arch", "sm_70"], "argument --arch: invalid choice: 'sm_70'"),
         (["tune", "--kernels", "gates"], "argument --kernels: invalid choice: 'gates'"),

@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--kernels", nargs="+", choices=KERNELS, default=KERNELS, help="tune only these kernels, and no schedules (all)"
     )
+    tune.add_argument(
+        "--launch-pdl", action="store_true", help="also try programmatic dependent launch (sm_90 and higher)"
+    )
     tune.add_argument("--arch", choices=ARCHITECTURES, help="target architecture without a device (sm_90)")
     tune.add_argument("--jobs", type=_count, metavar="N", help="compile in N processes (one per core, at most 8)")
     tune.add_argument("--out", type=Path, metavar="FILE", help="write the table to this file instead of your cache")
@@ -87,14 +90,16 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error("argument --report: a dry run has nothing to report")
     if not has_triton():
         return output.fail("the package triton is not installed: there is nothing to tune")
-    from .tuning import aot, report, search, tune  # these need Triton
+    from .tuning import aot, report, tune  # these need Triton
 
     device = tune.cuda_device()
     if device is None:
         device = tune.Device(options.arch or "sm_90", "none", timed=False)
     elif options.arch not in (None, device.arch):
         parser.error(f"argument --arch: this machine has {device.name}, which is {device.arch}")
-    plan = tune.plan(device, cases, options.dtype, options.kernels)
+    if options.launch_pdl and not config.has_launch_pdl(device.arch):
+        parser.error(f"argument --launch-pdl: expected sm_90 or higher, got {device.arch}")
+    plan = tune.plan(device, cases, options.dtype, options.kernels, launch_pdl=options.launch_pdl)
     target = options.out or (cache.path_of(device.arch) if device.timed else None)
     if device.timed and target is None:
         parser.error(f"argument --out: needed, since there is no cache ({_NO_CACHE})")
@@ -103,7 +108,7 @@ def _tune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     print("\n  ".join([f"tuning {options.dtype} for {where}:", *map(str, cases)]))
     if options.dry_run:
         for key in plan.launches:
-            number = len(search.candidates(device.arch, key))
+            number = len(plan.candidates(key))
             print(f"{number} candidates for {key.kernel} at {key.channels} channels")
         if plan.layers:
             print(f"two schedules for each of {len(plan.layers)} layers")
@@ -181,7 +186,7 @@ def _info(options: argparse.Namespace) -> int:
         "cache": _cache_sentence(arch),
     }
     print("\n".join(f"{name:12}{output.printable(line)}" for name, line in lines.items()))
-    print(f"\nconfigurations (BLOCK/num_warps) and schedules on {arch}:")
+    print(f"\nconfigurations (BLOCK/num_warps, pdl: programmatic dependent launch) and schedules on {arch}:")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", cache.TuningCacheWarning)  # already reported in the line on the cache
         print("\n".join(map(output.printable, _configurations(arch))))
@@ -218,12 +223,12 @@ def _configurations(arch: str) -> Iterator[str]:
         entry, origin = config.find_config(kernel, arch, itemsize, channels)
         which = "any C" if channels is None else f"C {channels}"
         sources.setdefault(origin, {})[entry.measured] = None
-        yield f"  {kernel:16}{itemsize} bytes {which:>8}{entry.value!s:>9}  {origin}"
+        yield f"  {kernel:16}{itemsize} bytes {which:>8}{entry.value!s:>12}  {origin}"
     for key in sorted(schedules):
         entry, origin = config.find_schedule(arch, *key)
         layer = f"{key.in_channels}→{key.channels} {'×'.join(map(str, key.kernel))}"
         sources.setdefault(origin, {})[entry.measured] = None
-        yield f"  {layer:16}{key.itemsize} bytes {entry.value:>17}  {origin}"
+        yield f"  {layer:16}{key.itemsize} bytes {entry.value:>20}  {origin}"
     for origin, sentences in sources.items():
         yield f"{origin}, measured {'; '.join(sentences)}"
 

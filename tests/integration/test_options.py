@@ -28,6 +28,7 @@ OPTIONS = {
     "dilation": ("1", "2", "by layer"),
     "padding_mode": PADDING_MODES,  # in W alone of images
     "gates": ("default", "linear candidate", "clipped"),
+    "masked": (False, True),
 }
 GATES = {
     "default": {},
@@ -39,9 +40,21 @@ ROWS = pairwise(OPTIONS)
 each_row = pytest.mark.parametrize("row", ROWS, ids=describe)
 
 
+class Masked(nn.Module):
+    """A layer with lengths, resets and holds that its input decides."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, input: Tensor) -> tuple:
+        score = input.detach().flatten(2).mean(2)
+        return self.layer(input, lengths=(score > -0.1).sum(0), reset=score > 0.1, hold=score.abs() < 0.05)
+
+
 def layer_of(row: Row, **more: object) -> nn.Module:
-    """Two layers of 4 and 3 channels."""
-    options = {name: value for name, value in row.items() if name not in ("layer", "gates")}
+    """Two layers of 4 and 3 channels, with masks where the row has them."""
+    options = {name: value for name, value in row.items() if name not in ("layer", "gates", "masked")}
     options |= GATES[row["gates"]] | more
     options["dilation"] = DILATIONS[row["dilation"]]
     if row["layer"] == "2d" and row["padding_mode"] != "zeros":
@@ -49,7 +62,8 @@ def layer_of(row: Row, **more: object) -> nn.Module:
     if row["peephole"] == "full":
         options["spatial_size"] = SPATIAL[row["layer"]]
     torch.manual_seed(0)
-    return with_peepholes(getattr(tritonlstm, f"ConvLSTM{row['layer']}")(CIN, [4, 3], 3, **options))
+    layer = with_peepholes(getattr(tritonlstm, f"ConvLSTM{row['layer']}")(CIN, [4, 3], 3, **options))
+    return Masked(layer) if row["masked"] else layer
 
 
 def frames(row: Row, steps: int = 3, batch: int = 2) -> Tensor:
@@ -76,6 +90,8 @@ def test_backends_and_steps_agree_with_plain_pytorch(row: Row):
     for backend in ("aten", "triton"):
         layer = layer_of(row, backend=backend)
         assert_close(everything(layer, layer, input), expected)
+        if row["masked"]:  # a step has no masks
+            continue
         assert_close(everything(lambda frames: step_by_step(layer, frames), layer, input), expected)  # noqa: B023
 
 
@@ -114,8 +130,9 @@ def test_onnx_has_one_scan_a_layer_or_refuses_the_option_by_name(row: Row, tmp_p
                 custom_translation_table=table,
             )
 
-    if row["padding_mode"] != "zeros":
-        with pytest.raises(Exception, match=r"padding_mode=.* cannot be exported as a Scan"):
+    refused = "lengths, reset and hold" if row["masked"] else "padding_mode=.*"
+    if row["masked"] or row["padding_mode"] != "zeros":
+        with pytest.raises(Exception, match=rf"{refused} cannot be exported as a Scan"):
             export()
         return
     export()

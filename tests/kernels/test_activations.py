@@ -2,33 +2,17 @@
 
 import pytest
 import torch
-import triton
-import triton.language as tl
-from tritonlstm.kernels import activations
 
+from tests.support.activations import apply_kernel, slope_kernel
 from tritonlstm.reference import ACTIVATIONS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BLOCK = 1024
 
 
-@triton.jit
-def _apply_kernel(x_ptr, y_ptr, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
-    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + offsets)
-    tl.store(y_ptr + offsets, activations.activate(x, FUNCTION))
-
-
-@triton.jit
-def _slope_kernel(grad_ptr, value_ptr, result_ptr, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
-    offsets = tl.arange(0, BLOCK)
-    grad, value = tl.load(grad_ptr + offsets), tl.load(value_ptr + offsets)
-    tl.store(result_ptr + offsets, activations.apply_slope(grad, value, FUNCTION))
-
-
 def apply(function: str, x: torch.Tensor) -> torch.Tensor:
     y = torch.full_like(x, -7.0)
-    _apply_kernel[(x.numel() // BLOCK,)](x, y, FUNCTION=function, BLOCK=BLOCK)
+    apply_kernel[(x.numel() // BLOCK,)](x, y, FUNCTION=function, BLOCK=BLOCK)
     return y
 
 
@@ -54,7 +38,7 @@ def test_a_slope_is_a_function_of_the_value(function: str):
     value, grad = torch.linspace(-1.5, 1.5, BLOCK, device=DEVICE), torch.randn(BLOCK, device=DEVICE)
     value[0], value[1] = 0, 1  # where a hard sigmoid is clipped
     got = torch.full_like(grad, -7.0)
-    _slope_kernel[(1,)](grad, value, got, FUNCTION=function, BLOCK=BLOCK)
+    slope_kernel[(1,)](grad, value, got, FUNCTION=function, BLOCK=BLOCK)
     expected = grad.double() * ACTIVATIONS[function].slope(value.double())
     torch.testing.assert_close(got.double(), expected, rtol=2.0**-20, atol=2.0**-22)
 

@@ -112,6 +112,7 @@ UNUSABLE = {
     "BLOCK a float": (change_row(BLOCK=256.0), "BLOCK: expected a power of two"),
     "num_warps true": (change_row(num_warps=True), "num_warps: expected a power of two"),
     "num_warps absurd": (change_row(num_warps=64), "num_warps: expected a power of two"),
+    "launch_pdl a number": (change_row(launch_pdl=1), "launch_pdl: expected true or false, got 1"),
     "num_warps three": (change_row(num_warps=3), "num_warps: expected a power of two"),
     "measured a number": (change_row(measured=3), "measured: expected text"),
     "unknown schedule": (change_schedule(schedule="sideways"), "schedule: expected one of"),
@@ -122,7 +123,7 @@ UNUSABLE = {
 
 
 def test_the_good_file_is_good():
-    write(GOOD | {"schedules": [SCHEDULE], "measured": "here"})
+    write(GOOD | {"configs": [ROW | {"launch_pdl": True}], "schedules": [SCHEDULE], "measured": "here"})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pick_config("gates_forward", "cpu", 4, 3) == OWN

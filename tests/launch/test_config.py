@@ -1,6 +1,7 @@
 """Which configuration and which schedule a layer gets."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_the_users_cache_goes_first_and_exact_channels_before_any():
     assert origin == str(cache.path_of("sm_90"))
     shipped, origin = config.find_config("gates_forward", "sm_90", 2, 64, user=False)
     assert (shipped.value, origin) == (Config(1024, 4), "kernels/tuned/default.json")
+
+
+@pytest.mark.parametrize(("arch", "has"), [("sm_90", True), ("sm_100", True), ("sm_80", False), ("gfx942", False)])
+def test_programmatic_dependent_launch_is_used_where_there_is_such(arch: str, has: bool):
+    row = Entry(Config(256, 1, launch_pdl=True), "")
+    update(cache.path_of(arch), replace(HEADER, arch=arch), Table({ConfigKey("gates_forward", 2, 64): row}))
+    assert pick_config("gates_forward", arch, 2, 64) == Config(256, 1, launch_pdl=has)
+    assert str(row.value) == "256/1/pdl"
+    assert not any(config.has_launch_pdl(other) for other in ("cpu", "meta", "sm_next"))
 
 
 def test_concatenation_is_the_schedule_unless_a_row_says_otherwise():

@@ -10,8 +10,9 @@ from tests.support.ptx.fault import Fault
 from tests.support.ptx.launch import on_machine
 from tritonlstm import Spec
 from tritonlstm.cells import BackwardStep, ForwardStep
+from tritonlstm.cells import triton as cell
 from tritonlstm.cells.aten import AtenCell
-from tritonlstm.cells.triton import TritonCell
+from tritonlstm.cells.triton import TritonCell, TritonParameterGrads
 from tritonlstm.core.layout import Layout
 from tritonlstm.launch import pick_config
 
@@ -110,3 +111,42 @@ def test_offsets_of_32_bits_would_be_found():
         step.cell.forward(step.forward_step())
     with on_machine(blocks=lambda count: [count - 1], edit=cut), pytest.raises(Fault, match="outside the arguments"):
         step.cell.forward(step.forward_step())
+
+
+class Huge:
+    """Tells the sums of the reduction which memory to take."""
+
+    device = torch.device("cpu")
+
+    @staticmethod
+    def new_zeros(*shape: int) -> torch.Tensor:
+        return sparse.zeros(*shape, dtype=torch.float32)
+
+
+SUMS = {
+    "few images of many pixels": (5, 2**23, 1),  # offsets of up to 5·2³¹ elements, in one split
+    "many images of few pixels": (2**19, 2**7, 2**10),  # in many splits, the last of which begins close to 2³⁴
+}
+
+
+@pytest.mark.parametrize(("images", "pixels", "splits"), SUMS.values(), ids=SUMS.keys())
+def test_sums_reach_exactly_the_last_rows(images: int, pixels: int, splits: int, monkeypatch: pytest.MonkeyPatch):
+    channels, block = 64, 256 // 64  # pixels of a block of columns
+    layout = Layout(1, images, (pixels,), channels, channels, multiple=8)
+    grad_preact = sparse.zeros(1, images, pixels, 4 * channels, dtype=torch.bfloat16)
+    c_prev, c = (sparse.zeros(1, images, pixels, channels, dtype=torch.float32) for _ in range(2))
+    assert grad_preact.numel() > 2**33
+    monkeypatch.setattr(cell, "_REDUCTION_PROGRAMS", splits * pixels // block)
+    sums = TritonParameterGrads(layout, Huge, bias=True, peephole_pixels=pixels, itemsize=2)
+    assert len(sums._sums) == splits
+    chosen = [images - images // splits, images - 2, images - 1]  # the first and the last of the last split
+    columns = slice(pixels - block, pixels)
+    for image in chosen:
+        for tensor in (grad_preact, c_prev, c):
+            tensor[0, image, columns].normal_()
+    with on_machine(blocks=lambda count: [count - 1]):
+        sums.add(grad_preact, c_prev, c)
+    da, before, after = (tensor[0, chosen][:, columns].double() for tensor in (grad_preact, c_prev, c))
+    da_i, da_f, _, da_o = biases = da.chunk(4, -1)
+    expected = [each.sum(0) for each in (*biases, da_i * before, da_f * before, da_o * after)]
+    torch.testing.assert_close(sums._sums[-1, :, columns].double(), torch.stack(expected), rtol=1e-5, atol=1e-5)

@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.ptx.fault import Fault, Unsupported
 from tests.support.ptx.launch import on_machine
+from tritonlstm.launch import pick_config
+from tritonlstm.launch.config import use
 from tritonlstm.tuning.launches import Launch, bind
 
 FORWARD = Launch("gates_forward", "bf16", 64, "channel", batch=1, height=7, width=3)
@@ -61,6 +63,16 @@ def test_a_planted_fault_is_found(launch: Launch, edit: Callable[[str], str], wo
         run()  # as compiled it is right
     with on_machine(edit=edit), pytest.raises(Fault, match=words):
         run()
+
+
+@pytest.mark.parametrize("launch", [FORWARD, BACKWARD, SUMS], ids=lambda launch: launch.kernel)
+def test_a_kernel_that_is_launched_early_waits_before_its_first_access(launch: Launch):
+    with use({launch.kernel: pick_config(launch.kernel, "sm_90", 2, launch.channels)._replace(launch_pdl=True)}):
+        run = bind(launch, "cpu")
+        with on_machine():
+            run()
+        with on_machine(edit=replaced(r"griddepcontrol\.wait;", "")), pytest.raises(Fault, match="griddepcontrol"):
+            run()
 
 
 @pytest.mark.parametrize("name", ["ex2.approx.sat.f32", "sin.approx.f32", "add.rz.f32", "call.uni"])

@@ -94,6 +94,13 @@ def test_candidates(arch: str, itemsize: int, kernel: str):
     assert found == search.candidates(arch, key)
 
 
+def test_programmatic_dependent_launch_is_tried_where_it_is_asked_for():
+    key = ConfigKey("gates_forward", 2, 64)
+    plain, both = search.candidates("sm_90", key), search.candidates("sm_90", key, launch_pdl=True)
+    assert not any(each.launch_pdl for each in plain)
+    assert both[::2] == plain and both[1::2] == [each._replace(launch_pdl=True) for each in plain]
+
+
 @pytest.mark.parametrize(
     ("compiled", "words"),
     [

@@ -32,7 +32,8 @@ def test_what_is_written_is_read():
         ScheduleKey(2, 1, 64, (3, 5)): Entry("hoisted", "σ × here"),
         ScheduleKey(4, 1, 2, ()): Entry("concat", ""),
     }
-    table = Table(rows(3, None).configs, schedules)
+    early = {ConfigKey("gates_backward", 2, 8): Entry(Config(512, 4, launch_pdl=True), "")}
+    table = Table(rows(3, None).configs | early, schedules)
     assert update(cache.path_of("cpu"), HEADER, table) == ""
     assert cache.examine(cache.path_of("cpu"), "cpu") == (table, "")
     assert json.loads(cache.path_of("cpu").read_text())["device"] == "a device"

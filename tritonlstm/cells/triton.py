@@ -1,7 +1,7 @@
-"""The gates and their gradients in Triton: the only file that launches a kernel.
+"""The gates and their gradients in Triton: what each kernel is launched with.
 
-It allocates what a kernel needs, picks its configuration and lays out its grid. The same code runs on CPU tensors when
-Triton interprets (TRITON_INTERPRET=1).
+Here is allocated what a kernel needs, its configuration picked and its grid laid out; `launch.launcher` launches it.
+The same code runs on CPU tensors when Triton interprets (TRITON_INTERPRET=1).
 """
 
 import math
@@ -16,6 +16,7 @@ from ..kernels.gates_backward import gates_backward_kernel
 from ..kernels.gates_forward import gates_forward_kernel
 from ..kernels.parameter_grads import parameter_grads_kernel
 from ..launch import Config, pick_config
+from ..launch.launcher import Launch, Launcher
 from .step import BackwardStep, ForwardStep
 
 _REDUCTION_PROGRAMS = 256
@@ -25,14 +26,32 @@ measured."""
 
 
 def _row_stride(rows: Tensor) -> int:
-    """Elements between two rows of (B, *spatial, C); a dimension of one element may have any stride."""
+    """Elements between two rows of (…, C); a dimension of one element may have any stride."""
     strides = (stride for size, stride in zip(rows.shape[-2::-1], rows.stride()[-2::-1]) if size > 1)
     return next(strides, rows.shape[-1])
+
+
+NO_ROWS = ("bias_ptr", "peephole_ptr", "marks_ptr", "sums_ptr")
+"""The tensors that have no row for each pixel."""
+
+
+def _row_strides(tensors: dict[str, Tensor | None], but: tuple[str, ...] = ()) -> dict[str, int]:
+    """The distances between rows of those tensors that are rows, all as far apart."""
+    chosen = {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in NO_ROWS + but}
+    return {name: _row_stride(tensor) for name, tensor in chosen.items()}
+
+
+def _options(config: Config) -> dict[str, object]:
+    """What the compiler is told, and the kernel with it."""
+    options = {"LAUNCH_PDL": config.launch_pdl, "num_warps": config.num_warps}
+    return options | {"launch_pdl": True} if config.launch_pdl else options  # an option that AMD's compiler lacks
 
 
 class TritonCell:
     def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None):
         self._layout, self._spec, self._itemsize = layout, spec, like.element_size()
+        self._arch = architecture(like.device)
+        self._launch_forward, self._launch_backward = Launcher(), Launcher()
         # The kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own.
         self.bias, self._bias = None, None if bias is None else bias.contiguous()
         self._peephole, self._peephole_kind = None, "none"
@@ -56,97 +75,116 @@ class TritonCell:
             return list(gates.unbind())
         return [self._layout.new_step(gates, 4 * self._layout.channels)] * self._layout.steps
 
-    def _config(self, kernel: str, tensor: Tensor) -> Config:
-        return pick_config(kernel, architecture(tensor.device), tensor.element_size(), self._layout.channels)
+    def _config(self, kernel: str) -> Config:
+        return pick_config(kernel, self._arch, self._itemsize, self._layout.channels)
 
     def _grid(self, config: Config) -> tuple[int]:
         """One program for each tile of BLOCK elements of (M, C)."""
         return (triton.cdiv(self._layout.rows * self._layout.channels, config.block),)
 
     def forward(self, step: ForwardStep) -> None:
-        config, marks = self._config("gates_forward", step.preact), step.marks
-        gates_forward_kernel[self._grid(config)](
-            preact_ptr=step.preact,
-            addend_ptr=step.addend,
-            bias_ptr=self._bias,
-            peephole_ptr=self._peephole,
-            c_prev_ptr=step.c_prev,
-            gates_ptr=step.gates,
-            c_ptr=step.c,
-            h_ptr=step.h,
-            h_next_ptr=step.h_next,
-            marks_ptr=None if marks is None else marks.marks,
-            h_prev_ptr=None if marks is None else marks.h_prev,
-            reset_h_ptr=None if marks is None else marks.reset_h,
-            reset_c_ptr=None if marks is None else marks.reset_c,
-            output_ptr=None if marks is None else marks.output,
-            n_rows=self._layout.rows,
-            n_pixels=self._layout.pixels,
-            C=self._layout.channels,
-            stride_h_next_row=0 if step.h_next is None else _row_stride(step.h_next),
-            HAS_ADDEND=step.addend is not None,
-            HAS_BIAS=self._bias is not None,
-            PEEPHOLE=self._peephole_kind,
-            ACTIVATION=self._spec.activation,
-            RECURRENT_ACTIVATION=self._spec.recurrent_activation,
-            OUTPUT_ACTIVATION=self._spec.activation_of_c,
-            CELL_CLIP=self._spec.cell_clip,
-            SAVE_GATES=step.gates is not None,
-            HAS_H_NEXT=step.h_next is not None,
-            HAS_MARKS=marks is not None,
-            HAS_RESETS=marks is not None and marks.reset_c is not None,
-            BLOCK=config.block,
-            num_warps=config.num_warps,
-        )
+        config, marks = self._config("gates_forward"), step.marks
+        tensors = {
+            "preact_ptr": step.preact,
+            "addend_ptr": step.addend,
+            "bias_ptr": self._bias,
+            "peephole_ptr": self._peephole,
+            "c_prev_ptr": step.c_prev,
+            "gates_ptr": step.gates,
+            "c_ptr": step.c,
+            "h_ptr": step.h,
+            "h_next_ptr": step.h_next,
+            "marks_ptr": None if marks is None else marks.marks,
+            "h_prev_ptr": None if marks is None else marks.h_prev,
+            "reset_h_ptr": None if marks is None else marks.reset_h,
+            "reset_c_ptr": None if marks is None else marks.reset_c,
+            "output_ptr": None if marks is None else marks.output,
+        }
+        h_next = None if step.h_next is None else step.h_next.stride()
+        resets = None if marks is None else marks.reset_c is not None
+        variant = config, step.addend is None, step.gates is None, h_next, resets
+        self._launch_forward(gates_forward_kernel, tensors, variant, lambda: self._prepare_forward(tensors, config))
+
+    def _prepare_forward(self, tensors: dict[str, Tensor | None], config: Config) -> Launch:
+        strides = _row_strides(tensors)
+        arguments = {
+            "n_rows": self._layout.rows,
+            "n_pixels": self._layout.pixels,
+            "C": self._layout.channels,
+            "stride_h_next_row": strides.get("h_next_ptr", 0),
+            "HAS_ADDEND": tensors["addend_ptr"] is not None,
+            "HAS_BIAS": self._bias is not None,
+            "PEEPHOLE": self._peephole_kind,
+            "ACTIVATION": self._spec.activation,
+            "RECURRENT_ACTIVATION": self._spec.recurrent_activation,
+            "OUTPUT_ACTIVATION": self._spec.activation_of_c,
+            "CELL_CLIP": self._spec.cell_clip,
+            "SAVE_GATES": tensors["gates_ptr"] is not None,
+            "HAS_H_NEXT": tensors["h_next_ptr"] is not None,
+            "HAS_MARKS": tensors["marks_ptr"] is not None,
+            "HAS_RESETS": tensors["reset_c_ptr"] is not None,
+            "BLOCK": config.block,
+            **_options(config),
+        }
+        return Launch(self._grid(config), strides, arguments)
 
     def backward(self, step: BackwardStep) -> None:
         """`step.c` is not read: the kernel recomputes it, which takes less time than to load it."""
-        config, marks = self._config("gates_backward", step.gates), step.marks
-        grad_output, kind, strides = step.grad_output, "none", (0, 0, 0, 0)
+        config, grad_output, marks = self._config("gates_backward"), step.grad_output, step.marks
+        if grad_output is not None and grad_output.dim() > 4:
+            grad_output = grad_output.flatten(1, -3)  # D and H are one dimension: a copy only where they do not merge
+        tensors = {
+            "gates_ptr": step.gates,
+            "bias_ptr": self._bias if self._spec.recomputes else None,
+            "peephole_ptr": self._peephole,
+            "c_prev_ptr": step.c_prev,
+            "grad_output_ptr": grad_output,
+            "grad_h_ptr": step.grad_h,
+            "grad_c_ptr": step.grad_c,
+            "grad_preact_ptr": step.grad_preact,
+            "marks_ptr": None if marks is None else marks.marks,
+            "reset_c_ptr": None if marks is None else marks.reset_c,
+            "grad_held_ptr": None if marks is None else marks.grad_held,
+            "grad_reset_h_ptr": None if marks is None else marks.grad_reset_h,
+            "grad_reset_c_ptr": None if marks is None else marks.grad_reset_c,
+        }
+        strides = None if grad_output is None else grad_output.stride()
+        resets = None if marks is None else (marks.reset_c is not None, marks.grad_reset_c is not None)
+        variant = config, strides, step.grad_h.stride(), resets
+        self._launch_backward(gates_backward_kernel, tensors, variant, lambda: self._prepare_backward(tensors, config))
+
+    def _prepare_backward(self, tensors: dict[str, Tensor | None], config: Config) -> Launch:
+        grad_output, kind, image_strides = tensors["grad_output_ptr"], "none", (0, 0, 0, 0)
         if grad_output is not None:
             kind = "dense" if grad_output.is_contiguous() else "strided"
-            if grad_output.dim() > 4:  # D and H are one dimension to the kernel: a copy only where they do not merge
-                grad_output = grad_output.flatten(1, -3)
             batch, *spatial, channel = grad_output.stride()
-            strides = (batch, *([0] * (2 - len(spatial))), *spatial, channel)
-        activated = not self._spec.recomputes
-        gates_backward_kernel[self._grid(config)](
-            gates_ptr=step.gates,
-            bias_ptr=None if activated else self._bias,
-            peephole_ptr=self._peephole,
-            c_prev_ptr=step.c_prev,
-            grad_output_ptr=grad_output,
-            grad_h_ptr=step.grad_h,
-            grad_c_ptr=step.grad_c,
-            grad_preact_ptr=step.grad_preact,
-            marks_ptr=None if marks is None else marks.marks,
-            reset_c_ptr=None if marks is None else marks.reset_c,
-            grad_held_ptr=None if marks is None else marks.grad_held,
-            grad_reset_h_ptr=None if marks is None else marks.grad_reset_h,
-            grad_reset_c_ptr=None if marks is None else marks.grad_reset_c,
-            n_rows=self._layout.rows,
-            n_pixels=self._layout.pixels,
-            width=self._layout.spatial[-1] if self._layout.spatial else 1,
-            stride_grad_output_b=strides[0],
-            stride_grad_output_h=strides[1],
-            stride_grad_output_w=strides[2],
-            stride_grad_output_c=strides[3],
-            C=self._layout.channels,
-            stride_grad_h_row=_row_stride(step.grad_h),
-            ACTIVATED=activated,
-            HAS_BIAS=self._bias is not None and not activated,
-            PEEPHOLE=self._peephole_kind,
-            ACTIVATION=self._spec.activation,
-            RECURRENT_ACTIVATION=self._spec.recurrent_activation,
-            OUTPUT_ACTIVATION=self._spec.activation_of_c,
-            CELL_CLIP=self._spec.cell_clip,
-            GRAD_OUTPUT=kind,
-            HAS_MARKS=marks is not None,
-            HAS_RESETS=marks is not None and marks.reset_c is not None,
-            GRAD_RESETS=marks is not None and marks.grad_reset_c is not None,
-            BLOCK=config.block,
-            num_warps=config.num_warps,
-        )
+            image_strides = batch, *([0] * (2 - len(spatial))), *spatial, channel
+        strides = _row_strides(tensors, but=("grad_output_ptr",) if kind == "strided" else ())
+        arguments = {
+            "n_rows": self._layout.rows,
+            "n_pixels": self._layout.pixels,
+            "width": self._layout.spatial[-1] if self._layout.spatial else 1,
+            "stride_grad_output_b": image_strides[0],
+            "stride_grad_output_h": image_strides[1],
+            "stride_grad_output_w": image_strides[2],
+            "stride_grad_output_c": image_strides[3],
+            "C": self._layout.channels,
+            "stride_grad_h_row": strides["grad_h_ptr"],
+            "ACTIVATED": not self._spec.recomputes,
+            "HAS_BIAS": self._bias is not None and self._spec.recomputes,
+            "PEEPHOLE": self._peephole_kind,
+            "ACTIVATION": self._spec.activation,
+            "RECURRENT_ACTIVATION": self._spec.recurrent_activation,
+            "OUTPUT_ACTIVATION": self._spec.activation_of_c,
+            "CELL_CLIP": self._spec.cell_clip,
+            "GRAD_OUTPUT": kind,
+            "HAS_MARKS": tensors["marks_ptr"] is not None,
+            "HAS_RESETS": tensors["reset_c_ptr"] is not None,
+            "GRAD_RESETS": tensors["grad_reset_c_ptr"] is not None,
+            "BLOCK": config.block,
+            **_options(config),
+        }
+        return Launch(self._grid(config), strides, arguments)
 
     def parameter_grads(self, like: Tensor, *, bias: bool, peephole: bool) -> "TritonParameterGrads":
         pixels = self._peephole.shape[1] if peephole else None
@@ -158,7 +196,7 @@ class TritonParameterGrads:
     `itemsize` bytes."""
 
     def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int | None, itemsize: int):
-        self._layout = layout
+        self._layout, self._launch = layout, Launcher()
         self._bias, self._peephole = bias, peephole_pixels is not None
         self._is_empty = peephole_pixels == 0  # a full peephole of an image without pixels
         self._pixels = peephole_pixels or 1
@@ -174,24 +212,26 @@ class TritonParameterGrads:
         self._sums = like.new_zeros(splits, 7, self._pixels, layout.channels)
 
     def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
-        repeats = len(grad_preact) * self._layout.rows // self._pixels
+        tensors = {"grad_preact_ptr": grad_preact, "c_prev_ptr": c_prev, "c_ptr": c, "sums_ptr": self._sums}
+        steps = len(grad_preact)
+        self._launch(parameter_grads_kernel, tensors, steps, lambda: self._prepare(tensors, steps))
+
+    def _prepare(self, tensors: dict[str, Tensor | None], steps: int) -> Launch:
+        repeats = steps * self._layout.rows // self._pixels
         splits = len(self._sums)
+        arguments = {
+            "n_repeats": repeats,
+            "n_pixels": self._pixels,
+            "repeats_per_split": triton.cdiv(repeats, splits),
+            "C": self._layout.channels,
+            "HAS_BIAS": self._bias,
+            "HAS_PEEPHOLE": self._peephole,
+            "BLOCK_REPEATS": self._repeat_block,
+            "BLOCK_COLUMNS": self._column_block,
+            **_options(self._config),
+        }
         # One program for each block of columns and split of the repeats.
-        parameter_grads_kernel[self._column_programs, splits](
-            grad_preact_ptr=grad_preact,
-            c_prev_ptr=c_prev,
-            c_ptr=c,
-            sums_ptr=self._sums,
-            n_repeats=repeats,
-            n_pixels=self._pixels,
-            repeats_per_split=triton.cdiv(repeats, splits),
-            C=self._layout.channels,
-            HAS_BIAS=self._bias,
-            HAS_PEEPHOLE=self._peephole,
-            BLOCK_REPEATS=self._repeat_block,
-            BLOCK_COLUMNS=self._column_block,
-            num_warps=self._config.num_warps,
-        )
+        return Launch((self._column_programs, splits), _row_strides(tensors), arguments)
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
         sums = self._sums.sum(0)

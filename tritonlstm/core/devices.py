@@ -4,6 +4,8 @@ import functools
 
 import torch
 
+from .compiler import constant_when_compiled
+
 CPU_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 """The widest vectors that PyTorch uses: "AVX512" of 512 bits, "AVX2" of 256, or another name."""
 
@@ -20,6 +22,17 @@ def _cpu_lacks() -> frozenset[torch.dtype]:
 
 CPU_LACKS = _cpu_lacks()
 """The half types in which oneDNN does not convolve on this CPU; PyTorch unrolls images into columns there."""
+
+
+def is_nvidia(device: torch.device) -> bool:
+    """Whether it is one of NVIDIA's GPUs, whose convolutions are cuDNN's."""
+    return device.type == "cuda" and torch.version.hip is None
+
+
+@constant_when_compiled
+def cudnn_has_bfloat16(device: torch.device) -> bool:
+    """Whether cuDNN has convolutions in bfloat16: for compute capability 8.0 and higher."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @functools.cache

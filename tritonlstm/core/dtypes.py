@@ -21,11 +21,14 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
 
 
 def convolution_dtype(weight: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which to convolve in `dtype`: the same, or float32 where a CPU has no right convolution in that.
+    """The dtype in which to convolve in `dtype`: the same, or float32 where there is no right convolution in that.
 
-    That is where oneDNN has none, and for volumes: its weight gradient in bfloat16 has memory that was never written
-    where a kernel is deeper than the volume (PyTorch 2.13).
+    That is where cuDNN or oneDNN has none, and on a CPU for volumes: oneDNN's weight gradient in bfloat16 has memory
+    that was never written where a kernel is deeper than the volume (PyTorch 2.13).
     """
+    if devices.is_nvidia(weight.device):
+        is_missing = dtype == torch.bfloat16 and not devices.cudnn_has_bfloat16(weight.device)
+        return torch.float32 if is_missing else dtype
     if weight.device.type != "cpu":
         return dtype
     is_half_volume = weight.dim() == 5 and dtype in (torch.bfloat16, torch.float16)

@@ -125,11 +125,18 @@ class Backward:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, recomputed."""
         return self._map.forward(self._pack(first, last)).unflatten(0, (last - first, -1))
 
+    def new_grad_h(self) -> Tensor:
+        """Uninitialised dH (B, *spatial, C), in rows as wide as those of `step`, for which a cell may be compiled."""
+        return self._hidden(self._layout.new_step(self._output, self._layout.width - self._first_column))
+
     def step(self, t: int, grad_preact: Tensor) -> Tensor:
         """dH_{t-1} (B, *spatial, C), a slot of wider rows, from dA_t (B, *spatial, 4C)."""
         grad_row = self._map.input_grad(grad_preact, self._first_column)
         if self._grad_frames is not None:
             self._grad_frames[t].copy_(grad_row[..., self._layout.input_slot])
+        return self._hidden(grad_row)
+
+    def _hidden(self, grad_row: Tensor) -> Tensor:
         hidden = self._layout.hidden_slot
         return grad_row[..., hidden.start - self._first_column : hidden.stop - self._first_column]
 

@@ -146,6 +146,10 @@ class Backward:
             parts.append((steps, self._output[sources].flatten(0, 1)))
         return parts
 
+    def new_grad_h(self) -> Tensor:
+        """Uninitialised dH (B, *spatial, C), in rows as wide as those of `step`."""
+        return self._layout.new_step(self._output, self._layout.channels)
+
     def step(self, t: int, grad_preact: Tensor) -> Tensor:
         """dH_{t-1} (B, *spatial, C), from dA_t (B, *spatial, 4C)."""
         return self._hidden_map.input_grad(grad_preact)

@@ -81,6 +81,10 @@ class Backward:
         """The pre-activations (steps, B, *spatial, 4C) of steps first … last - 1, recomputed."""
         return self._map.forward(self._hidden(first, last)).unflatten(0, (last - first, -1)) + self._frames[first:last]
 
+    def new_grad_h(self) -> Tensor:
+        """Uninitialised dH (B, *spatial, C), in rows as wide as those of `step`."""
+        return self._layout.new_step(self._output, self._layout.channels)
+
     def step(self, t: int, grad_preact: Tensor) -> Tensor:
         """dH_{t-1} (B, *spatial, C), from dA_t (B, *spatial, 4C)."""
         return self._map.input_grad(grad_preact)

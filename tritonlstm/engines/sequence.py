@@ -93,7 +93,7 @@ class Sequence:
         layout, cell, spec, order, marked = self._layout, self._cell, self._spec, self._order, self._marked
         weight, bias, peephole = self._arguments.weight, self._arguments.bias, self._arguments.peephole
         source = self._preactivations.Backward(self._arguments, cell.bias, saved, layout, needs, spec)
-        grad_h = _copy_or_zeros(grads.h_n, layout.new_step(weight, layout.channels))
+        grad_h = _copy_or_zeros(grads.h_n, source.new_grad_h())
         grad_c, grad_cells = layout.new_step(weight, layout.channels, cell_dtype(weight.dtype)), None
         if spec.returns == "cells" and grads.c_n is not None:
             grad_cells = to_rows(grads.c_n, channel_dim=2).unbind()

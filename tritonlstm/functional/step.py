@@ -27,7 +27,7 @@ class _Plan(NamedTuple):
     is_batched: bool
     backend: str  # resolved
     dtype: torch.dtype  # in which to convolve, as autocast has it
-    convolution_dtype: torch.dtype  # or float32 where a CPU has no right convolution in that
+    convolution_dtype: torch.dtype  # or float32 where there is no right convolution in that
 
 
 def step(

@@ -35,6 +35,11 @@ def pick_schedule(arch: str, itemsize: int, in_channels: int, channels: int, ker
     return find_schedule(arch, itemsize, in_channels, channels, tuple(kernel))[0].value
 
 
+def has_launch_pdl(arch: str) -> bool:
+    """Whether kernels on `arch` may be launched while the one before still runs."""
+    return arch.startswith("sm_") and arch.removeprefix("sm_").isdecimal() and int(arch.removeprefix("sm_")) >= 90
+
+
 @contextmanager
 def use(configs: dict[str, Config]) -> Iterator[None]:
     """Within it, these kernels get these configurations, in every thread: for the tuner, which tries them."""
@@ -56,6 +61,8 @@ def find_config(kernel: str, arch: str, itemsize: int, channels: int | None, use
     for origin, table in tables(arch, user):
         entry = table.config(kernel, itemsize, channels)
         if entry is not None:
+            if entry.value.launch_pdl and not has_launch_pdl(arch):
+                entry = entry._replace(value=entry.value._replace(launch_pdl=False))
             return entry, origin
     raise KeyError(f"kernel: no table has {kernel!r} for elements of {itemsize} bytes on {arch}")
 

@@ -2,8 +2,9 @@
 
     {"measured": …, "configs": [row, …], "schedules": [row, …]}
 
-A row of "configs" has kernel, itemsize, channels (null: any), BLOCK and num_warps; one of "schedules" has itemsize,
-in_channels, channels, kernel and schedule. Each may say in "measured" where it comes from. A user's own table also has
+A row of "configs" has kernel, itemsize, channels (null: any), BLOCK, num_warps and, where it is not false, launch_pdl;
+one of "schedules" has itemsize, in_channels, channels, kernel and schedule. Each may say in "measured" where it comes
+from. A user's own table also has
 the keys in HEADER, which say what it holds for.
 """
 
@@ -15,15 +16,17 @@ SCHEDULES = ("concat", "hoisted")
 HEADER = frozenset(("schema", "triton", "arch", "device"))
 
 
-@dataclass(frozen=True)
-class Config:
-    """block: elements of a program's tile; num_warps: warps of 32 (on AMD, wavefronts of 64) that work on it."""
+class Config(NamedTuple):
+    """block: elements of a program's tile; num_warps: warps of 32 (on AMD, wavefronts of 64) that work on it;
+    launch_pdl: programmatic dependent launch, while the kernel before still runs (compute capability 9.0 and higher).
+    """
 
     block: int
     num_warps: int
+    launch_pdl: bool = False
 
     def __str__(self) -> str:
-        return f"{self.block}/{self.num_warps}"
+        return f"{self.block}/{self.num_warps}{'/pdl' if self.launch_pdl else ''}"
 
 
 class ConfigKey(NamedTuple):
@@ -72,13 +75,14 @@ def parse(content: object) -> Table:
     for name, fields in _ROWS.items():
         _check(name, content[name], isinstance(content[name], list), "a list")
         for row in content[name]:
-            _check_keys(f"row of {name}", row, required=fields.keys(), optional={"measured"})
-            for key, (fits, wanted) in fields.items():
-                _check(key, row[key], fits(row[key]), wanted)
+            _check_keys(f"row of {name}", row, required=fields.keys(), optional={"measured", *_OPTIONAL[name]})
+            for key, (fits, wanted) in (fields | _OPTIONAL[name]).items():
+                _check(key, row.get(key, False), fits(row.get(key, False)), wanted)
             _check("measured", row.get("measured", measured), isinstance(row.get("measured", measured), str), "text")
     for row in content["configs"]:
         key = ConfigKey(row["kernel"], row["itemsize"], row["channels"])
-        table.configs[key] = Entry(Config(row["BLOCK"], row["num_warps"]), row.get("measured", measured))
+        value = Config(row["BLOCK"], row["num_warps"], row.get("launch_pdl", False))
+        table.configs[key] = Entry(value, row.get("measured", measured))
     for row in content["schedules"]:
         key = ScheduleKey(row["itemsize"], row["in_channels"], row["channels"], tuple(row["kernel"]))
         table.schedules[key] = Entry(row["schedule"], row.get("measured", measured))
@@ -117,6 +121,9 @@ _ROWS = {
     },
 }
 """The fields of each kind of row: what a value must fulfil, in code and in words."""
+
+_OPTIONAL = {"configs": {"launch_pdl": (lambda value: isinstance(value, bool), "true or false")}, "schedules": {}}
+"""Those that may be left out, for false."""
 
 
 def _check(name: str, value: object, fits: bool, wanted: str) -> None:

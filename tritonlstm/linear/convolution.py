@@ -1,10 +1,11 @@
 """A convolution by PyTorch: oneDNN's, cuDNN's or MIOpen's. It follows PyTorch's settings for convolutions.
 
-On a CPU that has none in a half type it is computed in float32: PyTorch would unroll images into columns, which take
-kh·kw times the memory of an image. So are those of volumes in half types (`core.dtypes.convolution_dtype`).
+Where the library has none in a half type it is computed in float32: PyTorch would unroll images into columns, which
+take kh·kw times the memory of an image (`core.dtypes.convolution_dtype`).
 """
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,29 @@ CONTIGUOUS_OUTPUTS, CONTIGUOUS_KERNEL = 128, 5
 rows that it pays to reorder the argument and the result (bench/NOTES.md)."""
 
 
+CUDNN_ELEMENTS = 2**31
+"""Fewer elements than this cuDNN's operator counts; PyTorch's own convolution splits larger tensors, or does without
+cuDNN."""
+
+
+class _Switches(NamedTuple):
+    """PyTorch's switches for cuDNN, in the order in which its operator takes them. To read them takes host time that a
+    small step notices."""
+
+    benchmark: bool
+    deterministic: bool
+    allows_tf32: bool
+
+    @classmethod
+    def read(cls) -> "_Switches":
+        cudnn = torch.backends.cudnn
+        return cls(
+            cudnn.benchmark,
+            cudnn.deterministic or torch.are_deterministic_algorithms_enabled(),
+            cudnn.conv.fp32_precision == "tf32",  # reading allow_tf32 raises once a user has set fp32_precision
+        )
+
+
 def _is_faster_contiguous(weight: Tensor) -> bool:
     outputs, _, *kernel = weight.shape
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or devices.CPU_CAPABILITY != "AVX2":
@@ -35,7 +59,8 @@ def _is_faster_contiguous(weight: Tensor) -> bool:
 class Convolution:
     """x ↦ W * x + b; weight (O, K, *kernel), bias (O).
 
-    Rows come with the margins that the geometry does not fill with zeros.
+    Rows come with the margins that the geometry does not fill with zeros. It serves one call of a layer, and follows
+    PyTorch's switches as they are at its first convolution.
     """
 
     def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None, geometry: Geometry | None = None):
@@ -60,9 +85,23 @@ class Convolution:
     def _contiguous_weight(self) -> Tensor:
         return self._public.contiguous()
 
+    @functools.cached_property
+    def _switches(self) -> _Switches:
+        return _Switches.read()
+
+    @functools.cached_property
+    def _has_cudnn(self) -> bool:
+        """Whether cuDNN's own operator may be called, which writes where it is told; aten::convolution.out computes and
+        then copies."""
+        weight, cudnn = self._public, torch.backends.cudnn
+        if not devices.is_nvidia(weight.device) or weight.dim() < 4:  # PyTorch makes images of signals
+            return False
+        is_there = cudnn.enabled and cudnn.is_available()
+        return is_there and weight.dtype == self._dtype != torch.float64 and self._bias is None
+
     def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         images = from_rows(rows)
-        if out is not None and self._bias is None and _cudnn_writes_in_place(images):
+        if out is not None and self._has_cudnn and max(rows.numel(), out.numel()) < CUDNN_ELEMENTS:
             self._convolve_by_cudnn(images, from_rows(out))
             return out
         stride, padding, dilation, _, _, groups = self._geometry
@@ -77,19 +116,7 @@ class Convolution:
 
     def _convolve_by_cudnn(self, images: Tensor, out: Tensor) -> None:
         stride, padding, dilation, _, _, groups = self._geometry
-        cudnn = torch.backends.cudnn
-        torch.cudnn_convolution(
-            images,
-            self._weight(),
-            padding,
-            stride,
-            dilation,
-            groups,
-            cudnn.benchmark,
-            cudnn.deterministic,
-            cudnn.conv.fp32_precision == "tf32",  # reading allow_tf32 raises once a user has set fp32_precision
-            out=out,
-        )
+        torch.cudnn_convolution(images, self._weight(), padding, stride, dilation, groups, *self._switches, out=out)
 
     def _backward(self, grad: Tensor, rows: Tensor, weight: Tensor, *, of_input: bool) -> Tensor:
         """The gradient of the argument or of the weight, of which in the other case only the shape matters."""
@@ -134,10 +161,3 @@ class ConvolutionWeightGrad:
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     # Comparing takes less time than a cast that changes nothing.
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
-def _cudnn_writes_in_place(images: Tensor) -> bool:
-    # aten::convolution.out computes and then copies; only cuDNN's own operator writes where it is told.
-    cudnn = images.is_cuda and torch.version.hip is None and images.dim() > 3  # PyTorch makes images of signals
-    cudnn = cudnn and torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()
-    return cudnn and images.dtype in (torch.float16, torch.bfloat16, torch.float32)

@@ -125,7 +125,8 @@ def _source(kernel: JITFunction, arguments: dict[str, object]) -> tuple[ASTSourc
             constants[parameter.name] = value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = f"*{_TYPES[value.dtype]}"
-            if value.storage_offset() * value.element_size() % 16 == 0:
+            is_aligned = value.storage_offset() * value.element_size() % 16 == 0
+            if is_aligned and not parameter.do_not_specialize_on_alignment:
                 attributes[(index,)] = [["tt.divisibility", 16]]
         else:
             signature[parameter.name] = "i32"

@@ -18,9 +18,9 @@ from .timing import spread
 from .tune import Device, Plan
 
 FIELDS = (
-    "kernel", "dtype", "channels", "BLOCK", "num_warps", "verdict", "registers", "spills", "shared", "accesses",
-    "instructions", "warps", "static_cost", "median_us", "p20_us", "p80_us", "speedup", "sizes", "device", "arch",
-    "torch", "triton",
+    "kernel", "dtype", "channels", "BLOCK", "num_warps", "launch_pdl", "verdict", "registers", "spills", "shared",
+    "accesses", "instructions", "warps", "static_cost", "median_us", "p20_us", "p80_us", "speedup", "sizes", "device",
+    "arch", "torch", "triton",
 )  # fmt: skip
 """Times are of the first of the sizes, between those with a cold cache and with a hot one; `speedup`, over the default,
 is of all. What was not timed is left empty."""
@@ -33,9 +33,9 @@ def table(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     gain, note = "cost", "static cost of the default → of the chosen, lower is better"
     if plan.device.timed:
         gain, note = "speed-up", f"speed-up over the default, of which {MARGIN:.0%} is needed to replace it"
-    lines = [f"{'kernel':16}{'C':>5}{'default':>10}{'chosen':>10}{gain:>16}{'warps':>8}  candidates"]
+    lines = [f"{'kernel':16}{'C':>5}{'default':>12}{'chosen':>12}{gain:>16}{'warps':>8}  candidates"]
     lines += [_config_line(plan.device, outcome) for outcome in configs]
-    lines.append(f"BLOCK/num_warps; {note}")
+    lines.append(f"BLOCK/num_warps, and pdl for programmatic dependent launch; {note}")
     if schedules:
         lines.append(f"\n{'layer':24}{'schedule':>10}  speed-up of hoisted over concat")
     return "\n".join([*lines, *map(_schedule_line, schedules)])
@@ -72,7 +72,7 @@ def _config_line(device: Device, outcome: Outcome) -> str:
         gain = f"{default.cost:.2f} → {chosen.cost:.2f}"
     rejected = sum(bool(trial.rejected) for trial in outcome.trials)
     return (
-        f"{key.kernel:16}{key.channels:5}{outcome.default!s:>10}{outcome.chosen!s:>10}"
+        f"{key.kernel:16}{key.channels:5}{outcome.default!s:>12}{outcome.chosen!s:>12}"
         f"{gain:>16}{warps:>8}  {len(outcome.trials)}, {rejected} rejected"
     )
 
@@ -96,6 +96,7 @@ def _record(plan: Plan, outcome: Outcome, trial: Trial) -> dict[str, object]:
         "channels": key.channels,
         "BLOCK": trial.choice.block,
         "num_warps": trial.choice.num_warps,
+        "launch_pdl": "yes" if trial.choice.launch_pdl else "",
         "verdict": "; ".join(word for word, holds in words if word and holds),
         "sizes": " ".join(f"{launch.batch}×{launch.height}×{launch.width}" for launch in launches),
         "device": plan.device.name,

@@ -117,8 +117,8 @@ def _by_key(workloads: Iterable[Workload]) -> dict:
     return found
 
 
-def candidates(arch: str, key: ConfigKey) -> list[Config]:
-    """The configurations to try, the default of the package's tables first."""
+def candidates(arch: str, key: ConfigKey, launch_pdl: bool = False) -> list[Config]:
+    """The configurations to try, the default of the package's tables first; with `launch_pdl` each with and without."""
     default = find_config(key.kernel, arch, key.itemsize, key.channels, user=False)[0].value
     least, most = _SHARE_BYTES
     lanes = limits(arch).warp_size
@@ -127,7 +127,8 @@ def candidates(arch: str, key: ConfigKey) -> list[Config]:
         for block, warps in product(_BLOCKS, _WARPS)
         if least <= block * key.itemsize / (warps * lanes) <= most
     ]
-    return [default, *(config for config in found if config != default)]
+    found = [default, *(config for config in found if config != default)]
+    return [config._replace(launch_pdl=early) for config in found for early in (False, True)[: 1 + launch_pdl]]
 
 
 def judge(arch: str, launches: Sequence[Launch], config: Config, figures: Figures | str) -> Trial:

@@ -64,7 +64,10 @@ def update(path: Path, header: Header, table: Table, measured: str = "") -> str:
 def dump(table: Table, header: dict[str, object]) -> str:
     """The table as JSON, one row a line, the inverse of `launch.tables.parse`."""
     configs = [
-        key._asdict() | {"BLOCK": value.block, "num_warps": value.num_warps, "measured": measured}
+        key._asdict()
+        | {"BLOCK": value.block, "num_warps": value.num_warps}
+        | ({"launch_pdl": True} if value.launch_pdl else {})
+        | {"measured": measured}
         for key, (value, measured) in sorted(table.configs.items(), key=str)
     ]
     schedules = [

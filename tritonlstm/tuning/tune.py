@@ -12,7 +12,7 @@ import torch
 from ..core.devices import architecture
 from ..launch.cache import triton_version
 from ..launch.config import use
-from ..launch.tables import KERNELS, ConfigKey, Entry, ScheduleKey, Table
+from ..launch.tables import KERNELS, Config, ConfigKey, Entry, ScheduleKey, Table
 from . import aot, search
 from .cases import Case
 from .check import disagreement
@@ -41,11 +41,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search goes over."""
+    """What a search goes over. `launch_pdl`: each configuration also with programmatic dependent launch."""
 
     device: Device
     launches: dict[ConfigKey, list[Launch]]
     layers: dict[ScheduleKey, list[Layer]]
+    launch_pdl: bool = False
+
+    def candidates(self, key: ConfigKey) -> list[Config]:
+        return search.candidates(self.device.arch, key, self.launch_pdl)
 
 
 def cuda_device() -> Device | None:
@@ -62,10 +66,12 @@ def cuda_bench() -> Bench:
     return Bench(partial(_bind, "cuda"), partial(_check, "cuda"), partial(_time, clock))
 
 
-def plan(device: Device, cases: Sequence[Case], dtype: str, kernels: Sequence[str] = KERNELS) -> Plan:
+def plan(
+    device: Device, cases: Sequence[Case], dtype: str, kernels: Sequence[str] = KERNELS, *, launch_pdl: bool = False
+) -> Plan:
     """What there is to choose. Schedules only where they can be timed, and where all kernels are tuned."""
     layers = search.layers(cases, dtype) if device.timed and set(kernels) == set(KERNELS) else {}
-    return Plan(device, search.launches(cases, dtype, kernels), layers)
+    return Plan(device, search.launches(cases, dtype, kernels), layers, launch_pdl)
 
 
 def run(plan: Plan, jobs: int | None = None, bench: Bench | None = None) -> list[Outcome]:
@@ -74,7 +80,7 @@ def run(plan: Plan, jobs: int | None = None, bench: Bench | None = None) -> list
     `jobs` processes compile. Triton must not interpret.
     """
     arch = plan.device.arch
-    candidates = {key: search.candidates(arch, key) for key in plan.launches}
+    candidates = {key: plan.candidates(key) for key in plan.launches}
     tasks = [(plan.launches[key][0], arch, config) for key, configs in candidates.items() for config in configs]
     with _progress(len(tasks), "compiling") as done:
         figures = iter(aot.measure(tasks, jobs or min(8, os.cpu_count() or 1), done))

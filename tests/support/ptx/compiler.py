@@ -1,12 +1,10 @@
-"""PTX from Triton, compiled in a process of its own: this one interprets the kernels, as is decided at the import."""
+"""PTX from Triton."""
 
-import atexit
 import functools
 import importlib
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+
+from tests.support.compiling import compiling
 
 ARCH = 90
 
@@ -26,20 +24,7 @@ class Request:
 @functools.cache
 def compile_to_ptx(request: Request) -> tuple[str, int]:
     """The PTX for sm_90, and the bytes of shared memory."""
-    return _process().submit(_compile, request).result()
-
-
-@functools.cache
-def _process() -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    atexit.register(pool.shutdown)
-    interpret = os.environ.pop("TRITON_INTERPRET", None)
-    try:
-        pool.submit(os.getpid).result()  # so that it is started without
-    finally:
-        if interpret is not None:
-            os.environ["TRITON_INTERPRET"] = interpret
-    return pool
+    return compiling(_compile, request)
 
 
 def _compile(request: Request) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
 
 from tritonlstm.cells import triton as cell
 
@@ -50,8 +51,10 @@ _parse = functools.cache(parse)
 class Kernel:
     """A kernel as the package launches it: `kernel[grid](**arguments)`."""
 
-    def __init__(self, function: Callable, device: Device):
-        self._function, self._device = function, device
+    def __init__(self, kernel: InterpretedFunction, device: Device):
+        function = self._function = kernel.fn
+        self._device = device
+        self._any_alignment = kernel.kwargs.get("do_not_specialize_on_alignment") or ()
         self._parameters = inspect.signature(function).parameters
         self._outputs = outputs(function)
 
@@ -70,7 +73,8 @@ class Kernel:
         # The compiler's own parameters follow, for scratch memory that these kernels do not use.
         values += [0] * (len(program.parameters) - len(values))
         memory = GlobalMemory(tensors, self._outputs, program.threads)
-        machine = Machine(program, dict(zip(program.parameters, values)), memory, shared_bytes, self._device.shift)
+        parameters, is_early = dict(zip(program.parameters, values)), dict(request.options).get("launch_pdl", False)
+        machine = Machine(program, parameters, memory, shared_bytes, self._device.shift, is_early)
         for blocks in self._blocks(grid, program.threads):
             machine.run(blocks)
         memory.check(complete=self._device.blocks is None)
@@ -88,7 +92,7 @@ class Kernel:
                 constants.append((name, value))
             elif isinstance(value, torch.Tensor):
                 signature.append((name, f"*{_TYPES[value.dtype]}"))
-                if value.data_ptr() % 16 == 0:
+                if name not in self._any_alignment and value.data_ptr() % 16 == 0:
                     aligned.append(position)
             else:
                 signature.append((name, "i32" if -(2**31) <= value < 2**31 else "i64"))
@@ -127,7 +131,7 @@ def on_machine(**settings: Any) -> Iterator[Device]:
     device = Device(**settings)
     kernels = {name: value for name, value in vars(cell).items() if name.endswith("_kernel")}
     for name, kernel in kernels.items():
-        setattr(cell, name, Kernel(kernel.fn, device))
+        setattr(cell, name, Kernel(kernel, device))
     try:
         yield device
     finally:

@@ -30,13 +30,20 @@ class Blocks:
 
 
 class Machine:
-    """`arguments`: the kernel's parameters by name, as integers."""
+    """`arguments`: the kernel's parameters by name, as integers. `is_early`: whether it may have begun before the
+    kernel whose results it reads has ended (programmatic dependent launch)."""
 
     def __init__(
-        self, program: Program, arguments: dict[str, int], memory: GlobalMemory, shared_bytes: int, shift: Shift = 0.0
+        self,
+        program: Program,
+        arguments: dict[str, int],
+        memory: GlobalMemory,
+        shared_bytes: int,
+        shift: Shift = 0.0,
+        is_early: bool = False,
     ):
         self._program, self._arguments = program, arguments
-        self._memory, self._shared_bytes, self._shift = memory, shared_bytes, shift
+        self._memory, self._shared_bytes, self._shift, self._is_early = memory, shared_bytes, shift, is_early
         self._code = [self._decode(step) for step in program.instructions]
 
     def run(self, blocks: Blocks) -> None:
@@ -54,6 +61,7 @@ class Machine:
             self._special[name] = np.zeros(self._threads, np.uint32)
         self._registers, self._epoch = {}, np.zeros(self._threads, np.int32)
         self._ended = np.zeros(self._threads, bool)
+        self._has_waited = np.full(self._threads, not self._is_early)
         self._shared = SharedMemory(count, self._shared_bytes, threads)
         with np.errstate(all="ignore"):
             self._run()
@@ -236,9 +244,15 @@ class Machine:
 
     def _space(self, space: str, address: Operand, chosen: np.ndarray):
         """The memory, the addresses in it, and the threads as it counts them."""
+        if space == "global" and not self._has_waited[chosen].all():
+            raise Fault("an access before griddepcontrol.wait, while the kernel before may still write")
         if space == "shared":
             return self._shared, self._address(address, chosen, "u32"), self._local[chosen]
         return self._memory, self._address(address, chosen, "u64"), self._global[chosen]
+
+    def wait(self, step: Instruction, chosen: np.ndarray) -> None:
+        """griddepcontrol.wait: until the kernel before has ended, as it has here."""
+        self._has_waited |= chosen
 
     def barrier(self, step: Instruction, chosen: np.ndarray) -> None:
         """bar.sync 0: all threads of a block that have not ended."""
@@ -291,6 +305,7 @@ _INSTRUCTIONS = {
     **{f"{name}x2": Machine.compare_pairs for name in ARITHMETIC if name.startswith("setp.") and name.endswith("f16")},
     **{f"ldmatrix.sync.aligned.m8n8.x{count}.shared.b16": Machine.load_matrix for count in (1, 2, 4)},
     "bar.sync": Machine.barrier,
+    "griddepcontrol.wait": Machine.wait,
     "shfl.sync.bfly.b32": Machine.shuffle,
     "bra": Machine.branch,
     "bra.uni": Machine.branch,

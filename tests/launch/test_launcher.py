@@ -1,0 +1,72 @@
+"""Kernels are launched as Triton's launcher would, but for most of the time without it: with a driver that launches
+nothing, in a process in which Triton compiles."""
+
+import pytest
+import torch
+
+from tests.support.compiling import compiling
+from tests.support.launches import as_triton_launches, one_layer, through_triton_alone, with_hooks
+from tests.support.problems import Shape
+from tritonlstm.tuning.launches import Launch
+
+SMALL = {"batch": 1, "height": 3, "width": 5}
+FORWARD = Launch("gates_forward", "bf16", 64, **SMALL)
+LAUNCHES = [
+    FORWARD,
+    Launch("gates_forward", "fp32", 6, "hoisted", **SMALL),
+    Launch("gates_forward", "fp16", 17, "marks", **SMALL),
+    Launch("gates_backward", "bf16", 6, "strided", **SMALL),
+    Launch("gates_backward", "fp32", 64, "recompute", **SMALL),
+    Launch("gates_backward", "bf16", 3, "marks", **SMALL),
+    Launch("parameter_grads", "bf16", 6, "full", **SMALL),
+]
+CHANGES = [
+    {},
+    {"stream": 7},
+    {"shift": 1},
+    {"shift": 2},
+    {"device": 1, "stream": 3},
+    {"config": (256, 2)},
+    {"config": (256, 2, True)},
+    {},
+]
+
+
+def test_every_launch_is_the_one_that_triton_would_make():
+    """The same compiled kernel, grid, stream and arguments, whatever has been launched before."""
+    for ours, theirs, _ in compiling(as_triton_launches, LAUNCHES, CHANGES):
+        assert ours == [theirs] * 3
+
+
+def test_triton_is_asked_when_something_changes_that_a_kernel_is_specialised_on_and_then_never_again():
+    asked = [through for *_, through in compiling(as_triton_launches, [FORWARD], CHANGES)]
+    # Neither another stream nor an address that is as good; at C = 64 rows of bfloat16 want 16 bytes.
+    assert asked == [1, 0, 1, 0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_an_odd_size_needs_no_more_variants_than_an_even_one(dtype: torch.dtype):
+    """Steps begin at any address that is a multiple of an element: alignment is not what tells variants apart."""
+    odd = Shape(steps=10, batch=1, in_channels=2, channels=33, spatial=(61, 47), kernel=(1, 1))
+    (run,) = compiling(one_layer, odd, dtype, {})
+    assert run["launches"]["gates_forward_kernel"] == run["launches"]["gates_backward_kernel"] == 10
+    assert run["compiled"] == {"gates_forward_kernel": 2, "gates_backward_kernel": 1, "parameter_grads_kernel": 1}
+
+
+def test_a_sequence_asks_triton_once_for_each_variant_and_the_next_one_not_at_all():
+    shape = Shape(steps=12, channels=8, spatial=(5, 4))
+    first, second = compiling(one_layer, shape, torch.bfloat16, {}, 2)
+    assert first["launches"] == second["launches"]
+    assert first["launches"]["gates_forward_kernel"] == first["launches"]["gates_backward_kernel"] == 12
+    assert first["through"] == first["compiled"] == second["compiled"]
+    assert not second["through"]
+
+
+def test_hooks_see_every_launch():
+    assert compiling(with_hooks, FORWARD) == (["gates_forward_kernel"] * 2,) * 2
+
+
+def test_what_is_not_known_is_left_to_triton():
+    assert compiling(through_triton_alone, FORWARD) == 1
+    assert compiling(through_triton_alone, FORWARD, ("hip", "gfx942", 64)) == 3
+    assert compiling(through_triton_alone, FORWARD, None, ("3.5.", "4.")) == 3

@@ -1,0 +1,174 @@
+"""Launches of the package's kernels where Triton compiles, with a driver that launches nothing. All of it runs in the
+process of `compiling`."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction
+
+from bench.host_cost import FakeDriver, Launched, fake_driver, through_triton
+from tests.support.problems import Problem, Shape, arguments, spec_of
+from tritonlstm.cells import triton as cell
+from tritonlstm.core.arguments import Arguments, Results
+from tritonlstm.core.layout import Layout
+from tritonlstm.engines import engine
+from tritonlstm.launch import launcher
+from tritonlstm.launch.config import use
+from tritonlstm.launch.tables import Config
+from tritonlstm.tuning.launches import Launch, bind
+
+KERNELS = ("gates_forward_kernel", "gates_backward_kernel", "parameter_grads_kernel")
+
+
+@contextmanager
+def counted() -> Iterator[Counter]:
+    """How often each kernel goes through Triton's own launcher."""
+    calls, run = Counter(), JITFunction.run
+
+    def count(self: JITFunction, *args: object, **options: object) -> object:
+        calls[self.__name__] += 1
+        return run(self, *args, **options)
+
+    JITFunction.run = count
+    try:
+        yield calls
+    finally:
+        JITFunction.run = run
+
+
+def forget() -> None:
+    """As in a process that has launched nothing."""
+    launcher._compiled.clear()
+    for name in KERNELS:
+        getattr(cell, name).device_caches.clear()
+
+
+def compiled() -> dict[str, int]:
+    """How many variants of each kernel Triton has compiled or loaded, over all devices."""
+    return {name: sum(len(caches[0]) for caches in getattr(cell, name).device_caches.values()) for name in KERNELS}
+
+
+def one_layer(shape: Shape, dtype: torch.dtype, options: dict, times: int = 1) -> list[dict]:
+    """For each of several runs of a layer, forward and backward: by kernel, its `launches`, those that went `through`
+    Triton's launcher, and the variants `compiled` so far."""
+    forget()
+    runs = []
+    with fake_driver() as fake:
+        for _ in range(times):
+            with counted() as through:
+                _run(Problem.random(shape, dtype), options)
+            launches = Counter(launched.name for launched in fake.launched)
+            fake.launched.clear()
+            runs.append({"launches": launches, "through": through, "compiled": compiled()})
+    return runs
+
+
+def _run(problem: Problem, options: dict) -> None:
+    spec = spec_of(problem, **{"backend": "triton"} | options)
+    tensors = arguments(problem)
+    run = engine(tensors, Layout.of(tensors, problem.shape.steps, spec), spec)
+    _, saved = run.forward(save=True)
+    needs = Arguments(*(tensor is not None for tensor in tensors))
+    run.backward(Results(**problem.cotangents), saved, needs)
+
+
+def as_triton_launches(launches: list[Launch], changes: list[dict]) -> list[tuple[list[Launched], Launched, int]]:
+    """Each launch under each change: three of ours, the first of which may have to compile, the same through Triton's
+    launcher, and how many of ours went through that too.
+
+    A change is of the driver (`device`, `stream`), of the configuration (`config`), or of the memory: `shift` moves the
+    tensors that `bind` makes by so many elements.
+    """
+    forget()
+    found = []
+    with fake_driver() as fake:
+        for launch in launches:
+            plain = bind(launch, "cpu")
+            for change in changes:
+                fake.device, fake.stream = change.get("device", 0), change.get("stream", 0)
+                run = plain
+                if "shift" in change:
+                    with _shifted(change["shift"]):
+                        run = bind(launch, "cpu")
+                with use({launch.kernel: Config(*change["config"])} if "config" in change else {}):
+                    with counted() as through:
+                        ours = [_launched(fake, run) for _ in range(3)]
+                    with through_triton():
+                        theirs = _launched(fake, _anew(run))
+                    _anew(run)
+                found.append((ours, theirs, sum(through.values())))
+    return found
+
+
+def _launched(fake: FakeDriver, run: Callable[[], None]) -> Launched:
+    fake.launched.clear()
+    run()
+    (launched,) = fake.launched
+    return replace(launched, arguments=tuple(0 if each is None else each for each in launched.arguments))
+
+
+def _anew(run: Callable[[], None]) -> Callable[[], None]:
+    """The same launch by a launcher that has seen none."""
+    owner, *_ = [each.cell_contents for each in run.__closure__ if hasattr(each.cell_contents, "__dict__")]
+    for name, value in vars(owner).items():
+        if isinstance(value, launcher.Launcher):
+            setattr(owner, name, launcher.Launcher())
+    return run
+
+
+@contextmanager
+def _shifted(elements: int) -> Iterator[None]:
+    """Within it, torch.empty gives views that begin so many elements into their memory."""
+    empty = torch.empty
+
+    def shifted(shape: tuple[int, ...], **options: object) -> torch.Tensor:
+        size = torch.Size(shape).numel()
+        return empty(size + elements, **options)[elements:].view(shape)
+
+    torch.empty = shifted
+    try:
+        yield
+    finally:
+        torch.empty = empty
+
+
+def with_hooks(launch: Launch) -> tuple[list[str], list[str]]:
+    """What hooks before and behind each launch see of three launches, the second and third of them."""
+    before, behind = [], []
+    enter, leave = (lambda data: before.append(data.get()["name"])), (lambda data: behind.append(data.get()["name"]))
+    forget()
+    with fake_driver():
+        run = bind(launch, "cpu")
+        run()
+        knobs.runtime.launch_enter_hook.add(enter)
+        knobs.runtime.launch_exit_hook.add(leave)
+        try:
+            run()
+            run()
+        finally:
+            knobs.runtime.launch_enter_hook.remove(enter)
+            knobs.runtime.launch_exit_hook.remove(leave)
+        run()
+    return before, behind
+
+
+def through_triton_alone(launch: Launch, target: tuple | None = None, versions: tuple[str, ...] | None = None) -> int:
+    """How many of three launches go through Triton's launcher, on another GPU, or as another version of Triton."""
+    forget()
+    before = launcher.VERSIONS
+    launcher.VERSIONS = before if versions is None else versions
+    try:
+        with fake_driver() as fake, counted() as through:
+            if target is not None:
+                fake.target = GPUTarget(*target)
+            run = bind(launch, "cpu")
+            for _ in range(3):
+                run()
+    finally:
+        launcher.VERSIONS = before
+    return sum(through.values())
