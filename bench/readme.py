@@ -58,15 +58,13 @@ def _table(shown: pd.DataFrame, speeds: pd.DataFrame) -> str:
                 yield ""
                 continue
             speed, seconds = speeds.loc[case, mode, baseline]
-            bold = "**" if speed < SLOWER else ""
-            yield f"{bold}{speed:.2f}×{bold}" + (f" ({seconds:.0f} s)" if baseline == COMPILED.name else "")
+            yield _speed(speed) + (f" ({seconds:.0f} s)" if baseline == COMPILED.name else "")
 
     columns = [f"{mode}{what}" for mode in MODES for what in (", ms", ": vs eager", ": vs torch.compile (compiling)")]
     rows = [["case", *columns]]
     for case, sizes in shown.drop_duplicates("case").set_index("case").sizes.items():
         rows.append([f"{case}: {sizes}", *(cell for mode in MODES for cell in cells(case, mode))])
-    header, *others = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([header, "|---" * len(rows[0]) + "|", *others])
+    return _markdown(rows)
 
 
 def _others(speeds: pd.DataFrame) -> str:
@@ -91,17 +89,29 @@ def _compiling(rows: pd.DataFrame) -> str:
 
 
 def _single_steps(rows: pd.DataFrame) -> str:
-    """Our speed in single steps over eager ones, in the faster memory format, and over nn.LSTMCell."""
+    """A row for each case: our speed one step at a time over eager, in the faster memory format, and nn.LSTMCell."""
     rows = rows[(rows.run == SINGLE_STEPS) & (rows.status == OK)]
-    said = []
-    for names, words in ((report.EAGER, "eager"), ([LSTM_CELL.name], LSTM_CELL.name)):
-        speeds = rows[rows.provider.isin(names)].groupby(["case", "mode"], sort=False)["time / ours"].min().dropna()
-        figures = [
-            f"{case} " + ", ".join(f"{speed:.2f}× ({mode})" for (_, mode), speed in of_case.items())
-            for case, of_case in speeds.groupby(level="case", sort=False)
-        ]
-        said += [f"over {words}: {'; '.join(figures)}"] if figures else []
-    return f"Our speed in single steps {', '.join(said)}." if said else ""
+    rows = rows.assign(baseline=rows.provider.replace(report.EAGER, EAGER.name), speed=rows["time / ours"])
+    rows = rows[rows.baseline.isin([EAGER.name, LSTM_CELL.name])]
+    if rows.empty:
+        return ""
+    speeds = rows.groupby(["case", "mode", "baseline"], sort=False).speed.min().dropna()
+    columns = [(mode, baseline) for baseline in (EAGER.name, LSTM_CELL.name) for mode in MODES]
+    table = [["one step at a time", *(f"{mode}: vs {baseline}" for mode, baseline in columns)]]
+    for case, sizes in rows.drop_duplicates("case").set_index("case").sizes.items():
+        points = ((case, *column) for column in columns)
+        table.append([f"{case}: {sizes}", *(_speed(speeds[each]) if each in speeds.index else "" for each in points)])
+    return _markdown(table)
+
+
+def _speed(speed: float) -> str:
+    bold = "**" if speed < SLOWER else ""
+    return f"{bold}{speed:.2f}×{bold}"
+
+
+def _markdown(table: list[list[str]]) -> str:
+    header, *others = (f"| {' | '.join(row)} |" for row in table)
+    return "\n".join([header, "|---" * len(table[0]) + "|", *others])
 
 
 def _missing(shown: pd.DataFrame) -> str:
@@ -128,13 +138,14 @@ def block(path: Path) -> str:
     compared = report.compared(rows)
     shown = report.selected(compared)
     found = speeds(shown)
-    sentences = [_others(found), _compiling(rows), _single_steps(compared), _missing(shown)]
+    sentences = [_others(found), _compiling(rows), _missing(shown)]
     plot = "![Time by case, in multiples of the convolutions alone](docs/speed.png)"
     wrapped = [
         textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
         for paragraph in (EXPLANATION, " ".join(filter(None, sentences)), _hardware(shown))
     ]
-    return "\n\n".join([BEGIN, plot, _table(shown, found), *wrapped, END])
+    parts = [BEGIN, plot, _table(shown, found), _single_steps(compared), *wrapped, END]
+    return "\n\n".join(filter(None, parts))
 
 
 def updated(text: str, path: Path) -> str:

@@ -218,7 +218,7 @@ def test_info_says_where_each_configuration_comes_from(capsys: pytest.CaptureFix
     for words in ("tritonlstm  0.1.0", "torch ", "triton ", "TRITON_INTERPRET is set", "kernels/tuned/gfx942.json"):
         assert words in printed
     assert f"{cache_folder / 'gfx942.json'}: no such file" in printed
-    assert "gates_backward  4 bytes    any C   1024/4  kernels/tuned/gfx942.json" in printed
+    assert "gates_backward  4 bytes    any C      1024/4  kernels/tuned/gfx942.json" in printed
 
 
 def test_info_counts_configurations_and_schedules_apart(capsys: pytest.CaptureFixture, cache_folder: Path):

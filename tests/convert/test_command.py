@@ -112,12 +112,12 @@ class TestConverting:
         assert "dense=True" in fails(capsys, "b.pt", "other.pt", "--source", "RVT")
         assert cli.main(["convert", "b.pt", "other.pt", "--source", "RVT", "--dense"]) == 0
 
-    @pytest.mark.parametrize("name", ["jhhuang96", "nn.LSTM, both directions"])
+    @pytest.mark.parametrize("name", ["jhhuang96", "czifan", "nn.LSTM, both directions"])
     def test_a_norm_and_both_directions(self, name: str, capsys: pytest.CaptureFixture):
         foreign = SOURCES[name]
         torch.save(foreign.params(torch.float32), "a.pt")
         assert cli.main(["convert", "a.pt", "ours.pt", "--source", foreign.source]) == 0
-        layer = run_code(capsys.readouterr().out)
+        layer = run_code(capsys.readouterr().out).eval()
         expected, _ = foreign.run(torch.load("a.pt", weights_only=True), input := foreign.input().float())
         torch.testing.assert_close(layer(input)[0], expected)
 
@@ -329,6 +329,7 @@ class TestInspecting:
         lambda: PeepholeLSTM(3, [4, 5], peephole=False, bidirectional=True, recurrent_activation="hard_sigmoid"),
         lambda: ConvLSTM2d(1, 4, 3, norm=lambda channels: nn.GroupNorm(2, channels)),
         lambda: ConvLSTM1d(1, [2, 2], 3, norm=nn.BatchNorm1d),
+        lambda: ConvLSTM2d(1, 2, 3, activation="leaky_relu", output_activation="tanh", cell_clip=2.0),
     ],
 )
 def test_the_constructor_builds_the_layer_again(layer):

@@ -404,6 +404,18 @@ class TestWriting:
         with pytest.raises(TypeError, match="layer: expected a layer of this package, got LSTM"):
             convert.to_state_dict(nn.LSTM(2, 3), "nn.LSTM")
 
+    def test_activations_of_their_own(self):
+        plain = {"peephole": "none"}
+        self.refuses(
+            ConvLSTM2d(2, 3, 3, output_activation="relu", **plain), "ndrplz", "output_activation: expected None"
+        )
+        self.refuses(ConvLSTM2d(2, 3, 3, cell_clip=1.0, **plain), "ndrplz", "cell_clip: expected None, the only one")
+        convert.to_state_dict(ConvLSTM2d(2, 3, 3, output_activation="tanh", **plain), "ndrplz")
+        czifan = {"bias": False, "norm": nn.BatchNorm2d, **plain}
+        self.refuses(ConvLSTM2d(2, 3, 3, **czifan), "czifan", "activation: expected 'identity', the only one")
+        layer = ConvLSTM2d(2, 3, 3, activation="identity", **czifan)
+        self.refuses(layer, "czifan", "output_activation: expected 'tanh', the only one that czifan has, got None")
+
     def test_zero_peepholes_of_a_new_layer_are_left_out(self):
         tensors = convert.to_state_dict(PeepholeLSTM(2, [3, 3]), "nn.LSTM")
         theirs = nn.LSTM(2, 3, 2)

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from tests.support import stacks
 from tests.support.covering import Row, describe, pairwise
 from tests.support.problems import MODES, PATHS
-from tests.support.stacks import DIRECTIONS, RETURNS
+from tests.support.stacks import DIRECTIONS, GATES, MASKS, RETURNS
 from tests.support.tolerances import assert_all_within, budget
 from tritonlstm import LSTMState
 from tritonlstm.core.dtypes import cell_dtype
@@ -22,6 +22,8 @@ OPTIONS = {
     "direction": DIRECTIONS,
     "peephole": ("none", "channel", "full"),
     "returns": RETURNS,
+    "gates": GATES,
+    "masks": MASKS,
     "state": (True, False),
     "batch_first": (False, True),
     "dtype": DTYPES,
@@ -39,9 +41,10 @@ def fits(row: Row) -> bool:
 
 def call(layer: torch.nn.Module, row: Row, input: Tensor, state: list | None) -> list[Tensor]:
     """The results as a flat list, with time first."""
+    masks = stacks.masks_of(row)
     if row["batch_first"]:
-        input = input.transpose(0, 1)
-    output, states, *cells = layer(input, state, **RETURNS[row["returns"]])
+        input, masks = input.transpose(0, 1), {name: mask.t() for name, mask in masks.items()}
+    output, states, *cells = layer(input, state, **RETURNS[row["returns"]], **masks)
     in_order = (lambda each: each.transpose(0, 1)) if row["batch_first"] and row["returns"] != "last" else lambda x: x
     return [*map(in_order, tree_leaves(output)), *tree_leaves(states), *map(in_order, tree_leaves(cells))]
 
@@ -67,7 +70,7 @@ class Case:
             for h, c in self._state
         ]
         if by_oracle:
-            results = stacks.by_reference(layer, input, state).select(row["returns"], layer)
+            results = stacks.by_reference(layer, input, state, stacks.masks_of(row)).select(row["returns"], layer)
         else:
             results = call(layer, row, input, state)
         if self._cotangents is None:
@@ -96,7 +99,7 @@ def test_results_and_gradients_agree_with_the_oracle(row: Row):
 
 
 COMPILED = pairwise(
-    {name: OPTIONS[name] for name in ("kind", "direction", "peephole", "returns")}
+    {name: OPTIONS[name] for name in ("kind", "direction", "peephole", "returns", "gates", "masks")}
     | {"memory": ("save", "recompute"), "state": (True, False), "how": ("compiled", "exported")},
     fits,
 )
@@ -108,12 +111,12 @@ def test_compiled_in_one_graph_and_exported(fresh_compiler, row: Row):
     layer = stacks.make(row, torch.float32, memory=row["memory"], backend="aten")
     input = stacks.random_input(layer, torch.float32)
     state = [LSTMState(*pair) for pair in stacks.random_state(layer, torch.float32)] if row["state"] else None
-    call = RETURNS[row["returns"]]
+    call = RETURNS[row["returns"]] | stacks.masks_of(row)
     if row["how"] == "compiled":
         module = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
     else:
         program = torch.export.export(copy.deepcopy(layer), (input, state), call)
-        operators = [node for node in program.graph.nodes if "tritonlstm.inference" in str(node.target)]
+        operators = [node for node in program.graph.nodes if "inference" in str(node.target)]
         assert len(operators) == len(stacks.cells_of(layer))
         module = program.module()
     results = []

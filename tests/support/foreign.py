@@ -375,6 +375,18 @@ SOURCES: dict[str, Foreign] = {
         norm_names=("conv.1.weight", "conv.1.bias"),
     ),
     "jhhuang96 without its norm": joint("jhhuang96", "conv.0", "ifgo", channels=(3,)),
+    "czifan": joint(
+        "czifan",
+        "conv.0",
+        "ifgo",
+        channels=(3,),
+        norm=batch_norm,
+        norm_names=tuple(
+            f"conv.1.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        ),
+        bias=False,
+        cell=linear_candidate,
+    ),
     "RVT": rvt(True),
     "RVT, both": rvt(False),
     "keras": channels_last_split("keras", "ifgo", keras_keys(), (3, 3), arguments=_KERAS),

@@ -11,6 +11,7 @@ from tests.support.covering import Row
 from tests.support.layers import with_peepholes
 from tritonlstm import ConvLSTM2d, PeepholeLSTM, reference
 from tritonlstm.core.dtypes import cell_dtype
+from tritonlstm.core.marks import make_marks
 
 T, B, CIN, CHANNELS, SPATIAL = 4, 2, 3, (3, 2), (3, 4)
 
@@ -22,11 +23,21 @@ RETURNS = {
     "cells": {"return_cells": True},
     "layers, cells": {"returns": "layers", "return_cells": True},
 }
+GATES = {"default": {}, "linear candidate": {"activation": "identity", "output_activation": "tanh"}}
+MASKS = {
+    "no masks": {},
+    "lengths": {"lengths": torch.tensor([2, 4])},
+    "hold and reset": {
+        "hold": torch.tensor([[0, 1], [0, 0], [1, 1], [0, 0]]).bool(),
+        "reset": torch.tensor([[0, 0], [1, 0], [0, 1], [0, 0]]).bool(),
+    },
+}
+"""For T steps of B samples; there is no reset in both directions."""
 
 
 def make(row: Row, dtype: torch.dtype, **options: object) -> nn.Module:
     """Two layers of images or vectors, with the peephole and the direction of a row; every parameter is random."""
-    options |= DIRECTIONS[row["direction"]]
+    options |= DIRECTIONS[row["direction"]] | GATES[row.get("gates", "default")]
     if row["kind"] == "images":
         size = SPATIAL if row["peephole"] == "full" else None
         layer = ConvLSTM2d(
@@ -42,6 +53,12 @@ def make(row: Row, dtype: torch.dtype, **options: object) -> nn.Module:
 
 def spatial_of(layer: nn.Module) -> tuple[int, ...]:
     return SPATIAL if isinstance(layer, ConvLSTM2d) else ()
+
+
+def masks_of(row: Row) -> dict[str, Tensor]:
+    """The masks of a row, (T, B), for a call."""
+    masks = MASKS[row["masks"]]
+    return {name: mask for name, mask in masks.items() if (name, row["direction"]) != ("reset", "both")}
 
 
 def random_input(layer: nn.Module, dtype: torch.dtype) -> Tensor:
@@ -81,9 +98,16 @@ class Expected:
         return [*outputs, *states, *(cells if "cells" in returns else [])]
 
 
-def by_reference(layer: nn.Module, input: Tensor, state: Sequence[tuple[Tensor, Tensor]] | None) -> Expected:
+def by_reference(
+    layer: nn.Module,
+    input: Tensor,
+    state: Sequence[tuple[Tensor, Tensor]] | None,
+    masks: dict[str, Tensor],
+) -> Expected:
     """The stack by `reference.sequence`, in the dtype of its parameters. Its time axis comes first."""
     expected, sequence = Expected([], [], []), input
+    of_call = {"lengths": None, "reset": None, "hold": None} | masks
+    marks = make_marks(**of_call, steps=T, batch=B, device=input.device)
     directions = [layer.layers] if layer.reverse_layers is None else [layer.layers, layer.reverse_layers]
     for index in range(layer.num_layers):
         outputs, every_c = [], []
@@ -98,7 +122,14 @@ def by_reference(layer: nn.Module, input: Tensor, state: Sequence[tuple[Tensor, 
             else:
                 h, c = state[len(expected.states)]
             spec = replace(cell.spec, reverse=False, returns="cells")
-            output, h, of_c = reference.sequence(frames, h, c, cell.weight, cell.bias, cell.peephole, spec=spec)
+            marking = {}
+            if marks is not None:
+                marking["marks"] = marks.bits.flip(0) if backward else marks.bits
+                if marks.resets:
+                    marking |= {"reset_h": torch.zeros_like(h), "reset_c": torch.zeros_like(c)}
+            output, h, of_c = reference.sequence(
+                frames, h, c, cell.weight, cell.bias, cell.peephole, spec=spec, **marking
+            )
             expected.states.append((h, of_c[-1]))
             outputs.append(output.flip(0) if backward else output)
             every_c.append(of_c.flip(0) if backward else of_c)

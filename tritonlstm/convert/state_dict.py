@@ -461,6 +461,8 @@ def _check_represented(name: str, format: Format, cell: RecurrentCell, spec: Spe
         if each.name in _COMPUTATION or each.name in format.free:
             continue
         value, wanted = getattr(spec, each.name), format.options.get(each.name, each.default)
+        if each.name == "output_activation" and wanted is None:  # that of the candidate, which may be said, too
+            wanted = value if spec.activation_of_c == spec.activation else None
         if value != wanted:
             raise ValueError(f"{each.name}: expected {wanted!r}, the only one that {name} has, got {value!r}")
     if cell.regularisation.zoneout is not None:
