@@ -146,7 +146,7 @@ def test_sums_reach_exactly_the_last_rows(images: int, pixels: int, splits: int,
             tensor[0, image, columns].normal_()
     with on_machine(blocks=lambda count: [count - 1]):
         sums.add(grad_preact, c_prev, c)
-    da, before, after = (tensor[0, chosen][:, columns].double() for tensor in (grad_preact, c_prev, c))
+    da, before, after = (tensor[0, :, columns][chosen].double() for tensor in (grad_preact, c_prev, c))
     da_i, da_f, _, da_o = biases = da.chunk(4, -1)
     expected = [each.sum(0) for each in (*biases, da_i * before, da_f * before, da_o * after)]
     torch.testing.assert_close(sums._sums[-1, :, columns].double(), torch.stack(expected), rtol=1e-5, atol=1e-5)
