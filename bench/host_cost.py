@@ -26,7 +26,7 @@ CALLS, ROUNDS = 2000, 7
 LAUNCHES = {
     "forward": Launch("gates_forward", "bf16", 64),
     "backward": Launch("gates_backward", "bf16", 64),
-    "forward, recompute": Launch("gates_backward", "bf16", 64, "recompute"),
+    "backward, recompute": Launch("gates_backward", "bf16", 64, "recompute"),
     "parameter gradients": Launch("parameter_grads", "bf16", 64),
 }
 
