@@ -360,9 +360,13 @@ def test_memory_does_not_grow_over_2000_iterations():
             state = [(h.detach(), c.detach()) for h, c in state]
 
     iterate(200)
-    tensors, resident = _memory()
-    iterate(2000)
-    more_tensors, more_resident = _memory()
-    assert more_tensors <= tensors
-    # The smallest thing an iteration could lose, a state, would come to 23 MB.
-    assert more_resident - resident < 4e6
+    growths = []
+    # The smallest thing an iteration could lose, a state, would come to 23 MB, in each round alike; a process that ran
+    # other tests before may move its heap in one of them.
+    while len(growths) < 3 and min(growths, default=4e6) >= 4e6:
+        tensors, resident = _memory()
+        iterate(2000)
+        more_tensors, more_resident = _memory()
+        assert more_tensors <= tensors
+        growths.append(more_resident - resident)
+    assert min(growths) < 4e6
