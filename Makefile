@@ -71,7 +71,7 @@ ptx-check: $(ENV)/ready
 
 # With the torch and the Triton of PYTHON's own environment, into which this checkout is installed; without network. Both
 # say first what they will do and how long each section may take, save after each test, and with ARGS=--resume go on where
-# an earlier run ended; ARGS='--section gates' runs one section.
+# an earlier run ended; ARGS='--section numbers', or '--section gates' for gpu-bench, runs one section.
 gpu-check:
 	@$(PYTHON) -c "import torch, sys; torch.cuda.is_available() or sys.exit('gpu-check: torch finds no CUDA device')"
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .

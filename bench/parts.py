@@ -70,10 +70,7 @@ def _layers(case: Case) -> list[Case]:
 
 
 def gates(name: str, case: Case) -> list[Part]:
-    """The gate kernels of each layer in training, in rows of launches with a cold cache and with a hot one.
-
-    With a cold one, a large copy moves 3.0 TB/s on an H100, and so do well-made pointwise kernels.
-    """
+    """The gate kernels of each layer in training, in rows of launches with a cold cache and with a hot one."""
 
     def launches(layer: Case) -> dict[str, Launch]:
         sizes = {"batch": case.batch, "height": case.height, "width": case.width}

@@ -41,7 +41,8 @@ def activate(x, ACTIVATION: tl.constexpr):
     """The activation of this name, as in `tritonlstm.Spec`; NaN passes through each.
 
     "tanh_to_bfloat16" is tanh where no more than bfloat16's precision is needed: an eighth of its rounding error, 2⁻⁸,
-    comes from NVIDIA's own instruction. Its slope is another matter: 1 - tanh² cancels where tanh saturates.
+    comes from NVIDIA's own instruction. The cell state, which is float32, has that error of g too. The slope is another
+    matter: 1 - tanh² cancels where tanh saturates.
     """
     if ACTIVATION == "tanh":
         return tanh(x)

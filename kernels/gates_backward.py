@@ -8,8 +8,8 @@
     da_g = dc ∘ i ∘ φ'(A_g)
     dc_prev = dc ∘ f + da_i ∘ w_ci + da_f ∘ w_cf
 
-The slopes are functions of the activations' values. c is recomputed, and clipped, rather than loaded: four bytes an
-element less to read. Where the gates were not kept, they too are recomputed, from their pre-activations, as in
+The slopes are functions of the activations' values. c is recomputed rather than loaded, unless it is clipped: four
+bytes an element less to read. Where the gates were not kept, they too are recomputed, from their pre-activations, as in
 gates.py.
 
 With HAS_MARKS, dH_t and dC_t of a sample that is held pass to the step before as they are, and those of one that is
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
-from .activations import activate, apply_slope, clip, stop_at_bound
+from .activations import activate, apply_slope, stop_at_bound
 from .gates import apply_gates, load_four, store_four
 from .marks import BLANK, HOLD, RESET, RESET_NEXT, add_where, load_marks
 from .tiles import locate, peephole_offsets, row_pointer
@@ -40,6 +40,7 @@ from .tiles import locate, peephole_offsets, row_pointer
     do_not_specialize_on_alignment=[
         "gates_ptr",
         "c_prev_ptr",
+        "c_ptr",
         "grad_output_ptr",
         "grad_h_ptr",
         "grad_c_ptr",
@@ -56,13 +57,14 @@ def gates_backward_kernel(
     bias_ptr,  # (4C)  for pre-activations
     peephole_ptr,  # (3, 1 or n_pixels, C)  w_ci, w_cf, w_co
     c_prev_ptr,  # (M, C)
+    c_ptr,  # (M, C)  where it is clipped
     grad_output_ptr,  # (B, H, W, C) with its own strides
     grad_h_ptr,  # (M, C) in rows of stride_grad_h_row, from the step after
     grad_c_ptr,  # (M, C)  in: dC_t from the step after; out: dC_{t-1}
     grad_preact_ptr,  # (M, 4C)  out; may be gates_ptr
     marks_ptr,  # (B)
     reset_c_ptr,  # (M, C)
-    grad_held_ptr,  # (M, C)  in: of dH_t, past the step after; out: of dH_{t-1}, past this one
+    grad_held_ptr,  # (M, C)  in: of dH_t, what bypassed the step after; out: of dH_{t-1}, what bypasses this one
     grad_reset_h_ptr,  # (M, C)  in and out: sums
     grad_reset_c_ptr,  # (M, C)  in and out: sums
     n_rows,  # M
@@ -86,7 +88,7 @@ def gates_backward_kernel(
     HAS_RESETS: tl.constexpr,
     GRAD_RESETS: tl.constexpr,  # whether the gradients of the reset state are summed
     ALIGNED: tl.constexpr,  # whether each pointer to rows is a multiple of what divides these, up to 16 bytes
-    LAUNCH_PDL: tl.constexpr,  # whether it is launched while the kernel before, whose results it reads, still runs
+    LAUNCH_PDL: tl.constexpr,  # whether its launch may begin before the end of the kernel before, for which it waits
     BLOCK: tl.constexpr,
 ):
     i_tile = tl.program_id(0)
@@ -143,7 +145,7 @@ def gates_backward_kernel(
     else:
         p_peephole, period = peephole_ptr, 0
     if ACTIVATED:
-        b_c = clip(b_f * b_c_prev + b_i * b_g, CELL_CLIP)
+        b_c = b_f * b_c_prev + b_i * b_g
     else:
         p_bias = bias_ptr + o_channel if HAS_BIAS else bias_ptr
         b_i, b_f, b_g, b_o, b_c = apply_gates(
@@ -151,6 +153,8 @@ def gates_backward_kernel(
             C, HAS_BIAS, PEEPHOLE, ACTIVATION, RECURRENT_ACTIVATION, CELL_CLIP,
         )  # fmt: skip
 
+    if CELL_CLIP is not None:  # recomputed from rounded gates, a c at its bound may be below it
+        b_c = tl.load(row_pointer(c_ptr, i_row, C, ALIGNED) + o_state, mask=mask, other=0.0).to(tl.float32)
     b_squashed = activate(b_c, OUTPUT_ACTIVATION)
     b_da_o = apply_slope(b_dh * b_squashed, b_o, RECURRENT_ACTIVATION)
     b_dc += apply_slope(b_dh * b_o, b_squashed, OUTPUT_ACTIVATION)

@@ -69,7 +69,7 @@ def gates_forward_kernel(
     HAS_MARKS: tl.constexpr,
     HAS_RESETS: tl.constexpr,
     ALIGNED: tl.constexpr,  # whether each pointer to rows is a multiple of what divides these, up to 16 bytes
-    LAUNCH_PDL: tl.constexpr,  # whether it is launched while the kernel before, whose results it reads, still runs
+    LAUNCH_PDL: tl.constexpr,  # whether its launch may begin before the end of the kernel before, for which it waits
     BLOCK: tl.constexpr,
 ):
     i_tile = tl.program_id(0)

@@ -35,7 +35,7 @@ def parameter_grads_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_PEEPHOLE: tl.constexpr,
     ALIGNED: tl.constexpr,  # whether each pointer to rows is a multiple of what divides these, up to 16 bytes
-    LAUNCH_PDL: tl.constexpr,  # whether it is launched while the kernel before, whose results it reads, still runs
+    LAUNCH_PDL: tl.constexpr,  # whether its launch may begin before the end of the kernel before, for which it waits
     BLOCK_REPEATS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):

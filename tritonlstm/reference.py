@@ -325,8 +325,8 @@ def sequence_backward(
             products = torch.stack([da_gates.i * c_prev, da_gates.f * c_prev, da_gates.o * c])
             grad_peephole += products.sum(1).sum_to_size(peephole.shape)
     grad_input = None if input is None else torch.stack(grad_frames)
-    grads = grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole
-    return Arguments(*grads, None, grad_reset_h, grad_reset_c)
+    grads = Arguments(grad_input, dh, dc, grad_weight, grad_input_weight, grad_bias, grad_peephole)
+    return grads._replace(reset_h=grad_reset_h, reset_c=grad_reset_c)
 
 
 def _where_not(marks: Tensor, mark: int, tensor: Tensor) -> Tensor:

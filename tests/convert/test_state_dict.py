@@ -272,6 +272,13 @@ class TestDirections:
         assert all(torch.equal(again[key], value) for key, value in layer.state_dict().items())
         with pytest.raises(ValueError, match=r"directions: expected two that differ, got \('a', 'a'\)"):
             convert.Joint("conv", gates="ifgo", directions=("a", "a"))
+        for wrong in (5, "ab", (1, 2), ("a", "b", "c")):
+            with pytest.raises(TypeError, match=r"directions: expected a pair of strings, got"):
+                convert.Joint("conv", gates="ifgo", directions=wrong)
+        with pytest.raises(ValueError, match=r"size: expected an integer of at least 1, got 0"):
+            convert.GroupNorm("norm", size=0)
+        with pytest.raises(TypeError, match=r"key: expected the module's key, got 3"):
+            convert.GroupNorm(3)
         with pytest.raises(ValueError, match=r"directions: expected what {direction} becomes, got None"):
             convert.Joint("{direction}.conv", gates="ifgo")
 

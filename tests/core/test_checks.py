@@ -20,6 +20,7 @@ from tritonlstm import (
     PeepholeLSTMCell,
     functional,
 )
+from tritonlstm.core.marks import make_marks
 from tritonlstm.data import moving_mnist
 from tritonlstm.models import EncoderForecaster
 
@@ -364,7 +365,7 @@ RESET = torch.ones(STEPS, BATCH, dtype=torch.bool)
 
 def with_foreign_cell() -> ConvLSTM2d:
     model = layer()
-    model.layers[0] = torch.nn.Sequential(model.layers[0])
+    model.layers[1] = torch.nn.Sequential(model.layers[1])
     return model
 
 
@@ -619,7 +620,20 @@ CALLS = {
         ("proj_size", "lengths, reset and hold", "PackedSequence"),
     ),
     "lengths of a foreign cell": Wrong(
-        lambda m: with_foreign_cell()(frames(), lengths=[1, 3]), T, ("lengths, reset, hold", "Sequential", "layers[0]")
+        lambda m: with_foreign_cell()(frames(), lengths=[1, 3]),
+        V,
+        ("lengths", "not tritonlstm's", "Sequential", "list"),
+    ),
+    "cell, marks of a step": Wrong(
+        lambda m: m.layers[0](frames()[0], marks=make_marks([1, 3], None, None, 3, 2, torch.device("cpu"))),
+        V,
+        ("marks", "None for one step", "pass steps"),
+    ),
+    "cell, marks a string": Wrong(
+        lambda m: m.layers[0](frames(), None, STEPS, marks="x"), T, ("marks", "Marks", "str of length 1")
+    ),
+    "cell, a reset state without marks": Wrong(
+        lambda m: m.layers[0](frames(), None, STEPS, reset_state=(H, H)), V, ("reset_state", "without marks", "tuple")
     ),
     "cell, unknown returns": Wrong(
         lambda m: m.layers[0](frames(), None, STEPS, returns="layers"), V, ("returns", "'cells'", "'layers'")

@@ -16,7 +16,7 @@ SECTIONS = {"numbers": 180, "timing": 40, "pytorch": 180, "launches": 40, "sanit
 """The files of tests in the order of importance, and the seconds that each may take. Not measured."""
 
 SECONDS = 540.0
-"""Of all together: within the ten minutes for which a GPU may be lent."""
+"""Of all together."""
 
 
 class Report:

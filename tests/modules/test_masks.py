@@ -131,7 +131,7 @@ def test_lengths_are_those_of_nn_lstm():
     assert_close((output, *state[0]), (pad_packed_sequence(packed)[0], h[0], c[0]))
 
 
-def test_a_reset_in_both_directions_alone_is_before_the_step_in_the_order_of_the_steps():
+def test_a_reset_of_a_reversed_layer_is_before_the_step_in_the_order_of_the_steps():
     layer, input = conv_lstm(reverse=True), frames(STEPS, BATCH)
     reset, hold = masks()
     output, state = layer(input, reset=reset, hold=hold)
@@ -207,6 +207,52 @@ def test_a_compiled_layer_takes_any_masks_in_one_graph():
         assert_close(compiled(*given), run(*given))
         learning = [*layer.parameters(), *(each for pair in to for each in pair)]
         assert_close(*(torch.autograd.grad(each(*given)[0].sum(), learning) for each in (compiled, run)))
+
+
+def test_a_reset_state_of_the_whole_batch():
+    layer, input = conv_lstm(), frames(STEPS, BATCH)
+    reset, _ = masks()
+    to = reset_state(layer)
+    whole = [tuple(each.expand(BATCH, -1, -1, -1) for each in pair) for pair in to]
+    assert_close(layer(input, reset=reset, reset_state=whole), layer(input, reset=reset, reset_state=to))
+
+
+def test_gradients_of_each_sample_under_vmap():
+    layer, input = peephole_lstm(), torch.randn(STEPS, BATCH, CIN)
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+
+    def loss(parameters: dict, input: Tensor, length: Tensor, reset: Tensor, hold: Tensor) -> Tensor:
+        given = {"lengths": length[None], "reset": reset[:, None], "hold": hold[:, None]}
+        output, _ = torch.func.functional_call(layer, parameters, (input[:, None],), given)
+        return output.square().sum()
+
+    given = input, torch.tensor(LENGTHS), *masks()
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1, 0, 1, 1))(parameters, *given)
+    for sample in range(BATCH):
+        mine = input[:, sample], given[1][sample], *(mask[:, sample] for mask in given[2:])
+        assert_close({name: each[sample] for name, each in found.items()}, torch.func.grad(loss)(parameters, *mine))
+
+
+def test_lengths_without_values_to_check():
+    layer, input = peephole_lstm(), torch.randn(STEPS, BATCH, CIN)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        output, _ = layer(mode.from_tensor(input), lengths=mode.from_tensor(torch.tensor(LENGTHS)))
+    assert output.shape == (STEPS, BATCH, 3)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(input, lengths=torch.tensor([9, -1, 3, 6])), layer(input, lengths=[6, 0, 3, 6]))
+
+
+def test_under_autocast():
+    layer, plain = conv_lstm(), conv_lstm(backend="torch")
+    plain.load_state_dict(layer.state_dict())
+    reset, hold = masks()
+    call = {"lengths": LENGTHS, "reset": reset, "hold": hold, "reset_state": reset_state(layer)}
+    input = frames(STEPS, BATCH)
+    with torch.autocast("cpu", torch.bfloat16):
+        (output, state), (expected, expected_state) = layer(input, **call), plain(input, **call)
+    assert output.dtype == torch.bfloat16 and state[0].c.dtype == torch.float32
+    torch.testing.assert_close(output, expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(state[1].c, expected_state[1].c, rtol=0.02, atol=0.02)
 
 
 def test_an_exported_program_takes_masks_as_inputs():

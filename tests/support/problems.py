@@ -187,7 +187,9 @@ SOME_SHAPES = [
     "reversed, every c",
     "last step",
     "lengths",
+    "lengths, last step",
     "all masks",
+    "all masks, reversed, full peephole, every c",
     "vectors, all masks",
 ]
 """One of each kind, where every shape would take too long."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.dtypes import cell_dtype
 from ..core.layout import Layout, to_rows
 from ..core.spec import Spec
-from .marked import backward_marked, forward_marked
+from .marks import backward_marked, forward_marked
 from .step import BackwardStep, ForwardStep
 
 aten = torch.ops.aten

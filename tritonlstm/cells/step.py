@@ -23,7 +23,7 @@ class BackwardMarks:
 
     marks: Tensor  # (B), with RESET_NEXT
     reset_c: Tensor | None  # C, dense
-    grad_held: Tensor  # C, in: what of dH_t passed the step after, held; out: what of dH_{t-1} passes this one
+    grad_held: Tensor  # C, in: of dH_t, what bypassed the step after, held; out: of dH_{t-1}, what bypasses this one
     grad_reset_h: Tensor | None  # C, sums that the step adds to; None where they are not wanted
     grad_reset_c: Tensor | None  # C
 

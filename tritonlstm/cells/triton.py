@@ -17,7 +17,7 @@ from ..kernels.gates_backward import gates_backward_kernel
 from ..kernels.gates_forward import gates_forward_kernel
 from ..kernels.parameter_grads import parameter_grads_kernel
 from ..launch import Config, pick_config
-from ..launch.launcher import Launch, Launcher
+from ..launch.launcher import LaunchArguments, Launcher
 from .step import BackwardStep, ForwardStep
 
 _REDUCTION_PROGRAMS = 256
@@ -108,7 +108,7 @@ class TritonCell:
         variant = config, step.addend is None, step.gates is None, h_next, resets
         self._launch_forward(gates_forward_kernel, tensors, variant, lambda: self._prepare_forward(tensors, config))
 
-    def _prepare_forward(self, tensors: dict[str, Tensor | None], config: Config) -> Launch:
+    def _prepare_forward(self, tensors: dict[str, Tensor | None], config: Config) -> LaunchArguments:
         strides = _row_strides(tensors)
         arguments = {
             "n_rows": self._layout.rows,
@@ -129,10 +129,10 @@ class TritonCell:
             "BLOCK": config.block,
             **_options(config),
         }
-        return Launch(self._grid(config), strides, arguments)
+        return LaunchArguments(self._grid(config), strides, arguments)
 
     def backward(self, step: BackwardStep) -> None:
-        """`step.c` is not read: the kernel recomputes it, which takes less time than to load it."""
+        """`step.c` is read only where it is clipped; else the kernel recomputes it, which takes less time."""
         config, grad_output, marks = self._config("gates_backward"), step.grad_output, step.marks
         if grad_output is not None and grad_output.dim() > 4:
             grad_output = grad_output.flatten(1, -3)  # D and H are one dimension: a copy only where they do not merge
@@ -141,6 +141,7 @@ class TritonCell:
             "bias_ptr": self._bias if self._spec.recomputes else None,
             "peephole_ptr": self._peephole,
             "c_prev_ptr": step.c_prev,
+            "c_ptr": None if self._spec.cell_clip is None else step.c,
             "grad_output_ptr": grad_output,
             "grad_h_ptr": step.grad_h,
             "grad_c_ptr": step.grad_c,
@@ -156,7 +157,7 @@ class TritonCell:
         variant = config, strides, step.grad_h.stride(), resets
         self._launch_backward(gates_backward_kernel, tensors, variant, lambda: self._prepare_backward(tensors, config))
 
-    def _prepare_backward(self, tensors: dict[str, Tensor | None], config: Config) -> Launch:
+    def _prepare_backward(self, tensors: dict[str, Tensor | None], config: Config) -> LaunchArguments:
         grad_output, kind, image_strides = tensors["grad_output_ptr"], "none", (0, 0, 0, 0)
         if grad_output is not None:
             kind = "dense" if grad_output.is_contiguous() else "strided"
@@ -187,7 +188,7 @@ class TritonCell:
             "BLOCK": config.block,
             **_options(config),
         }
-        return Launch(self._grid(config), strides, arguments)
+        return LaunchArguments(self._grid(config), strides, arguments)
 
     def parameter_grads(self, like: Tensor, *, bias: bool, peephole: bool) -> "TritonParameterGrads":
         pixels = self._peephole.shape[1] if peephole else None
@@ -219,7 +220,7 @@ class TritonParameterGrads:
         steps = len(grad_preact)
         self._launch(parameter_grads_kernel, tensors, steps, lambda: self._prepare(tensors, steps))
 
-    def _prepare(self, tensors: dict[str, Tensor | None], steps: int) -> Launch:
+    def _prepare(self, tensors: dict[str, Tensor | None], steps: int) -> LaunchArguments:
         repeats = steps * self._layout.rows // self._pixels
         splits = len(self._sums)
         arguments = {
@@ -234,7 +235,7 @@ class TritonParameterGrads:
             **_options(self._config),
         }
         # One program for each block of columns and split of the repeats.
-        return Launch((self._column_programs, splits), _row_strides(tensors), arguments)
+        return LaunchArguments((self._column_programs, splits), _row_strides(tensors), arguments)
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
         sums = self._sums.sum(0)

@@ -106,7 +106,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            layer = load(options.file, options.source, options.prefix, **_words(options))
+            layer = load(options.file, options.source, options.prefix, **_keywords(options))
             written = to_state_dict(layer, options.target)
         except _ERRORS as error:
             return output.fail(_reason(options.file, "read", error))
@@ -120,10 +120,10 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return 0
 
 
-def _words(options: argparse.Namespace) -> dict[str, object]:
+def _keywords(options: argparse.Namespace) -> dict[str, object]:
     """The keywords of `load`."""
-    words = {name: getattr(options, name) for name in ("missing_peephole", "without_input", "dense")}
-    return words | dict(options.options)
+    keywords = {name: getattr(options, name) for name in ("missing_peephole", "without_input", "dense")}
+    return keywords | dict(options.options)
 
 
 def _check_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

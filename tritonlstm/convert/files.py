@@ -70,7 +70,7 @@ def _reason(error: Exception) -> str:
 def _read(file: BinaryIO, start: bytes, prefix: str | None) -> Contents:
     if start.startswith(_HDF5):
         values = keras.weights_by_name(hdf5.read(file))
-        has_directions = f"{prefix}forward_layer/cell/kernel" in values
+        has_directions = f"{prefix or ''}forward_layer/cell/kernel" in values
         return Contents(values, "keras.Bidirectional" if has_directions else "keras")
     if start.startswith(_ZIP):
         with zipfile.ZipFile(file) as archive:

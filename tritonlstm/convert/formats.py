@@ -104,8 +104,8 @@ class Format:
                 raise TypeError(f"{name}: expected a key, got {checks.show(key)}")
         if isinstance(self.ignore, str):
             raise TypeError(f"ignore: expected a sequence of patterns, got {self.ignore!r}")
-        if self.directions is not None and len(set(self.directions)) != 2:
-            raise ValueError(f"directions: expected two that differ, got {checks.show(self.directions)}")
+        if self.directions is not None:
+            _check_directions(self.directions)
         if self.directions is None and any("{direction}" in str(key) for key in self._keys().values()):
             raise ValueError("directions: expected what {direction} becomes, got None")
 
@@ -362,6 +362,14 @@ class Format:
             return []
         by_gate = self._by_gate(self.peephole, PEEPHOLE_ORDER)
         return [Group("peephole", by_gate if len(by_gate) == 3 else {self.peephole: PEEPHOLE_ORDER}, False)]
+
+
+def _check_directions(directions: object) -> None:
+    is_pair = isinstance(directions, (tuple, list)) and len(directions) == 2
+    if not is_pair or not all(isinstance(each, str) for each in directions):
+        raise TypeError(f"directions: expected a pair of strings, got {checks.show(directions)}")
+    if directions[0] == directions[1]:
+        raise ValueError(f"directions: expected two that differ, got {checks.show(directions)}")
 
 
 def _pattern(key: str, number: str) -> re.Pattern:

@@ -51,8 +51,8 @@ def hook(
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: expected a string, got {checks.show(prefix)}")
     _find_layer(module)
-    words = {"missing_peephole": missing_peephole, "without_input": without_input, "dense": dense}
-    return module.register_load_state_dict_pre_hook(_Hook(source, prefix, words))
+    keywords = {"missing_peephole": missing_peephole, "without_input": without_input, "dense": dense}
+    return module.register_load_state_dict_pre_hook(_Hook(source, prefix, keywords))
 
 
 @dataclass
@@ -61,7 +61,7 @@ class _Hook:
 
     source: str | Format
     prefix: str
-    words: dict[str, object]
+    keywords: dict[str, object]
 
     def __call__(self, module: nn.Module, state_dict: MutableMapping[str, Tensor], place: str, *_: object) -> None:
         """Replace the source's keys by the layer's, in place. `place`: where the module is in the model."""
@@ -75,11 +75,11 @@ class _Hook:
             key: value for key, value in state_dict.items() if key.startswith(place + self.prefix) and key not in others
         }
         native = Native("") if isinstance(layer, RecurrentCell) else Native()
-        renamed = rename(found, self.source, native, prefix=place + self.prefix, **self.words)
+        renamed = rename(found, self.source, native, prefix=place + self.prefix, **self.keywords)
         for key in found:
             del state_dict[key]
         for key, tensor in renamed.items():
-            if key.endswith("peephole") and self.words["missing_peephole"] and not tensor.any():
+            if key.endswith("peephole") and self.keywords["missing_peephole"] and not tensor.any():
                 if key not in own:
                     continue
                 tensor = tensor.new_zeros(own[key].shape)

@@ -26,6 +26,10 @@ class Norm:
     required: ClassVar[tuple[str, ...]] = ("weight", "bias")
     optional: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self):
+        if not isinstance(self.key, str):
+            raise TypeError(f"key: expected the module's key, got {checks.show(self.key)}")
+
     def make(self, channels: int, dims: int) -> nn.Module:
         """The module for so many channels, those of all gates, in so many spatial dimensions."""
         raise NotImplementedError
@@ -59,6 +63,10 @@ class GroupNorm(Norm):
     """
 
     size: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.check_integer("size", self.size, minimum=1)
 
     def make(self, channels: int, dims: int) -> nn.Module:
         return nn.GroupNorm(self._groups(channels), channels)

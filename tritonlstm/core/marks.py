@@ -81,13 +81,13 @@ def _check_mask(name: str, mask: object, steps: int, batch: int, device: torch.d
 
 
 def _check_lengths(lengths: object, steps: int, batch: int, device: torch.device) -> Tensor:
-    """The lengths as a tensor on the device. Values are checked where they can be read without waiting for a GPU."""
+    """The lengths as a tensor on the device. Values are checked where they can be read at once."""
     if isinstance(lengths, Tensor):
         check_tensor("lengths", lengths)
         if lengths.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"lengths: expected torch.int64 or torch.int32, got {lengths.dtype}")
         check_shape("lengths", lengths, (batch,), ("B",))
-        if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        if _has_values(lengths):
             _check_range(lengths.tolist(), steps)
         return lengths.to(device)
     if not isinstance(lengths, Sequence) or isinstance(lengths, (str, bytes)) or not all(map(is_integer, lengths)):
@@ -97,6 +97,13 @@ def _check_lengths(lengths: object, steps: int, batch: int, device: torch.device
     values = [check_integer("lengths", each, minimum=0) for each in lengths]
     _check_range(values, steps)
     return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether a tensor's values can be read at once: it lies on a CPU, and neither a tracer nor a transform has it."""
+    if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _check_range(values: Sequence[int], steps: int) -> None:

@@ -14,7 +14,7 @@ from ..core.layout import Layout, from_rows, to_rows, unpack_peephole
 from ..core.spec import Spec
 from . import concat, hoisted, precomputed
 from .chunks import chunks
-from .marked import Marked
+from .marks import Marked
 from .order import Order
 
 PREACTIVATIONS = {"concat": concat, "hoisted": hoisted}
@@ -147,7 +147,7 @@ class Sequence:
         grad_bias, grad_peephole = (None, None) if sums is None else sums.result()
         grad_reset_h = grad_reset_c = None
         if marked is not None:
-            grad_h = marked.grad_h0(grad_h)
+            grad_h = marked.grad_h0(grad_h) if needs_first_h else grad_h
             grad_reset_h, grad_reset_c = marked.grad_resets()
         return Arguments(
             input=grad_input,

@@ -24,7 +24,7 @@ from ..core.state import LSTMState, as_passed
 from ..core.tracing import check_untraced
 from ..launch import pick_schedule
 from .gates import State
-from .marking import with_marks
+from .marks import with_marks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,14 +65,14 @@ def conv_lstm(
             attention. It is in the dtype of an input; `weight` is then (4C, C, kh, kw) and applies to the hidden state
             alone. Channels last is used where it lies. The bias is added once, here or there.
         steps: T, if input is None.
-        lengths: (B), each sample's number of steps, a tensor of integers or a sequence of ints. Past it a sample's
+        lengths: (B), each sample's number of steps, a tensor of int64 or int32 or a list of ints. Past it a sample's
             state stays as it is, so that the one returned is its own last, and its output is zero. What the input holds
             there has no effect, but must be finite where the weight learns.
         reset: (T, B), torch.bool: before the steps where it is True, a sample's state becomes the reset state. With
             reverse=True, before it in the order of the steps.
         reset_state: (h, c), each (B, C, H, W) or (1, C, H, W), which may learn; zeros if None.
         hold: (T, B), torch.bool: at the steps where it is True, a sample's state stays as it is, after a reset, and its
-            output is its hidden state.
+            output is its hidden state. As past a length, the input must be finite there where the weight learns.
         returns: "sequence"; "last", for the output (B, C, H, W) of the last step alone: inference allocates no
             sequence, and training keeps what the backward pass reads; or "cells", for c at every step behind the state.
         options: how the layer computes: the fields of `tritonlstm.Spec`, by keyword.
@@ -84,7 +84,8 @@ def conv_lstm(
         also c at every step, (T, B, C, H, W), in c's dtype.
 
     Raises:
-        TypeError, ValueError: for an invalid argument, which the message names, before anything is computed.
+        TypeError, ValueError: for an invalid argument, which the message names, before anything is computed. Lengths on
+            a GPU, or under torch.compile or vmap, have no values to check: they count as if cut to 0 … T.
     """
     check_keywords("conv_lstm", options, conv_lstm)
     arguments = _arguments(input, state, weight, input_weight, bias, peephole, input_preact)
@@ -119,8 +120,8 @@ def peephole_lstm(
     As `conv_lstm` without spatial dimensions: input (T, B, Cin), h and c (B, C), weight (4C, Cin + C), peephole (3, C);
     input_preact (T, B, 4C) in place of input, beside a weight (4C, C); reset_state (B, C) or (1, C) twice.
     With a projection (P, C), nn.LSTM's weight_hr (Sak et al. 2014, arXiv 1402.1128), h is projection · (o ∘ ψ(c)):
-    h (B, P), output (T, B, P), weight (4C, Cin + P). It has no input_preact, lengths,
-    reset or hold.
+    h (B, P), output (T, B, P), weight (4C, Cin + P). A layer with a
+    projection takes no input_preact, lengths, reset, reset_state or hold.
     """
     check_keywords("peephole_lstm", options, peephole_lstm)
     arguments = _arguments(input, state, weight, None, bias, peephole, input_preact)
@@ -152,10 +153,10 @@ def _marks(
 ) -> Marks | None:
     if lengths is None and reset is None and hold is None:
         return None
-    weight, input_weight, bias, peephole = arguments[3:7]
-    checks.check_parameters(weight, input_weight, bias, peephole, len(spatial_dims))
+    given = arguments
+    checks.check_parameters(given.weight, given.input_weight, given.bias, given.peephole, len(spatial_dims))
     steps, batch, _ = _sizes(arguments, spatial_dims, steps, is_precomputed)
-    return make_marks(lengths, reset, hold, steps, batch, weight.device)
+    return make_marks(lengths, reset, hold, steps, batch, arguments.weight.device)
 
 
 def _arguments(input, state, weight, input_weight, bias, peephole, input_preact) -> Arguments:

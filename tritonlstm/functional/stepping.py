@@ -20,7 +20,7 @@ from ..core.spec import Spec
 from ..core.state import LSTMState
 from .dropout import Zoneout, drop_out_mask
 from .gates import State
-from .marking import with_marks
+from .marks import with_marks
 from .step import step
 
 

@@ -36,7 +36,7 @@ def pick_schedule(arch: str, itemsize: int, in_channels: int, channels: int, ker
 
 
 def has_launch_pdl(arch: str) -> bool:
-    """Whether kernels on `arch` may be launched while the one before still runs."""
+    """Whether kernels on `arch` may be launched before the one before has ended."""
     return arch.startswith("sm_") and arch.removeprefix("sm_").isdecimal() and int(arch.removeprefix("sm_")) >= 90
 
 

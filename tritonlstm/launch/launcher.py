@@ -27,7 +27,7 @@ WIDEST = 16
 """Bytes of the widest access."""
 
 
-class Launch(NamedTuple):
+class LaunchArguments(NamedTuple):
     """All of a launch but its tensors.
 
     `strides` has the elements between two rows of each tensor of rows, by its argument's name.
@@ -53,7 +53,7 @@ class _Variant(NamedTuple):
     """A launch that was prepared: `masks` has the bits that no address of a tensor of rows may have for ALIGNED;
     `direct` what is called, by whether that holds and by the device."""
 
-    launch: Launch
+    launch: LaunchArguments
     masks: tuple[int, ...]
     direct: dict[tuple[bool, int], _Direct]
 
@@ -66,8 +66,8 @@ class Launcher:
     """The launches of one kernel in one call of a layer: `launcher(kernel, tensors, variant, prepare)` is one.
 
     kernel: as Triton's decorator made it, or what stands in for it. Its first arguments are the tensors.
-    tensors: by the arguments' names, in their order; None where there is none. Those that are no rows are always the
-        same.
+    tensors: by the arguments' names, in their order; None where there is none. Of those that are no rows, each has
+        the same alignment at every launch, or the kernel is not specialised on it.
     variant: all that the launch follows from beside the addresses of its tensors.
     prepare: gives the launch for this variant; it is asked once. What it gives has no ALIGNED: that is told from the
         addresses, and says whether each tensor of rows begins where wide accesses are possible (kernels/tiles.py).
@@ -82,7 +82,7 @@ class Launcher:
         kernel: object,
         tensors: dict[str, Tensor | None],
         variant: Hashable,
-        prepare: Callable[[], Launch],
+        prepare: Callable[[], LaunchArguments],
     ) -> None:
         known = self._variants.get(variant)
         if known is None:

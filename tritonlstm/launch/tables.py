@@ -18,7 +18,7 @@ HEADER = frozenset(("schema", "triton", "arch", "device"))
 
 class Config(NamedTuple):
     """block: elements of a program's tile; num_warps: warps of 32 (on AMD, wavefronts of 64) that work on it;
-    launch_pdl: programmatic dependent launch, while the kernel before still runs (compute capability 9.0 and higher).
+    launch_pdl: programmatic dependent launch, before the end of the kernel before (compute capability 9.0 and higher).
     """
 
     block: int

@@ -148,6 +148,8 @@ class RecurrentCell(nn.Module):
         state or zero, and held.
         """
         check_untraced(input, state)
+        if marks is not None or reset_state is not None:
+            _check_marks(marks, reset_state, steps)
         if state is not None:
             checks.check_pair("state", state)
         h, c = (None, None) if state is None else state
@@ -237,3 +239,12 @@ class RecurrentCell(nn.Module):
         parts += [f"proj_size={self.proj_size}"] if self.proj_size else []
         parts += [str(self.regularisation)] if any(self.regularisation) else []
         return ", ".join((*parts, self.spec.encode()))
+
+
+def _check_marks(marks: object, reset_state: object, steps: int | None) -> None:
+    if marks is None:
+        raise ValueError(f"reset_state: expected None without marks, got {checks.describe(reset_state)}")
+    if not isinstance(marks, Marks):
+        raise TypeError(f"marks: expected tritonlstm.core.marks.Marks, got {checks.describe(marks)}")
+    if steps is None:
+        raise ValueError("marks: expected None for one step, got the marks of a sequence; pass steps")

@@ -66,7 +66,7 @@ class ConvLSTMCell(RecurrentCell):
 
         cell(input, state, steps) → (output, (h, c)) runs T = steps steps: input (T, B, Cin, H, W), output
         (T, B, C, H, W). `ConvLSTM` calls its cells this way, with the keywords `returns`, of `functional.conv_lstm`,
-        and `generator` where these are not the defaults.
+        `generator`, and `marks` with `reset_state` where these are not the defaults.
 
     Parameters:
         weight (4C, Cin + C, kh, kw): input channels first, then hidden channels; gates in the order i, f, g, o.
@@ -225,7 +225,7 @@ class ConvLSTM(RecurrentStack):
             more copy of it, and one addition per step of the backward pass.
         generator: draws all masks; if None, PyTorch's default one, as in nn.Dropout. Under
             torch.utils.checkpoint that one alone is set back for the second forward pass.
-        lengths: each sample's number of steps (B), a tensor of integers or a sequence of ints. Past it, a sample's
+        lengths: each sample's number of steps (B), a tensor of int64 or int32 or a list of ints. Past it, a sample's
             output is zero and its state stays as it is, in every layer and direction: the state returned, and the
             output of returns="last", are its own last ones, and a reversed direction begins at its own last step.
         reset: (T, B), or (B, T) with `batch_first`, torch.bool: before the steps where it is True, a sample's state

@@ -46,8 +46,8 @@ class Masks(NamedTuple):
             raise ValueError(f"reset_state: expected None without reset, got {checks.describe(self.reset_state)}")
         if self.reset is not None and bidirectional:
             raise ValueError(
-                "reset: expected None with bidirectional=True, whose second direction would be reset a step too late;"
-                " use two layers, one of them with reverse=True and the mask shifted by one step"
+                "reset: expected None with bidirectional=True, whose second direction would be reset a step too early;"
+                " use two layers, one of them with reverse=True and a mask with reverse_mask[t - 1] = reset[t]"
             )
         if self.reset_state is not None:
             check_layers(self.reset_state, num_layers, name="reset_state")

@@ -114,6 +114,9 @@ class RecurrentStack(nn.Module):
             return None, None
         if input is None and state is None:
             raise ValueError("state: expected (h, c), which alone tells the sizes without input, got None")
+        for index, cell in enumerate(self._cells()):
+            if not isinstance(cell, RecurrentCell):
+                masks.refuse(f"beside a cell that is not tritonlstm's, as cell {index}, a {type(cell).__name__}")
         like = state[0][0].unsqueeze(0) if input is None else input
         marks = masks.marks(
             steps,
@@ -341,11 +344,6 @@ def _run_cell(
     if returns == "cells":
         raise TypeError(
             f"return_cells: expected cells of tritonlstm, which have c, got a {type(cell).__name__} as {name}"
-        )
-    if "marks" in options:
-        raise TypeError(
-            "lengths, reset, hold: expected cells of tritonlstm, which know of them, got a"
-            f" {type(cell).__name__} as {name}"
         )
     output, pair = traversal.run(cell, sequence, state, reverse)
     return (pair[0].clone(), pair) if returns == "last" else (output, pair)

@@ -110,7 +110,7 @@ def _fake_backward(*args):
     images["reset_h"], images["reset_c"] = images["h0"], images["c0"]
     return [
         images[name]() if name in images else torch.empty_like(tensor)
-        for name, tensor, needed in zip(Arguments._fields, arguments, needs)
+        for name, tensor, needed in zip(Arguments._fields[: len(needs)], arguments[: len(needs)], needs, strict=True)
         if needed
     ]
 

@@ -1,4 +1,4 @@
-"""Steps with marks (see `core.marks`), for the cells that know none: passes over h and c before and after such a cell.
+"""Steps with marks (see `core.marks`), for cells without them: passes over h and c before and after such a cell.
 
 A held sample's numbers are computed too, and thrown away.
 """
@@ -18,7 +18,7 @@ def forward_marked(run: Callable[[ForwardStep], None], step: ForwardStep) -> Non
     dims = c_prev.dim() - 1
     hold = has(marks.marks, HOLD, dims)
     if marks.reset_c is None:
-        c_prev = c_prev.clone()  # the step's c may take its place
+        c_prev = c_prev.clone() if step.c is c_prev else c_prev
     else:
         c_prev = torch.where(has(marks.marks, RESET, dims), marks.reset_c, c_prev)
     h = torch.empty_like(step.h)

@@ -27,6 +27,7 @@ class Marked:
         resets = arguments.reset_h, arguments.reset_c
         self._reset_h, self._reset_c = (None if each is None else to_rows(each).contiguous() for each in resets)
         self.h0 = self._first(arguments.h0)
+        self._grad_held = self._grad_reset_h = self._grad_reset_c = None
 
     def _first(self, h0: Tensor | None) -> Tensor | None:
         """The hidden state (B, C, *spatial) that the first step reads; None for zero."""
