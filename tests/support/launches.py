@@ -11,7 +11,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
-from bench.host_cost import FakeDriver, Launched, fake_driver, through_triton
+from bench.fake_driver import FakeDriver, Launched, fake_driver, through_triton
 from tests.support.problems import Problem, Shape, arguments, spec_of
 from tritonlstm.cells import triton as cell
 from tritonlstm.core.arguments import Arguments, Results
