@@ -1,6 +1,7 @@
 """Each kind of instruction against Python's exact numbers, or PyTorch's conversions."""
 
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tests.support.ptx.approximate import APPROXIMATIONS
 from tests.support.ptx.arithmetic import ARITHMETIC
 from tests.support.ptx.fault import Fault
-from tests.support.ptx.values import DTYPES
+from tests.support.ptx.values import DTYPES, f32_to_bf16
 
 
 def integers(type: str) -> np.ndarray:
@@ -147,9 +148,11 @@ def test_fused_multiply_add_rounds_once():
 
 def test_comparisons_with_nan():
     nan, one = np.array([np.nan], np.float32), np.array([1], np.float32)
-    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
-        assert not ARITHMETIC[f"setp.{name}.f32"].compute(nan, one)
-        assert ARITHMETIC[f"setp.{name}u.f32"].compute(nan, one)
+    narrow = {"f32": lambda a: a, "f16": lambda a: a.astype(np.float16), "bf16": f32_to_bf16}
+    for name, type in product(("eq", "ne", "lt", "le", "gt", "ge"), narrow):
+        operands = narrow[type](nan), narrow[type](one)
+        assert not ARITHMETIC[f"setp.{name}.{type}"].compute(*operands)
+        assert ARITHMETIC[f"setp.{name}u.{type}"].compute(*operands)
     assert ARITHMETIC["setp.nan.f32"].compute(nan, one) and not ARITHMETIC["setp.num.f32"].compute(nan, one)
 
 

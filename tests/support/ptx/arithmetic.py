@@ -157,6 +157,7 @@ def _comparisons() -> dict[str, Arithmetic]:
         table[f"setp.{name}u.f32"] = Arithmetic("pred", ("f32",) * 2, _unordered(function))
         for type, widen in {"f16": lambda a: a.astype(np.float32), "bf16": bf16_to_f32}.items():
             table[f"setp.{name}.{type}"] = Arithmetic("pred", (type,) * 2, _after(widen, _ordered(function)))
+            table[f"setp.{name}u.{type}"] = Arithmetic("pred", (type,) * 2, _after(widen, _unordered(function)))
     table["setp.num.f32"] = Arithmetic("pred", ("f32",) * 2, lambda a, b: ~(np.isnan(a) | np.isnan(b)))
     table["setp.nan.f32"] = Arithmetic("pred", ("f32",) * 2, lambda a, b: np.isnan(a) | np.isnan(b))
     for type in ("b16", "b32", "b64", "u16", "u32", "u64", "s16", "s32", "s64", "f32"):
