@@ -146,6 +146,16 @@ def test_fused_multiply_add_rounds_once():
             assert row[3].view(np.uint32) % 2 == 0, row
 
 
+def test_bytes_are_chosen_in_any_order_and_as_signs():
+    def permute(selector: int) -> str:
+        words = (np.uint32(each) for each in (0x83020100, 0x07860504, selector))
+        return f"{int(ARITHMETIC['prmt.b32'].compute(*words)):08x}"
+
+    assert permute(0x3210) == "83020100" and permute(0x7654) == "07860504"
+    assert permute(0x3340) == "83830400" and permute(0x0167) == "00018607"
+    assert permute(0x89BE) == "0000ffff"  # signs, of bytes 0, 1, 3 and 6
+
+
 def test_comparisons_with_nan():
     nan, one = np.array([np.nan], np.float32), np.array([1], np.float32)
     narrow = {"f32": lambda a: a, "f16": lambda a: a.astype(np.float16), "bf16": f32_to_bf16}

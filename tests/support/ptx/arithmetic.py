@@ -45,6 +45,7 @@ def _integers() -> dict[str, Arithmetic]:
         table[f"neg.s{size}"] = Arithmetic(f"s{size}", (f"s{size}",), np.negative)
         table[f"abs.s{size}"] = Arithmetic(f"s{size}", (f"s{size}",), np.abs)
     table["bfe.u32"] = Arithmetic("u32", ("u32", "u32", "u32"), _extract)
+    table["prmt.b32"] = Arithmetic("b32", ("b32",) * 3, _permute)
     return table
 
 
@@ -105,6 +106,19 @@ def _extract(value: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndar
     first, count = first & np.uint32(0xFF), count & np.uint32(0xFF)
     ones = ~_shift_left(np.broadcast_to(np.uint32(0xFFFFFFFF), np.shape(count)), count)
     return _shift_right(value, first) & ones
+
+
+def _permute(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
+    """Four bytes of a, whose bytes are numbered 0 to 3, and b, 4 to 7: each by four bits of the selector, the lowest
+    first. Where the highest of these is set, it is the byte's sign, eight times."""
+    both = a.astype(np.uint64) | (b.astype(np.uint64) << np.uint64(32))
+    result = np.uint32(0)
+    for place in range(4):
+        choice = (selector >> np.uint32(4 * place)) & np.uint32(0xF)
+        byte = (both >> ((choice & np.uint32(7)).astype(np.uint64) * np.uint64(8))).astype(np.uint32) & np.uint32(0xFF)
+        byte = np.where(choice & np.uint32(8), np.where(byte & np.uint32(0x80), np.uint32(0xFF), np.uint32(0)), byte)
+        result = result | (byte.astype(np.uint32) << np.uint32(8 * place))
+    return result
 
 
 def _floats() -> dict[str, Arithmetic]:
