@@ -17,6 +17,7 @@ from .providers import (
     COMPILERS,
     CONV_FLOOR,
     EAGER,
+    EAGER_CELL_FORMATS,
     EAGER_FORMATS,
     EAGER_STEP_FORMATS,
     FLAX,
@@ -65,8 +66,9 @@ def _single_steps(cases: dict[str, Case], seconds: float = math.inf) -> Section:
 
     def providers(case: Case) -> list[Provider]:
         if case.is_of_vectors:
-            return [OURS_STEP, EAGER_STEP_FORMATS[0], OURS_STEP_WITHOUT_PEEPHOLE, LSTM_CELL]
-        return [OURS_STEP, *EAGER_STEP_FORMATS]
+            eager = [EAGER_CELL_FORMATS[0], EAGER_STEP_FORMATS[0]]
+            return [OURS_STEP, *eager, OURS_STEP_WITHOUT_PEEPHOLE, LSTM_CELL]
+        return [OURS_STEP, *EAGER_CELL_FORMATS, *EAGER_STEP_FORMATS]
 
     points = [
         Point(SINGLE_STEPS, name, case, torch.float32, providers(case), graph=False) for name, case in cases.items()

@@ -19,6 +19,7 @@ RUNS = ("baselines", "compiled", "max-autotune", "JAX")
 """The runs that the README and the bars show."""
 
 EAGER = [each.name for each in (*providers.EAGER_FORMATS, *providers.EAGER_STEP_FORMATS)]
+EAGER_CELLS = [each.name for each in providers.EAGER_CELL_FORMATS]
 FLOOR = [each.name for each in providers.FLOORS]
 """Names of one baseline in two memory formats."""
 

@@ -16,6 +16,7 @@ pass that the kernels implement stands here a second time by hand, so that it ca
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -131,14 +132,24 @@ def cell_backward(
 
 def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec = DEFAULT) -> Tensor:
     """W * x + b: a convolution that keeps the image's size; a product where `weight` has no kernel dimensions."""
+    return linear_map_for(weight, spec)(x, weight, bias)
+
+
+def linear_map_for(weight: Tensor, spec: Spec) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """`linear_map` of (x, weight, bias), for weights of that shape."""
     if weight.dim() == 2:
-        return F.linear(x, weight, bias)
-    if spec.is_plain:
-        return _CONVOLUTIONS[x.dim() - 2](x, weight, bias, padding=[size // 2 for size in weight.shape[2:]])
-    geometry = Geometry.of(weight, spec)
-    for dim, size, mode in geometry.filled:
-        x = F.pad(x, _around(x, dim, size), mode)
-    return _CONVOLUTIONS[x.dim() - 2](x, weight, bias, padding=geometry.zeros, dilation=geometry.dilation)
+        return F.linear
+    convolution, geometry = _CONVOLUTIONS[weight.dim() - 2], Geometry.of(weight, spec)
+    convolution = partial(convolution, padding=geometry.zeros, dilation=geometry.dilation)
+    if not geometry.filled:
+        return convolution
+
+    def of_filled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        for dim, size, mode in geometry.filled:
+            x = F.pad(x, _around(x, dim, size), mode)
+        return convolution(x, weight, bias)
+
+    return of_filled
 
 
 def _around(x: Tensor, dim: int, size: int) -> list[int]:

@@ -50,9 +50,14 @@ EAGER_STEP_FORMATS = [
     Provider("eager step", steps.build_eager),
     Provider("eager step, contiguous", partial(steps.build_eager, memory_format=torch.contiguous_format)),
 ]
+EAGER_CELL_FORMATS = [
+    Provider("eager cells", steps.build_eager_cells),
+    Provider("eager cells, contiguous", partial(steps.build_eager_cells, memory_format=torch.contiguous_format)),
+]
 LSTM_CELL = Provider("nn.LSTMCell", steps.build_lstm_cell, peephole=False)
-STEP_PROVIDERS = [OURS_STEP, *EAGER_STEP_FORMATS, OURS_STEP_WITHOUT_PEEPHOLE, LSTM_CELL]
-"""One step at a time. They are compared with each other alone; nn.LSTMCell is one layer of vectors."""
+STEP_PROVIDERS = [OURS_STEP, *EAGER_CELL_FORMATS, *EAGER_STEP_FORMATS, OURS_STEP_WITHOUT_PEEPHOLE, LSTM_CELL]
+"""One step at a time. They are compared with each other alone; nn.LSTMCell is one layer of vectors. Eager comes as
+modules, which is what a project has, and as functions of their parameters, which no layer can be faster than."""
 
 
 def _compiled(name: str, stack: Stack, mode: str | None, eager: Provider) -> Provider:

@@ -14,7 +14,7 @@ from bench.cases import Parameters, Problem, flat, stored
 from tritonlstm import PeepholeLSTM
 
 from .protocol import Built, Results, State
-from .torch_layers import eager_cell, our_layer, zeros
+from .torch_layers import eager_cell, eager_gates, our_layer, zeros
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Sequence[State]]]
 """A frame (B, Cin, H, W), or (B, Cin), and the state, None at first → output, and the state (h, c) of each layer."""
@@ -73,6 +73,7 @@ def build_ours(problem: Problem) -> Built:
 
 
 def build_eager(problem: Problem, memory_format: torch.memory_format = torch.channels_last) -> Built:
+    """Functions of the parameters: nothing but the equations."""
     layers, of_zeros = problem.leaves(memory_format), memory_format
     if problem.case.is_of_vectors:
         plain, of_zeros = map(_vectors, problem.layers), torch.contiguous_format
@@ -87,6 +88,54 @@ def build_eager(problem: Problem, memory_format: torch.memory_format = torch.cha
         return output, states
 
     return _loop(step, flat(layers), problem, memory_format)
+
+
+class EagerCell(nn.Module):
+    """A cell as projects have one: a module with a convolution, which is called as cell(x, (h, c))."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, peephole: Tensor):
+        super().__init__()
+        out, width, *kernel = weight.shape
+        options = {"device": weight.device, "dtype": weight.dtype}
+        if kernel:
+            self.convolution = nn.Conv2d(width, out, kernel, padding=kernel[0] // 2, **options)
+        else:
+            self.convolution = nn.Linear(width, out, **options)
+        self.convolution.load_state_dict({"weight": weight, "bias": bias})
+        self.peephole = nn.Parameter(peephole.clone())
+
+    def forward(self, x: Tensor, state: State) -> State:
+        h, c = state
+        return eager_gates(self.convolution(torch.cat([x, h], 1)), c, self.peephole)
+
+
+class EagerCells(nn.Module):
+    """The layers of a stack, one time step at a time."""
+
+    def __init__(self, cells: Sequence[EagerCell], memory_format: torch.memory_format):
+        super().__init__()
+        self.cells, self.memory_format = nn.ModuleList(cells), memory_format
+
+    def forward(self, frame: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
+        output, new = frame, []
+        for index, cell in enumerate(self.cells):
+            state = states and states[index]
+            if state is None:
+                state = (zeros(output, cell.convolution.weight, self.memory_format),) * 2
+            new.append(cell(output, state))
+            output = new[-1][0]
+        return output, new
+
+
+def build_eager_cells(problem: Problem, memory_format: torch.memory_format = torch.channels_last) -> Built:
+    vectors = problem.case.is_of_vectors
+    layers = map(_vectors, problem.layers) if vectors else problem.layers
+    of_zeros = torch.contiguous_format if vectors else memory_format
+    stack = EagerCells([EagerCell(**parameters) for parameters in layers], of_zeros)
+    for cell in stack.cells if not vectors else ():
+        cell.convolution.to(memory_format=memory_format)
+    leaves = [(cell.convolution.weight, cell.convolution.bias, cell.peephole) for cell in stack.cells]
+    return _loop(stack, [each for own in leaves for each in own], problem, memory_format)
 
 
 def build_lstm_cell(problem: Problem) -> Built:

@@ -95,14 +95,8 @@ def zeros(frame: Tensor, weight: Tensor, memory_format: torch.memory_format) -> 
     return torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=memory_format).zero_()
 
 
-def eager_cell(
-    x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor, peephole: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """One step as one writes it well: (h, c) of images, or of vectors, whose weight is (4C, Cin + C)."""
-    both = torch.cat([x, h], 1)
-    preact = (
-        F.linear(both, weight, bias) if x.dim() == 2 else F.conv2d(both, weight, bias, padding=weight.shape[2] // 2)
-    )
+def eager_gates(preact: Tensor, c: Tensor, peephole: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The gates of a step as one writes them well: (h, c), of images or of vectors."""
     a_i, a_f, a_g, a_o = preact.chunk(4, 1)
     if peephole is not None:
         w_ci, w_cf, w_co = peephole.unbind()
@@ -111,6 +105,17 @@ def eager_cell(
     if peephole is not None:
         a_o = torch.addcmul(a_o, w_co, c)
     return torch.sigmoid(a_o) * torch.tanh(c), c
+
+
+def eager_cell(
+    x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor, peephole: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step: (h, c) of images, or of vectors, whose weight is (4C, Cin + C)."""
+    both = torch.cat([x, h], 1)
+    preact = (
+        F.linear(both, weight, bias) if x.dim() == 2 else F.conv2d(both, weight, bias, padding=weight.shape[2] // 2)
+    )
+    return eager_gates(preact, c, peephole)
 
 
 def eager_layer(

@@ -442,7 +442,7 @@ CALLS = {
     ),
     "step with a sequence": Wrong(lambda m: m.step(frames()), V, ("frame", "(B, Cin, H, W)", "(3, 2, 2, 5, 4)")),
     "step with wrong channels": Wrong(lambda m: m.step(frames(2, 1, 5, 4)), V, ("frame", "Cin = 2", "(2, 1, 5, 4)")),
-    "step without a frame": Wrong(lambda m: m.step(None, state()), V, ("input", "2 channels", "None")),
+    "step without a frame": Wrong(lambda m: m.step(None, state()), V, ("frame", "2 channels", "None")),
     "cell without tensors in its state": Wrong(
         lambda m: m.layers[0](frames(2, 5, 4), (None, None)), T, ("state[0]", "Tensor", "NoneType")
     ),
@@ -538,7 +538,7 @@ CALLS = {
     ),
     "all layers removed": Wrong(lambda m: without_layers(m)(frames()), V, ("layers", "at least one", "empty")),
     "step on an image without pixels": Wrong(
-        lambda m: ConvLSTM2d(2, 4, 3).step(frames(2, 2, 0, 4)), V, ("input", "at least one pixel", "(2, 2, 0, 4)")
+        lambda m: ConvLSTM2d(2, 4, 3).step(frames(2, 2, 0, 4)), V, ("frame", "at least one pixel", "(2, 2, 0, 4)")
     ),
     "all layers removed, a step": Wrong(
         lambda m: without_layers(m).step(frames()[0]), V, ("layers", "at least one", "empty")

@@ -4,16 +4,13 @@ On a CPU, oneDNN's convolutions over contiguous images may sum in shorter chains
 which these layers use. The errors are root mean squares: over so many numbers, those hardly depend on chance.
 """
 
-from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.support.layouts import channels_last
-from tests.support.problems import MODES, Problem, Shape, by_operator, by_reference
-from tritonlstm.core.arguments import Results
+from tests.support.problems import MODES, Problem, Shape, by_operator, by_reference, in_channels_last
 from tritonlstm.tuning.tolerances import FACTOR
 
 CONTIGUOUS_FACTOR = 4.0
@@ -28,14 +25,6 @@ LAYERS = {
     "64→64 5×5, enough pixels for minimal filtering": Shape(in_channels=64, channels=64, kernel=(5, 5), batch=4),
 }
 SIZES = {name: (16, 16) if "pixels" in name else (8, 8) for name in LAYERS}
-
-
-def in_channels_last(problem: Problem) -> Results:
-    """Plain PyTorch, with every image and the weight in channels last."""
-    images = {
-        name: getattr(problem, name).contiguous(memory_format=torch.channels_last) for name in ("h0", "c0", "weight")
-    }
-    return by_reference(replace(problem, input=channels_last(problem.input), **images))
 
 
 FORMATS = {"channels last": (in_channels_last, FACTOR), "contiguous": (by_reference, CONTIGUOUS_FACTOR)}

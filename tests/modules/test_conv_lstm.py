@@ -263,6 +263,42 @@ class TestState:
         assert_same((bare, bare_states), (expected[0], [(h[0], c[0]) for h, c in expected_states]))
 
 
+WRONG_STEPS = {
+    "no frame": lambda frame, pair: (None, pair),
+    "an array": lambda frame, pair: (frame.numpy(), pair),
+    "a sequence": lambda frame, pair: (frame[None], pair),
+    "channels": lambda frame, pair: (frame[:, :2], pair),
+    "dtype": lambda frame, pair: (frame.double(), pair),
+    "sparse": lambda frame, pair: (frame.to_sparse(), pair),
+    "device": lambda frame, pair: (frame.to("meta"), pair),
+    "batch of the state": lambda frame, pair: (frame, (pair[0][:1], pair[1])),
+    "image of the state": lambda frame, pair: (frame, (pair[0], pair[1][..., 1:])),
+    "channels of the state": lambda frame, pair: (frame, (pair[0][:, 1:], pair[1][:, 1:])),
+    "dtype of the state": lambda frame, pair: (frame, (pair[0].double(), pair[1])),
+    "half c": lambda frame, pair: (frame, (pair[0], pair[1].half())),
+    "no c": lambda frame, pair: (frame, pair[:1]),
+    "None as h": lambda frame, pair: (frame, (None, pair[1])),
+    "a tensor as a pair": lambda frame, pair: (frame, pair[0]),
+    "frame and state": lambda frame, pair: (frame.double(), (pair[0], pair[1][:1])),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_STEPS.values(), ids=WRONG_STEPS.keys())
+def test_a_step_of_one_layer_refuses_what_a_stack_refuses(wrong):
+    """One layer leaves the check to its cell: as strict, about the same argument, before anything is computed."""
+    frame, pair, second = torch.ones(B, CIN, H, W), *([torch.ones(B, C, H, W)] * 2 for _ in range(2))
+    frame, pair = wrong(frame, tuple(pair))
+    errors = []
+    for layer, state in (ConvLSTM2d(CIN, C, 3), [pair]), (ConvLSTM2d(CIN, [C, C], 3), [pair, tuple(second)]):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            layer.step(frame, state)
+        errors.append(raised.value)
+    of_one, of_two = errors
+    assert type(of_one) is type(of_two)
+    argument = str(of_two).partition(":")[0]
+    assert str(of_one).startswith(argument), (str(of_one), str(of_two))
+
+
 def test_one_image_seen_for_many_steps(layer: ConvLSTM2d, frames: Tensor):
     results = []
     for spread in (lambda image: image.expand(T, -1, -1, -1, -1), lambda image: image.repeat(T, 1, 1, 1, 1)):

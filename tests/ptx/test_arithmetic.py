@@ -1,6 +1,7 @@
 """Each kind of instruction against Python's exact numbers, or PyTorch's conversions."""
 
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tests.support.ptx.approximate import APPROXIMATIONS
 from tests.support.ptx.arithmetic import ARITHMETIC
 from tests.support.ptx.fault import Fault
-from tests.support.ptx.values import DTYPES
+from tests.support.ptx.values import DTYPES, f32_to_bf16
 
 
 def integers(type: str) -> np.ndarray:
@@ -145,11 +146,23 @@ def test_fused_multiply_add_rounds_once():
             assert row[3].view(np.uint32) % 2 == 0, row
 
 
+def test_bytes_are_chosen_in_any_order_and_as_signs():
+    def permute(selector: int) -> str:
+        words = (np.uint32(each) for each in (0x83020100, 0x07860504, selector))
+        return f"{int(ARITHMETIC['prmt.b32'].compute(*words)):08x}"
+
+    assert permute(0x3210) == "83020100" and permute(0x7654) == "07860504"
+    assert permute(0x3340) == "83830400" and permute(0x0167) == "00018607"
+    assert permute(0x89BE) == "0000ffff"  # signs, of bytes 0, 1, 3 and 6
+
+
 def test_comparisons_with_nan():
     nan, one = np.array([np.nan], np.float32), np.array([1], np.float32)
-    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
-        assert not ARITHMETIC[f"setp.{name}.f32"].compute(nan, one)
-        assert ARITHMETIC[f"setp.{name}u.f32"].compute(nan, one)
+    narrow = {"f32": lambda a: a, "f16": lambda a: a.astype(np.float16), "bf16": f32_to_bf16}
+    for name, type in product(("eq", "ne", "lt", "le", "gt", "ge"), narrow):
+        operands = narrow[type](nan), narrow[type](one)
+        assert not ARITHMETIC[f"setp.{name}.{type}"].compute(*operands)
+        assert ARITHMETIC[f"setp.{name}u.{type}"].compute(*operands)
     assert ARITHMETIC["setp.nan.f32"].compute(nan, one) and not ARITHMETIC["setp.num.f32"].compute(nan, one)
 
 

@@ -8,7 +8,16 @@ import torch
 
 from tests.support.covering import Row, describe, pairwise
 from tests.support.layouts import OF_IMAGES
-from tests.support.problems import MASKS, MODES, Problem, Shape, by_operator, by_reference, growing_budgets
+from tests.support.problems import (
+    MASKS,
+    MODES,
+    Problem,
+    Shape,
+    by_operator,
+    by_reference,
+    growing_budgets,
+    in_channels_last,
+)
 from tests.support.ptx import ON_PTX
 from tests.support.ptx.launch import on_machine
 from tests.support.tolerances import assert_all_within
@@ -57,7 +66,9 @@ def test_every_kernel_agrees_with_the_oracle(row: Row):
     assert {"gates_forward_kernel", "gates_backward_kernel"} <= launched
     assert "parameter_grads_kernel" in launched or (problem.bias is None and problem.peephole is None)
     oracle = problem.to(torch.float64).solve(by_reference)
-    assert_all_within(got, oracle, growing_budgets(lambda seed: draw(row, seed), DTYPES[row["dtype"]]))
+    # With 64 channels oneDNN's own errors are several times larger in channels last.
+    budgets = growing_budgets(lambda seed: draw(row, seed), DTYPES[row["dtype"]], plain=in_channels_last)
+    assert_all_within(got, oracle, budgets)
 
 
 def test_errors_that_are_all_one_way_do_not_add_up_over_many_steps():

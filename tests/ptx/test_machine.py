@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.ptx.fault import Fault
 from tests.support.ptx.machine import Blocks, Machine
 from tests.support.ptx.memory import GlobalMemory
 from tests.support.ptx.parser import parse
@@ -41,7 +42,7 @@ COMPARE = {"eq": torch.eq, "ne": torch.ne, "lt": torch.lt, "le": torch.le, "gt":
 
 
 @pytest.mark.parametrize(("type", "dtype"), [("f16", torch.float16), ("bf16", torch.bfloat16)])
-@pytest.mark.parametrize("name", COMPARE)
+@pytest.mark.parametrize("name", [*COMPARE, *(f"{name}u" for name in COMPARE)])
 def test_two_halves_are_compared_at_once_the_lower_for_the_first_predicate(name: str, type: str, dtype: torch.dtype):
     values = torch.tensor([0.0, -0.0, 1.0, -2.0, torch.inf, torch.nan, 1.5, -torch.inf])
     a, b = (part.flatten().to(dtype) for part in torch.meshgrid(values, values, indexing="ij"))
@@ -52,6 +53,81 @@ def test_two_halves_are_compared_at_once_the_lower_for_the_first_predicate(name:
     addresses = {parameter: tensor.data_ptr() for parameter, tensor in tensors.items()}
     Machine(program, addresses, memory, 0).run(Blocks(np.zeros((1, 3), int), 0))
     memory.check()
-    # A comparison with NaN is false, of "ne" too.
-    expected = COMPARE[name](a, b) & ~(a.isnan() | b.isnan())
+    # A comparison with NaN is false, of "ne" too; an unordered one is true.
+    nan = a.isnan() | b.isnan()
+    expected = COMPARE[name.removesuffix("u")](a, b)
+    expected = expected | nan if name.endswith("u") else expected & ~nan
     assert torch.equal(found.bool(), expected)
+
+
+MATRICES = """
+.visible .entry matrices(
+	.param .u64 matrices_param_0, .param .u64 matrices_param_1
+)
+.reqntid 64
+{
+	.reg .b32 %r<16>;
+	.reg .b64 %rd<8>;
+	ld.param.b64 %rd1, [matrices_param_0];
+	ld.param.b64 %rd2, [matrices_param_1];
+	mov.u32 %r1, %tid.x;
+	mul.wide.u32 %rd3, %r1, 16;
+	add.s64 %rd4, %rd1, %rd3;
+	add.s64 %rd5, %rd2, %rd3;
+	ld.global.v4.b32 {%r2, %r3, %r4, %r5}, [%rd4];
+	shl.b32 %r6, %r1, 4;
+	stmatrix.sync.aligned.m8n8.x4.shared.b16 [%r6], {%r2, %r3, %r4, %r5};
+	bar.sync 0;
+	ld.shared::cta.v4.b32 {%r7, %r8, %r9, %r10}, [%r6];
+	ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%r11, %r12, %r13, %r14}, [%r6];
+	st.global.v4.b32 [%rd5], {%r7, %r8, %r9, %r10};
+	ret;
+
+}
+"""
+
+
+def run_matrices(ptx: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each of 64 threads loads in four words, and what it reads of shared memory after stmatrix."""
+    given = torch.arange(256, dtype=torch.int32).view(2, 32, 4)
+    tensors = {"matrices_param_0": given, "matrices_param_1": torch.zeros_like(given)}
+    program = parse(ptx)
+    memory = GlobalMemory(tensors, {"matrices_param_1": False}, program.threads)
+    addresses = {parameter: tensor.data_ptr() for parameter, tensor in tensors.items()}
+    Machine(program, addresses, memory, 1024).run(Blocks(np.zeros((1, 3), int), 0))
+    memory.check()
+    return given, tensors["matrices_param_1"]
+
+
+def test_stmatrix_spreads_each_lanes_neighbours_over_the_rows_of_four_matrices():
+    """Row r of matrix i lies where lane 8i + r says, here in the order of the lanes; its words are those of lanes 4r to
+    4r + 3 in register i."""
+    given, found = run_matrices(MATRICES)
+    expected = given.view(2, 8, 4, 4).permute(0, 3, 1, 2).reshape(2, 32, 4)
+    assert torch.equal(found, expected)
+
+
+MATRICES_LOADED = MATRICES.replace("{%r7, %r8, %r9, %r10};\n\tret", "{%r11, %r12, %r13, %r14};\n\tret")
+
+
+@pytest.mark.parametrize("ptx", [MATRICES_LOADED, MATRICES_LOADED.replace(".x4.", ".x4.trans.")])
+def test_ldmatrix_undoes_stmatrix(ptx: str):
+    given, found = run_matrices(ptx)
+    assert torch.equal(found, given)
+
+
+def test_ldmatrix_transposes_each_matrix():
+    given, found = run_matrices(
+        MATRICES_LOADED.replace("ldmatrix.sync.aligned.m8n8.x4.", "ldmatrix.sync.aligned.m8n8.x4.trans.")
+    )
+
+    def matrices(words: torch.Tensor) -> torch.Tensor:
+        """The halves (warp, matrix, row, column) of each lane's words."""
+        return words.view(torch.int16).view(2, 8, 4, 4, 2).permute(0, 3, 1, 2, 4).reshape(2, 4, 8, 8)
+
+    assert torch.equal(matrices(found), matrices(given).mT)
+
+
+def test_a_matrix_that_is_read_with_no_barrier_behind_its_store_is_a_race():
+    with pytest.raises(Fault, match="race"):
+        run_matrices(MATRICES.replace("bar.sync 0;", ""))

@@ -12,6 +12,7 @@ from tests.support.tolerances import budget
 from tritonlstm import Spec, ops, reference
 from tritonlstm.core.arguments import UNMARKED, Arguments, Results
 from tritonlstm.core.dtypes import cell_dtype
+from tritonlstm.core.layout import from_rows, to_rows
 from tritonlstm.core.marks import make_marks
 from tritonlstm.tuning.random_layers import normal, random_layer
 
@@ -384,6 +385,17 @@ def by_reference(problem: Problem) -> Results:
     return Results(*reference.sequence(**given._asdict(), steps=shape.steps, spec=shape.spec))
 
 
+def in_channels_last(problem: Problem) -> Results:
+    """`by_reference`, with images and weight in channels last, the memory format that the layer computes in."""
+    images = {
+        name: None if each is None else from_rows(to_rows(each).contiguous())
+        for name, each in (("h0", problem.h0), ("c0", problem.c0), ("weight", problem.weight))
+    }
+    input = problem.input
+    input = None if input is None else from_rows(to_rows(input, channel_dim=2).contiguous(), channel_dim=2)
+    return by_reference(replace(problem, input=input, **images))
+
+
 def _draws(problem: Problem) -> int:
     """How many problems of one shape make its budget: the more, the fewer numbers each has.
 
@@ -395,16 +407,20 @@ def _draws(problem: Problem) -> int:
 
 
 def growing_budgets(
-    draw: Callable[[int], Problem], dtype: torch.dtype, learning: Collection[str] = ARGUMENTS, device: str = "cpu"
+    draw: Callable[[int], Problem],
+    dtype: torch.dtype,
+    learning: Collection[str] = ARGUMENTS,
+    device: str = "cpu",
+    plain: Callable[[Problem], Results] = by_reference,
 ) -> Iterator[dict[str, float]]:
     """The budget of each result by name: the largest over one, then two, and so on up to a few problems of one shape.
 
-    `draw` makes a problem from its seed.
+    `draw` makes a problem from its seed, and `plain` solves it with PyTorch, whose errors make the budgets.
     """
     largest = {}
     for seed in range(_draws(draw(0))):
         problem = draw(seed)
-        reference = problem.to(device, dtype).solve(by_reference, learning)
+        reference = problem.to(device, dtype).solve(plain, learning)
         oracle = problem.to(torch.float64).solve(by_reference, learning)
         for name in oracle:
             largest[name] = max(largest.get(name, 0.0), budget(reference[name].cpu(), oracle[name], dtype))

@@ -363,11 +363,11 @@ def show(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
-def name_layer(error: Exception, index: int, name: str, state_index: int) -> None:
+def name_layer(error: Exception, index: int, name: str, state_index: int, input_name: str = "input") -> None:
     """Make the message of a check, raised by the layer `index` of a stack, say which layer it is about.
 
-    `name` is the module's, "layers[0]", and `state_index` that of its state. What is not a message of these checks
-    stays as it is: the error of a user's hook or wrapper.
+    `name` is the module's, "layers[0]", `state_index` that of its state, and `input_name` what the stack calls its
+    input. What is not a message of these checks stays as it is: the error of a user's hook or wrapper.
     """
     message, ours = str(error), r"(weight|input_weight|bias|peephole|projection|input|state|reset_state)\b"
     if not _is_ours(error) or not re.match(ours, message):
@@ -375,8 +375,10 @@ def name_layer(error: Exception, index: int, name: str, state_index: int) -> Non
     if message.startswith(("state", "reset_state")):
         argument = "state" if message.startswith("state") else "reset_state"
         error.args = (f"{argument}[{state_index}]{message.removeprefix(argument)}",)
-    elif index or not message.startswith("input:"):  # the first layer's input is what the caller passed
+    elif index or not message.startswith("input:"):
         error.args = (f"{name}.{message}",)
+    else:  # the first layer's input is what the caller passed
+        error.args = (f"{input_name}{message.removeprefix('input')}",)
 
 
 def _is_ours(error: Exception) -> bool:

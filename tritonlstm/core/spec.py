@@ -130,11 +130,6 @@ class Spec:
         """Whether the backward pass recomputes the gates."""
         return self.memory == "recompute"
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether convolutions are not dilated and padded with zeros."""
-        return self.dilation == 1 and self.padding_mode == "zeros"
-
     def encode(self) -> str:
         """The options as the operators' one string: "activation='tanh', …"."""
         return ", ".join([f"{name}={getattr(self, name)!r}" for name in _NAMES])

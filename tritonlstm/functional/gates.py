@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -71,14 +72,21 @@ third of its time in the smallest steps (bench/NOTES.md)."""
 
 def gates(preact: Tensor, c: Tensor, bias: Tensor | None, peephole: Tensor | None, spec: Spec, backend: str) -> State:
     """`lstm_gates` of arguments that were checked, on a resolved backend."""
+    return gates_for(c.numel(), c.device, peephole, spec, backend)(preact, c, bias, peephole)
+
+
+def gates_for(
+    elements: int, device: torch.device, peephole: Tensor | None, spec: Spec, backend: str
+) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | None], State]:
+    """`gates` of (preact, c, bias, peephole), where c has so many elements; it depends on nothing else of them."""
     is_compiling = torch.compiler.is_compiling()
-    is_plain_faster = spec.backend == "auto" and not c.is_cuda and (is_compiling or c.numel() <= FEW)
+    is_plain_faster = spec.backend == "auto" and device.type != "cuda" and (is_compiling or elements <= FEW)
     if backend == "torch" or is_plain_faster:
-        return _plain_gates(preact, c, bias, peephole, spec)
+        return functools.partial(_plain_gates, spec=spec)
     if backend == "triton":
         checks.check_peephole_offsets(peephole)
     encode = _encode if is_compiling else _encode_once
-    return ops.gates(preact, c, bias, peephole, encode(spec, backend))
+    return functools.partial(ops.gates, spec=encode(spec, backend))
 
 
 def _plain_gates(preact: Tensor, c: Tensor, bias: Tensor | None, peephole: Tensor | None, spec: Spec) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,16 +19,18 @@ from ..core.layout import from_rows, to_rows
 from ..core.once import once
 from ..core.spec import Spec
 from ..core.state import LSTMState
-from .gates import State, gates
+from .gates import State, gates_for
 
 
 class _Plan(NamedTuple):
     """What follows from the metadata of a step's arguments."""
 
     is_batched: bool
-    backend: str  # resolved
-    dtype: torch.dtype  # in which to convolve, as autocast has it
-    convolution_dtype: torch.dtype  # or float32 where there is no right convolution in that
+    reads_rows: bool  # whether the gates read channels last alone, and add the bias
+    dtype: torch.dtype  # of the pre-activations, as autocast has it
+    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of (images, weight, bias)
+    convolve_input: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None  # with an input_weight
+    gates: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], State]  # of (preact, c, bias, peephole)
 
 
 def step(
@@ -51,16 +54,17 @@ def step(
         input, h, c = (None if tensor is None else tensor.unsqueeze(0) for tensor in (input, h, c))
     if h is None:
         h, c = _zero_state(input, arguments.channels, plan.dtype)
-    reads_rows = plan.backend == "triton"
-    of_convolution, of_gates = (None, bias) if reads_rows and norm is None else (bias, None)
+    of_convolution, of_gates = (None, bias) if plan.reads_rows and norm is None else (bias, None)
+    if of_convolution is not None and of_convolution.dtype != weight.dtype:
+        of_convolution = of_convolution.to(weight.dtype)
     if input_weight is None:
-        preact = _convolve(_concatenate(input, h, as_rows=reads_rows), weight, of_convolution, spec, plan)
+        preact = plan.convolve(_concatenate(input, h, as_rows=plan.reads_rows), weight, of_convolution)
     else:
-        preact = _convolve(input, input_weight, of_convolution, spec, plan) + _convolve(h, weight, None, spec, plan)
+        preact = plan.convolve_input(input, input_weight, of_convolution) + plan.convolve(h, weight, None)
     if norm is not None:
         size, preact = preact.shape, norm(preact).to(plan.dtype)
         checks.check_shape("norm (its result)", preact, size, ("B", "4·C", *spatial_dims))
-    h, c = gates(preact, c, of_gates, peephole, spec, plan.backend)
+    h, c = plan.gates(preact, c, of_gates, peephole)
     return LSTMState(h, c) if plan.is_batched else LSTMState(h.squeeze(0), c.squeeze(0))
 
 
@@ -93,16 +97,39 @@ def _plan(
     if h is not None:
         shape = (*outer, arguments.channels, *spatial)
         checks.check_state("state", (h, c), shape, ("B", "C", *spatial_dims)[0 if is_batched else 1 :], like=weight)
-    dtype = compute_dtype(weight)
-    return _Plan(is_batched, resolve(spec.backend, weight), dtype, convolution_dtype(weight, dtype))
+    backend, dtype = resolve(spec.backend, weight), compute_dtype(weight)
+    elements = (like.shape[0] if is_batched else 1) * arguments.channels * math.prod(spatial)
+    return _Plan(
+        is_batched,
+        backend == "triton",
+        dtype,
+        _convolution(weight, spec, dtype),
+        None if input_weight is None else _convolution(input_weight, spec, dtype),
+        gates_for(elements, weight.device, peephole, spec, backend),
+    )
+
+
+def _convolution(weight: Tensor, spec: Spec, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """W * images + b in that dtype, for (images, weight, bias); in float32 where there is no right one in it."""
+    convolve, wanted = reference.linear_map_for(weight, spec), convolution_dtype(weight, dtype)
+    if wanted == dtype:
+        return convolve
+
+    def widened(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        with without_autocast(weight):
+            bias = None if bias is None else bias.to(wanted)
+            return convolve(images.to(wanted), weight.to(wanted), bias).to(dtype)
+
+    return widened
 
 
 def _zero_state(input: Tensor, channels: int, dtype: torch.dtype) -> State:
     """h and c of zeros (B, C, *spatial), channels last if the input is."""
     rows = to_rows(input)
-    zeros = (rows.new_zeros(*rows.shape[:-1], channels, dtype=each) for each in (dtype, cell_dtype(dtype)))
-    h, c = map(from_rows, zeros)
-    return (h, c) if rows.is_contiguous() else (h.contiguous(), c.contiguous())
+    h = from_rows(rows.new_zeros(*rows.shape[:-1], channels, dtype=dtype))
+    if not rows.is_contiguous():
+        h = h.contiguous()
+    return h, h.to(cell_dtype(dtype))
 
 
 def _concatenate(input: Tensor | None, h: Tensor, *, as_rows: bool) -> Tensor:
@@ -112,15 +139,3 @@ def _concatenate(input: Tensor | None, h: Tensor, *, as_rows: bool) -> Tensor:
     if as_rows:
         return from_rows(torch.cat([to_rows(input), to_rows(h)], -1))
     return torch.cat([input, h], 1)
-
-
-def _convolve(images: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, plan: _Plan) -> Tensor:
-    """W * images + bias."""
-    if plan.convolution_dtype == plan.dtype:
-        if bias is not None and bias.dtype != weight.dtype:
-            bias = bias.to(weight.dtype)
-        return reference.linear_map(images, weight, bias, spec)
-    wanted = plan.convolution_dtype
-    with without_autocast(weight):
-        bias = None if bias is None else bias.to(wanted)
-        return reference.linear_map(images.to(wanted), weight.to(wanted), bias, spec).to(plan.dtype)

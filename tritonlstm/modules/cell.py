@@ -19,7 +19,10 @@ from ..functional.projection import projected_layer, projected_step
 from ..functional.sequence import layer
 from ..functional.step import step
 from ..functional.stepping import layer_by_steps
+from .lookup import parameters
 from .regularisation import Norm, Regularisation, fold, is_folded, make_norm
+
+_PARAMETERS = ("weight", "input_weight", "bias", "peephole", "projection")
 
 
 class RecurrentCell(nn.Module):
@@ -153,9 +156,9 @@ class RecurrentCell(nn.Module):
         if state is not None:
             checks.check_pair("state", state)
         h, c = (None, None) if state is None else state
-        arguments = Arguments(input, h, c, self.weight, self.input_weight, self.bias, self.peephole)
-        sizes, projection = (self.in_channels, self.hidden_channels), self.projection
-        norm = self.norm
+        weight, input_weight, bias, peephole, projection = parameters(self, _PARAMETERS)
+        arguments = Arguments(input, h, c, weight, input_weight, bias, peephole)
+        sizes, norm = (self.in_channels, self.hidden_channels), self.norm
         if norm is not None and is_folded(norm):
             norm, arguments = None, fold(norm, arguments)
         if steps is None and projection is None and self._is_plain():

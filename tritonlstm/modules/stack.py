@@ -17,6 +17,7 @@ from ..core.tracing import check_untraced, refuse_script
 from ..functional import State
 from ..functional.dropout import drop_out
 from .cell import RecurrentCell
+from .lookup import children
 from .masks import Masks
 from .traversal import Dense, Packed, sort, unsort
 
@@ -182,8 +183,12 @@ class RecurrentStack(nn.Module):
                 "bidirectional: expected False for a step, since the second direction starts from the last frame; call"
                 " the layer on the whole sequence"
             )
-        cells = list(self.layers)
-        self._check("frame", frame, ("B", "Cin", *self.spatial_dims), state, cells)
+        cells = children(self, "layers")
+        if len(cells) == 1 and isinstance(cells[0], RecurrentCell):
+            if state is not None:
+                check_layers(state, 1)  # all else the cell checks, before it computes
+        else:
+            self._check("frame", frame, ("B", "Cin", *self.spatial_dims), state, cells)
         output, states = frame, []
         for index, cell in enumerate(cells):
             if index and self.dropout and self.training:
@@ -192,7 +197,7 @@ class RecurrentStack(nn.Module):
                 options = {} if generator is None or not isinstance(cell, RecurrentCell) else {"generator": generator}
                 states.append(cell(output, state and state[index], **options))
             except (TypeError, ValueError) as error:
-                checks.name_layer(error, index, f"layers[{index}]", index)
+                checks.name_layer(error, index, f"layers[{index}]", index, "frame")
                 raise
             output = states[-1][0]
         return output, tuple(states)

@@ -45,6 +45,7 @@ def _integers() -> dict[str, Arithmetic]:
         table[f"neg.s{size}"] = Arithmetic(f"s{size}", (f"s{size}",), np.negative)
         table[f"abs.s{size}"] = Arithmetic(f"s{size}", (f"s{size}",), np.abs)
     table["bfe.u32"] = Arithmetic("u32", ("u32", "u32", "u32"), _extract)
+    table["prmt.b32"] = Arithmetic("b32", ("b32",) * 3, _permute)
     return table
 
 
@@ -107,6 +108,19 @@ def _extract(value: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndar
     return _shift_right(value, first) & ones
 
 
+def _permute(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
+    """Four bytes of a, whose bytes are numbered 0 to 3, and b, 4 to 7: each by four bits of the selector, the lowest
+    first. Where the highest of these is set, it is the byte's sign, eight times."""
+    both = a.astype(np.uint64) | (b.astype(np.uint64) << np.uint64(32))
+    result = np.uint32(0)
+    for place in range(4):
+        choice = (selector >> np.uint32(4 * place)) & np.uint32(0xF)
+        byte = (both >> ((choice & np.uint32(7)).astype(np.uint64) * np.uint64(8))).astype(np.uint32) & np.uint32(0xFF)
+        byte = np.where(choice & np.uint32(8), np.where(byte & np.uint32(0x80), np.uint32(0xFF), np.uint32(0)), byte)
+        result = result | (byte.astype(np.uint32) << np.uint32(8 * place))
+    return result
+
+
 def _floats() -> dict[str, Arithmetic]:
     f32 = {
         "add.f32": np.add,
@@ -157,6 +171,7 @@ def _comparisons() -> dict[str, Arithmetic]:
         table[f"setp.{name}u.f32"] = Arithmetic("pred", ("f32",) * 2, _unordered(function))
         for type, widen in {"f16": lambda a: a.astype(np.float32), "bf16": bf16_to_f32}.items():
             table[f"setp.{name}.{type}"] = Arithmetic("pred", (type,) * 2, _after(widen, _ordered(function)))
+            table[f"setp.{name}u.{type}"] = Arithmetic("pred", (type,) * 2, _after(widen, _unordered(function)))
     table["setp.num.f32"] = Arithmetic("pred", ("f32",) * 2, lambda a, b: ~(np.isnan(a) | np.isnan(b)))
     table["setp.nan.f32"] = Arithmetic("pred", ("f32",) * 2, lambda a, b: np.isnan(a) | np.isnan(b))
     for type in ("b16", "b32", "b64", "u16", "u32", "u64", "s16", "s32", "s64", "f32"):

@@ -4,7 +4,7 @@ Threads that have branched apart wait at their own places; those furthest back g
 meet. This is one order of the many that a GPU may choose; the accesses are checked for every other (see accesses.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -261,7 +261,7 @@ class Machine:
         arrived = np.isin(self._block, np.unique(self._block[chosen])) & ~self._ended
         if not chosen[arrived].all():
             raise Fault("a barrier that not all threads of a block reach together")
-        self._epoch[chosen] += 1
+        self._epoch = self._epoch + chosen  # anew: the accesses have kept the one before
 
     def shuffle(self, step: Instruction, chosen: np.ndarray) -> None:
         """shfl.sync.bfly: the value of the lane whose number differs in these bits."""
@@ -275,19 +275,43 @@ class Machine:
 
     def load_matrix(self, step: Instruction, chosen: np.ndarray) -> None:
         """ldmatrix: 8×8 matrices of 16 bits. Lane 8i + r has the address of row r of matrix i; every lane gets two
-        neighbours of row lane / 4 of each."""
+        neighbours of row lane / 4 of each; of column lane / 4 where it transposes."""
         target, address = step.operands
         registers = target if isinstance(target, tuple) else (target,)
+        for register, places in zip(registers, self._matrices(step, address, chosen, len(registers))):
+            size = 4 // len(places)
+            parts = [self._shared.load(where, (1, size), self._local, self._epoch)[:, 0] for where in places]
+            self._write(register, np.stack(parts, 1).view(np.uint32)[:, 0], chosen)
+
+    def store_matrix(self, step: Instruction, chosen: np.ndarray) -> None:
+        """stmatrix: as ldmatrix, the other way round."""
+        address, source = step.operands
+        registers = source if isinstance(source, tuple) else (source,)
+        for register, places in zip(registers, self._matrices(step, address, chosen, len(registers))):
+            words = np.array(np.broadcast_to(self._read(register, "b32"), self._threads))
+            parts = words[:, None].view(BITS[4 // len(places)])
+            for where, part in zip(places, parts.T, strict=True):
+                self._shared.store(where, part[:, None], self._local, self._epoch)
+
+    def _matrices(
+        self, step: Instruction, address: Operand, chosen: np.ndarray, count: int
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        """Where in shared memory each lane's two neighbours of each of so many matrices are: side by side or, of a
+        column, apart."""
+        if f".x{count}." not in step.opcode:
+            raise Unsupported(f"{step.opcode} of {count} registers")
         if not chosen.all():
             raise Unsupported(f"{step.opcode} by some threads")
-        rows = self._address(address, chosen, "u32")
-        if (rows % np.uint64(16)).any():
+        rows, lane = self._address(address, chosen, "u32"), self._local % WARP
+        if (rows[lane < 8 * count] % np.uint64(16)).any():
             raise Fault("a row of a matrix at an address that is no multiple of 16 bytes")
-        lane = self._local % WARP
-        for number, register in enumerate(registers):
-            holder = self._local - lane + 8 * number + lane // 4
-            where = rows[holder] + (lane % 4 * 4).astype(np.uint64)
-            self._write(register, self._shared.load(where, (1, 4), self._local, self._epoch)[:, 0], chosen)
+        for number in range(count):
+            first = self._local - lane + 8 * number  # the lane that has the address of row 0
+            if ".trans." in step.opcode:
+                across = (lane // 4 * 2).astype(np.uint64)
+                yield tuple(rows[first + lane % 4 * 2 + each] + across for each in (0, 1))
+            else:
+                yield (rows[first + lane // 4] + (lane % 4 * 4).astype(np.uint64),)
 
 
 _MOVES = {f"mov.{type}": type for type in ("b16", "u16", "b32", "u32", "b64", "u64", "f32", "pred")}
@@ -297,13 +321,18 @@ _INSTRUCTIONS = {
     **dict.fromkeys(APPROXIMATIONS, Machine.approximate),
     **dict.fromkeys(_MOVES, Machine.move),
     **{f"ld.param.{type}": Machine.load_parameter for type in ("b32", "u32", "s32", "b64", "u64", "s64")},
-    **{f"{name}.{space}{vector}.{type}": partial(access, space=space, count=count, type=type)
+    # A block's own shared memory is the one that is meant without ::cta, too.
+    **{f"{name}.{space}{vector}.{type}": partial(access, space=space.removesuffix("::cta"), count=count, type=type)
        for name, access in (("ld", Machine.load), ("st", Machine.store))
-       for space in ("global", "shared")
+       for space in ("global", "shared", "shared::cta")
        for count, vector in ((1, ""), (2, ".v2"), (4, ".v4"))
        for type in ("b8", "u8", "b16", "u16", "b32", "u32", "f32", "b64", "u64")},
     **{f"{name}x2": Machine.compare_pairs for name in ARITHMETIC if name.startswith("setp.") and name.endswith("f16")},
-    **{f"ldmatrix.sync.aligned.m8n8.x{count}.shared.b16": Machine.load_matrix for count in (1, 2, 4)},
+    **{f"{name}.sync.aligned.m8n8.x{count}{transposed}.{space}.b16": execute
+       for name, execute in (("ldmatrix", Machine.load_matrix), ("stmatrix", Machine.store_matrix))
+       for count in (1, 2, 4)
+       for transposed in ("", ".trans")
+       for space in ("shared", "shared::cta")},
     "bar.sync": Machine.barrier,
     "griddepcontrol.wait": Machine.wait,
     "shfl.sync.bfly.b32": Machine.shuffle,

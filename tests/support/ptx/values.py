@@ -41,7 +41,10 @@ def flushed(values: np.ndarray) -> np.ndarray:
 
 
 def immediate(text: str, type: str) -> np.ndarray:
-    """A constant of an instruction as a scalar: 0f and 8 digits for float32, else an integer. Raises ValueError."""
+    """A constant of an instruction as a scalar: 0f and 8 digits for float32, else an integer, which may end with U.
+
+    Raises ValueError.
+    """
     dtype = DTYPES[type]
     if type == "pred":
         return np.bool_(int(text, 0) != 0)
@@ -49,4 +52,4 @@ def immediate(text: str, type: str) -> np.ndarray:
         return np.array(int(text[2:], 16), np.uint32).view(dtype)[()]
     if dtype.kind == "f":
         raise ValueError(f"{text} where a number of {type} was expected")
-    return np.array(int(text, 0) % 2 ** (8 * dtype.itemsize), BITS[dtype.itemsize]).view(dtype)[()]
+    return np.array(int(text.removesuffix("U"), 0) % 2 ** (8 * dtype.itemsize), BITS[dtype.itemsize]).view(dtype)[()]
