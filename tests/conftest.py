@@ -16,14 +16,17 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import torch
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
+if os.environ.setdefault("TRITON_INTERPRET", "1") == "1":
+    # Processes that Inductor starts to compile for a GPU, each with an import of torch: here it compiles for a CPU.
+    os.environ.setdefault("TORCH_WARM_POOL", "0")
 
 import pytest
 from hypothesis import settings
 
-from tests.support.interpreter import round_to_nearest
+from tests.support.interpreter import patch_the_language_once, round_to_nearest
 
 round_to_nearest()
+patch_the_language_once()
 
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("thorough", max_examples=3000, deadline=None, print_blob=True)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from bench import report
 from bench.rows import ROOT
+from tests.support.processes import run_module
 
 PLUGIN = """
 from dataclasses import replace
@@ -61,9 +61,8 @@ def run(tmp_path: Path) -> Run:
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     def run(*options: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "pytest", "-p", "tiny_plans", "-p", "no:cacheprovider", "bench"]
-        command += ["--out", str(tmp_path / "results"), *options]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        arguments = ["-p", "tiny_plans", "-p", "no:cacheprovider", "bench", "--out", str(tmp_path / "results")]
+        return run_module("pytest", *arguments, *options, folder=ROOT, environment=environment)
 
     return run
 

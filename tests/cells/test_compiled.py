@@ -1,7 +1,6 @@
 """The cell that Inductor compiles: how often it does so, on what it depends, and what happens where it cannot."""
 
-import subprocess
-import sys
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from tests.support.layers import conv_lstm, frames, gradients, in_threads
 from tests.support.problems import Problem, Shape, by_operator
+from tests.support.processes import run_with_torch
 from tritonlstm import Spec
 from tritonlstm.cells import compiled
 from tritonlstm.core.backend import resolve
@@ -141,16 +141,9 @@ for one, other in zip(layer.parameters(), plain.parameters(), strict=True):
 @pytest.mark.parametrize("lost", ["CXX", "PATH"])
 def test_without_a_compiler_aten_calls_compute_and_one_warning_says_so(lost: str, tmp_path: Path):
     environment = {"CXX": {"CXX": str(tmp_path / "none")}, "PATH": {"PATH": str(tmp_path)}}[lost]
-    root = Path(__file__).parents[2]
-    settings = {"PYTHONPATH": str(root), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_COMPILER],
-        env=settings | environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment |= {name: value for name, value in os.environ.items() if name in ("OMP_NUM_THREADS", "TORCH_WARM_POOL")}
+    result = run_with_torch(WITHOUT_COMPILER, folder=tmp_path, environment=environment)
     assert result.returncode == 0, result.stderr
 
 

@@ -1,10 +1,10 @@
 """Each short example runs and shows what it says."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import run_script, run_with_torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,8 +18,7 @@ LAST_LINES = {
 
 @pytest.mark.parametrize(("name", "last_line"), LAST_LINES.items(), ids=LAST_LINES.keys())
 def test_example(name: str, last_line: str, tmp_path: Path):
-    program = ROOT / "examples" / f"{name}.py"
-    result = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = run_script(ROOT / "examples" / f"{name}.py", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == last_line
 
@@ -27,6 +26,6 @@ def test_example(name: str, last_line: str, tmp_path: Path):
 def test_the_code_in_the_readme_runs(tmp_path: Path):
     text = (ROOT / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = run_with_torch(code, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "torch.Size([3, 32, 1, 1])\n"
