@@ -7,13 +7,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from examples.distributed import Options, train
@@ -44,9 +42,7 @@ def _run_all(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
     for name, options in CASES.items():
         torch._dynamo.reset()
-        # What a strategy does to the graphs comes before Inductor, which takes half a minute for its loops.
-        with mock.patch.object(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager")):
-            losses = train(options, torch.device("cpu"))
+        losses = train(options, torch.device("cpu"))
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(losses))
     bias = _bias_made_on_the_meta_device()
