@@ -90,7 +90,7 @@ def _compiling(rows: pd.DataFrame) -> str:
 
 
 def _single_steps(rows: pd.DataFrame) -> str:
-    """A row for each case: our speed one step at a time over eager, in the faster memory format, and nn.LSTMCell."""
+    """A row for each case: our speed one step at a time over eager cells, eager functions and nn.LSTMCell."""
     cells, functions = "eager cells", "eager functions"
     names = dict.fromkeys(report.EAGER_CELLS, cells) | dict.fromkeys(report.EAGER, functions)
     rows = rows[(rows.run == SINGLE_STEPS) & (rows.status == OK)]

@@ -132,10 +132,10 @@ def cell_backward(
 
 def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec = DEFAULT) -> Tensor:
     """W * x + b: a convolution that keeps the image's size; a product where `weight` has no kernel dimensions."""
-    return linear_map_for(weight, spec)(x, weight, bias)
+    return convolution_for(weight, spec)(x, weight, bias)
 
 
-def linear_map_for(weight: Tensor, spec: Spec) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def convolution_for(weight: Tensor, spec: Spec) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     """`linear_map` of (x, weight, bias), for weights of that shape."""
     if weight.dim() == 2:
         return F.linear

@@ -57,7 +57,7 @@ EAGER_CELL_FORMATS = [
 LSTM_CELL = Provider("nn.LSTMCell", steps.build_lstm_cell, peephole=False)
 STEP_PROVIDERS = [OURS_STEP, *EAGER_CELL_FORMATS, *EAGER_STEP_FORMATS, OURS_STEP_WITHOUT_PEEPHOLE, LSTM_CELL]
 """One step at a time. They are compared with each other alone; nn.LSTMCell is one layer of vectors. Eager comes as
-modules, which is what a project has, and as functions of their parameters, which no layer can be faster than."""
+modules, which is what a project has, and as functions of their parameters, without the overhead of modules."""
 
 
 def _compiled(name: str, stack: Stack, mode: str | None, eager: Provider) -> Provider:

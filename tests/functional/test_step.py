@@ -10,7 +10,8 @@ from tests.support.covering import Row, describe, pairwise
 from tests.support.layers import step_by_step
 from tests.support.problems import SHAPES, Problem, Shape, arguments, by_reference, growing_budgets, spec_of
 from tests.support.tolerances import assert_all_within, budget
-from tritonlstm import ConvLSTM2d, Spec
+from tritonlstm import ConvLSTM2d, ConvLSTM3d, Spec
+from tritonlstm.core import once
 from tritonlstm.core.arguments import Arguments, Results
 from tritonlstm.core.checks import SPATIAL_DIMS
 from tritonlstm.core.dtypes import cell_dtype
@@ -45,6 +46,11 @@ def by_steps(backend: str, format: str = "contiguous"):
         return Results(torch.stack(output), h, c)
 
     return run
+
+
+def cell_arguments(cell: ConvLSTM2d, frame: Tensor) -> Arguments:
+    """Of a cell's first step."""
+    return Arguments(frame, None, None, cell.weight, cell.input_weight, cell.bias, cell.peephole)
 
 
 OF_A_STEP = [
@@ -119,12 +125,30 @@ def test_the_compiled_gates_agree_with_the_oracle(format: str):
 @pytest.mark.parametrize("few", [0, gates.FEW], ids=["operator", "plain operations"])
 def test_a_loop_of_steps_keeps_its_memory_format(monkeypatch: pytest.MonkeyPatch, format: str, few: int):
     monkeypatch.setattr(gates, "FEW", few)
+    monkeypatch.setattr(once, "_passed", {})  # plans were made with the other number
     layer = ConvLSTM2d(3, [4, 5], 3).to(memory_format=FORMATS[format])
     frames, state = torch.randn(3, 2, 3, 6, 7), None
-    for frame in frames:
-        output, state = layer.step(in_format(frame, format), state)
-        for tensor in (output, *(tensor for pair in state for tensor in pair)):
-            assert tensor.is_contiguous(memory_format=FORMATS[format])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for frame in frames:
+            output, state = layer.step(in_format(frame, format), state)
+            for tensor in (output, *(tensor for pair in state for tensor in pair)):
+                assert tensor.is_contiguous(memory_format=FORMATS[format])
+    assert any("tritonlstm::gates" in event.key for event in profile.key_averages()) is (few == 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_wider_bias_is_not_rounded_where_the_convolution_is_computed_in_float32(dtype: torch.dtype):
+    """As that of volumes is on any CPU."""
+    torch.manual_seed(0)
+    cell, frame = ConvLSTM3d(2, 4, 3, dtype=dtype).layers[0], torch.randn(2, 2, 8, 8, 8).to(dtype)
+    cell.bias = torch.nn.Parameter(torch.randn(16))
+    step(cell_arguments(cell, frame), cell.spec, cell.spatial_dims).c.sum().backward()
+    oracle = ConvLSTM3d(2, 4, 3, dtype=torch.float64).layers[0]
+    oracle.load_state_dict(cell.state_dict())
+    step(cell_arguments(oracle, frame.double()), oracle.spec, oracle.spatial_dims).c.sum().backward()
+    error = (cell.bias.grad.double() - oracle.bias.grad).abs().max()
+    assert error < 2**-10 * oracle.bias.grad.abs().max(), error
+    assert not torch.equal(cell.bias.grad, cell.bias.grad.to(dtype).float())
 
 
 def test_no_step_packs_or_copies_a_weight():

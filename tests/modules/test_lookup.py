@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from tritonlstm import ConvLSTM2d
+from tritonlstm import ConvLSTM2d, ConvLSTM2dCell
 from tritonlstm.modules.lookup import children, parameters
 
 NAMES = ("weight", "input_weight", "bias", "peephole")
@@ -31,6 +31,16 @@ class Doubled(nn.Module):
         return 2 * tensor
 
 
+class Masked(ConvLSTM2dCell):
+    @property
+    def weight(self) -> torch.Tensor:
+        return 0 * self._parameters["weight"]
+
+
+def with_a_property(cell: nn.Module) -> None:
+    cell.__class__ = Masked
+
+
 CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "nothing": lambda cell: None,
     "parametrized": lambda cell: parametrize.register_parametrization(cell, "weight", Doubled()),
@@ -38,6 +48,8 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "pruned": lambda cell: prune.random_unstructured(cell, "weight", 0.5),
     "a buffer": with_frozen_weight,
     "a plain tensor": with_plain_weight,
+    "a property": with_a_property,
+    "an attribute of the instance": lambda cell: cell.__dict__.update(weight=torch.zeros_like(cell.weight)),
     "none": lambda cell: setattr(cell, "bias", None),
 }
 

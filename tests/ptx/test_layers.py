@@ -66,8 +66,9 @@ def test_every_kernel_agrees_with_the_oracle(row: Row):
     assert {"gates_forward_kernel", "gates_backward_kernel"} <= launched
     assert "parameter_grads_kernel" in launched or (problem.bias is None and problem.peephole is None)
     oracle = problem.to(torch.float64).solve(by_reference)
-    # With 64 channels oneDNN's own errors are several times larger in channels last.
-    budgets = growing_budgets(lambda seed: draw(row, seed), DTYPES[row["dtype"]], plain=in_channels_last)
+    # With 64 channels oneDNN's own errors are larger in channels last, with AVX-512 by up to 2 times.
+    plain = in_channels_last if row["channels"] == 64 else by_reference
+    budgets = growing_budgets(lambda seed: draw(row, seed), DTYPES[row["dtype"]], plain=plain)
     assert_all_within(got, oracle, budgets)
 
 

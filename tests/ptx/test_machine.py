@@ -128,6 +128,40 @@ def test_ldmatrix_transposes_each_matrix():
     assert torch.equal(matrices(found), matrices(given).mT)
 
 
+def test_stmatrix_transposes_each_matrix():
+    given, found = run_matrices(
+        MATRICES.replace("stmatrix.sync.aligned.m8n8.x4.", "stmatrix.sync.aligned.m8n8.x4.trans.")
+    )
+    halves = given.view(torch.int16).view(2, 8, 4, 4, 2)  # warp, column, pair of rows, matrix, row of the pair
+    expected = halves.permute(0, 3, 2, 4, 1).reshape(2, 32, 8)  # row 8i + r of all matrices, its eight columns
+    assert torch.equal(found.view(torch.int16), expected)
+
+
+@pytest.mark.parametrize("transposed", ["", ".trans"])
+def test_two_matrices_take_their_rows_from_the_first_sixteen_lanes(transposed: str):
+    """What the others hold as an address is no matter."""
+    ptx = MATRICES_LOADED.replace(".x4.", f".x2{transposed}.").replace(
+        "{%r2, %r3, %r4, %r5};\n\tbar", "{%r2, %r3};\n\tbar"
+    )
+    ptx = ptx.replace("{%r11, %r12, %r13, %r14}, [%r6]", "{%r11, %r12}, [%r6]")
+    ptx = ptx.replace("shl.b32 %r6, %r1, 4;", ODD_ADDRESSES).replace(
+        "{%r11, %r12, %r13, %r14};", "{%r11, %r12, %r11, %r12};"
+    )
+    ptx = ptx.replace("\tld.shared::cta.v4.b32 {%r7, %r8, %r9, %r10}, [%r6];\n", "")
+    given, found = run_matrices(ptx)
+    assert torch.equal(found[..., :2], given[..., :2])
+
+
+ODD_ADDRESSES = """
+	shl.b32 %r6, %r1, 4;
+	and.b32 %r15, %r1, 16;
+	add.s32 %r6, %r6, %r15;
+	shr.u32 %r15, %r15, 4;
+	add.s32 %r6, %r6, %r15;
+"""
+"""Lane l's, 16·l, but from the sixteenth lane on no multiple of 16."""
+
+
 def test_a_matrix_that_is_read_with_no_barrier_behind_its_store_is_a_race():
     with pytest.raises(Fault, match="race"):
         run_matrices(MATRICES.replace("bar.sync 0;", ""))

@@ -1,4 +1,4 @@
-"""Checks of tensors' shapes, dtypes and devices, once for each combination of them."""
+"""Checks of tensors' shapes, dtypes and devices, and what follows from these, once for each combination of them."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ _UNKNOWN = object()
 def once(check: Callable[..., Result], tensors: Sequence[Tensor | None], *rest: object) -> Result:
     """check(tensors, *rest), or its result from before if it passed with such tensors and the same rest.
 
-    For a check of shapes, dtypes and devices alone, in eager mode. In a loop over small steps it takes longer than the
-    step.
+    For eager mode. The result may depend on nothing but the tensors' shapes, dtypes, devices and layouts, and the rest:
+    on no other state of this package or of PyTorch. In a loop over small steps a check takes longer than the step.
     """
     if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state():
         return check(tensors, *rest)

@@ -78,7 +78,10 @@ def gates(preact: Tensor, c: Tensor, bias: Tensor | None, peephole: Tensor | Non
 def gates_for(
     elements: int, device: torch.device, peephole: Tensor | None, spec: Spec, backend: str
 ) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | None], State]:
-    """`gates` of (preact, c, bias, peephole), where c has so many elements; it depends on nothing else of them."""
+    """`gates` as a function of (preact, c, bias, peephole), for a c of `elements` elements.
+
+    Other tensors may take the place of these if they have the same shapes, dtypes and device.
+    """
     is_compiling = torch.compiler.is_compiling()
     is_plain_faster = spec.backend == "auto" and device.type != "cuda" and (is_compiling or elements <= FEW)
     if backend == "torch" or is_plain_faster:

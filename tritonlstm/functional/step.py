@@ -26,7 +26,7 @@ class _Plan(NamedTuple):
     """What follows from the metadata of a step's arguments."""
 
     is_batched: bool
-    reads_rows: bool  # whether the gates read channels last alone, and add the bias
+    reads_rows: bool  # whether the gates require channels last and add the bias
     dtype: torch.dtype  # of the pre-activations, as autocast has it
     convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of (images, weight, bias)
     convolve_input: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None  # with an input_weight
@@ -55,8 +55,6 @@ def step(
     if h is None:
         h, c = _zero_state(input, arguments.channels, plan.dtype)
     of_convolution, of_gates = (None, bias) if plan.reads_rows and norm is None else (bias, None)
-    if of_convolution is not None and of_convolution.dtype != weight.dtype:
-        of_convolution = of_convolution.to(weight.dtype)
     if input_weight is None:
         preact = plan.convolve(_concatenate(input, h, as_rows=plan.reads_rows), weight, of_convolution)
     else:
@@ -103,24 +101,30 @@ def _plan(
         is_batched,
         backend == "triton",
         dtype,
-        _convolution(weight, spec, dtype),
-        None if input_weight is None else _convolution(input_weight, spec, dtype),
+        _convolution(weight, bias, spec, dtype),
+        None if input_weight is None else _convolution(input_weight, bias, spec, dtype),
         gates_for(elements, weight.device, peephole, spec, backend),
     )
 
 
-def _convolution(weight: Tensor, spec: Spec, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """W * images + b in that dtype, for (images, weight, bias); in float32 where there is no right one in it."""
-    convolve, wanted = reference.linear_map_for(weight, spec), convolution_dtype(weight, dtype)
-    if wanted == dtype:
+def _convolution(
+    weight: Tensor, bias: Tensor | None, spec: Spec, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """W * images + b in that dtype, of (images, weight, bias); computed in float32 where PyTorch has no correct
+    convolution in it."""
+    convolve, wanted = reference.convolution_for(weight, spec), convolution_dtype(weight, dtype)
+    if wanted == dtype and (bias is None or bias.dtype == weight.dtype):
         return convolve
+
+    def with_narrow_bias(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return convolve(images, weight, None if bias is None else bias.to(weight.dtype))
 
     def widened(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with without_autocast(weight):
             bias = None if bias is None else bias.to(wanted)
             return convolve(images.to(wanted), weight.to(wanted), bias).to(dtype)
 
-    return widened
+    return with_narrow_bias if wanted == dtype else widened
 
 
 def _zero_state(input: Tensor, channels: int, dtype: torch.dtype) -> State:
@@ -129,7 +133,7 @@ def _zero_state(input: Tensor, channels: int, dtype: torch.dtype) -> State:
     h = from_rows(rows.new_zeros(*rows.shape[:-1], channels, dtype=dtype))
     if not rows.is_contiguous():
         h = h.contiguous()
-    return h, h.to(cell_dtype(dtype))
+    return h, h if cell_dtype(dtype) == dtype else h.to(cell_dtype(dtype))
 
 
 def _concatenate(input: Tensor | None, h: Tensor, *, as_rows: bool) -> Tensor:

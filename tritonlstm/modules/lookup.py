@@ -6,9 +6,12 @@ from torch import Tensor, nn
 
 
 def parameters(module: nn.Module, names: Sequence[str]) -> list[Tensor | None]:
-    """[getattr(module, name) for name in names]: also what is no plain parameter, where one is parametrized, say."""
-    own = module._parameters
-    return [own[name] if name in own else getattr(module, name) for name in names]
+    """[getattr(module, name) for name in names]. Works for parametrized parameters, buffers and plain tensors too."""
+    own, instance, kind = module._parameters, module.__dict__, type(module)
+    return [
+        own[name] if name in own and name not in instance and not hasattr(kind, name) else getattr(module, name)
+        for name in names
+    ]
 
 
 def children(module: nn.Module, name: str) -> list[nn.Module]:

@@ -184,11 +184,9 @@ class RecurrentStack(nn.Module):
                 " the layer on the whole sequence"
             )
         cells = children(self, "layers")
-        if len(cells) == 1 and isinstance(cells[0], RecurrentCell):
-            if state is not None:
-                check_layers(state, 1)  # all else the cell checks, before it computes
-        else:
-            self._check("frame", frame, ("B", "Cin", *self.spatial_dims), state, cells)
+        if len(cells) == 1 and type(cells[0]).forward is RecurrentCell.forward:
+            return self._step_of_one(cells[0], frame, state, generator)
+        self._check_step(frame, state, cells)
         output, states = frame, []
         for index, cell in enumerate(cells):
             if index and self.dropout and self.training:
@@ -201,6 +199,31 @@ class RecurrentStack(nn.Module):
                 raise
             output = states[-1][0]
         return output, tuple(states)
+
+    def _step_of_one(
+        self,
+        cell: RecurrentCell,
+        frame: Tensor | None,
+        state: Sequence[State] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, tuple[LSTMState]]:
+        """The step of a stack of one layer, whose cell checks all but the state's form: once is enough."""
+        try:
+            if state is not None:
+                check_layers(state, 1)
+                checks.check_pair("state[0]", state[0])
+            new = cell(frame, state and state[0], generator=generator)
+        except (TypeError, ValueError) as error:
+            try:
+                self._check_step(frame, state, [cell])  # a wrong frame is to blame before a state beside it
+            except (TypeError, ValueError, RuntimeError) as told:
+                raise told from None
+            checks.name_layer(error, 0, "layers[0]", 0, "frame")
+            raise
+        return new[0], (new,)
+
+    def _check_step(self, frame: Tensor | None, state: Sequence[State] | None, cells: Sequence[nn.Module]) -> None:
+        self._check("frame", frame, ("B", "Cin", *self.spatial_dims), state, cells)
 
     def __prepare_scriptable__(self):
         refuse_script()

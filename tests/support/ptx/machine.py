@@ -261,7 +261,7 @@ class Machine:
         arrived = np.isin(self._block, np.unique(self._block[chosen])) & ~self._ended
         if not chosen[arrived].all():
             raise Fault("a barrier that not all threads of a block reach together")
-        self._epoch = self._epoch + chosen  # anew: the accesses have kept the one before
+        self._epoch = self._epoch + chosen  # not in place: recorded accesses refer to the old array
 
     def shuffle(self, step: Instruction, chosen: np.ndarray) -> None:
         """shfl.sync.bfly: the value of the lane whose number differs in these bits."""
