@@ -209,10 +209,13 @@ class RecurrentStack(nn.Module):
     ) -> tuple[Tensor, tuple[LSTMState]]:
         """The step of a stack of one layer, whose cell checks all but the state's form: once is enough."""
         try:
+            pair = None
             if state is not None:
                 check_layers(state, 1)
-                checks.check_pair("state[0]", state[0])
-            new = cell(frame, state and state[0], generator=generator)
+                (pair,) = state
+                if pair is None:  # which the cell would take for no state
+                    checks.check_pair("state[0]", pair)
+            new = cell(frame, pair) if generator is None else cell(frame, pair, generator=generator)
         except (TypeError, ValueError) as error:
             try:
                 self._check_step(frame, state, [cell])  # a wrong frame is to blame before a state beside it
