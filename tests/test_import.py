@@ -68,7 +68,7 @@ print((time.process_time() - middle) / (middle - start))
             return float(subprocess.run([sys.executable, "-c", self.TIMES], check=True, capture_output=True).stdout)
 
         part()  # compiles to bytecode
-        assert statistics.median(part() for _ in range(5)) < 0.15  # 0.04 to 0.06; 1.3 with the compiler
+        assert statistics.median(part() for _ in range(3)) < 0.15  # 0.04 to 0.06; 1.3 with the compiler
 
 
 _USE = """

@@ -27,7 +27,6 @@ CASES = {
     "ddp, activation checkpointing": Options("ddp", checkpoint=True),
     "ddp, bf16": Options("ddp", bf16=True),
     "fsdp": Options("fsdp"),
-    "fsdp, compiled": Options("fsdp", compile=True),
     "fsdp, activation checkpointing": Options("fsdp", checkpoint=True),
     "fsdp, bf16": Options("fsdp", bf16=True),
     "fsdp, bf16, compiled": Options("fsdp", bf16=True, compile=True),
