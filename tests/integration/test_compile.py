@@ -228,6 +228,9 @@ def test_compile_time_does_not_depend_on_the_number_of_steps(layers: int):
 
     with torch._inductor.config.patch(force_disable_caches=True):
         seconds(2)  # the compiler's own start
-        times = [(seconds(4), seconds(64)) for _ in range(3)]
-    short, long = (min(column) for column in zip(*times))
-    assert long <= 1.3 * short, times
+        times = []
+        while len(times) < 3:  # a processor's clock may change between one and the other, but hardly so three times
+            times.append((seconds(4), seconds(64)))
+            if times[-1][1] <= 1.3 * times[-1][0]:
+                return
+    pytest.fail(f"seconds for 4 and 64 steps: {times}")
