@@ -9,6 +9,17 @@ from tests.support.ptx.machine import Blocks, Machine
 from tests.support.ptx.memory import GlobalMemory
 from tests.support.ptx.parser import parse
 
+
+def run(ptx: str, *tensors: torch.Tensor, shared_bytes: int = 0) -> None:
+    """Run a program in one block on its parameters, of which the last is written."""
+    program = parse(ptx)
+    given = dict(zip(program.parameters, tensors, strict=True))
+    memory = GlobalMemory(given, {program.parameters[-1]: False}, program.threads)
+    addresses = {parameter: tensor.data_ptr() for parameter, tensor in given.items()}
+    Machine(program, addresses, memory, shared_bytes).run(Blocks(np.zeros((1, 3), int), 0))
+    memory.check()
+
+
 PAIRS = """
 .visible .entry pairs(
 	.param .u64 pairs_param_0, .param .u64 pairs_param_1, .param .u64 pairs_param_2
@@ -47,12 +58,7 @@ def test_two_halves_are_compared_at_once_the_lower_for_the_first_predicate(name:
     values = torch.tensor([0.0, -0.0, 1.0, -2.0, torch.inf, torch.nan, 1.5, -torch.inf])
     a, b = (part.flatten().to(dtype) for part in torch.meshgrid(values, values, indexing="ij"))
     found = torch.zeros(len(a), dtype=torch.int16)
-    tensors = {f"pairs_param_{index}": tensor for index, tensor in enumerate((a, b, found))}
-    program = parse(PAIRS.format(comparison=f"setp.{name}.{type}x2"))
-    memory = GlobalMemory(tensors, {"pairs_param_2": False}, program.threads)
-    addresses = {parameter: tensor.data_ptr() for parameter, tensor in tensors.items()}
-    Machine(program, addresses, memory, 0).run(Blocks(np.zeros((1, 3), int), 0))
-    memory.check()
+    run(PAIRS.format(comparison=f"setp.{name}.{type}x2"), a, b, found)
     # A comparison with NaN is false, of "ne" too; an unordered one is true.
     nan = a.isnan() | b.isnan()
     expected = COMPARE[name.removesuffix("u")](a, b)
@@ -90,13 +96,9 @@ MATRICES = """
 def run_matrices(ptx: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What each of 64 threads loads in four words, and what it reads of shared memory after stmatrix."""
     given = torch.arange(256, dtype=torch.int32).view(2, 32, 4)
-    tensors = {"matrices_param_0": given, "matrices_param_1": torch.zeros_like(given)}
-    program = parse(ptx)
-    memory = GlobalMemory(tensors, {"matrices_param_1": False}, program.threads)
-    addresses = {parameter: tensor.data_ptr() for parameter, tensor in tensors.items()}
-    Machine(program, addresses, memory, 1024).run(Blocks(np.zeros((1, 3), int), 0))
-    memory.check()
-    return given, tensors["matrices_param_1"]
+    found = torch.zeros_like(given)
+    run(ptx, given, found, shared_bytes=1024)
+    return given, found
 
 
 def test_stmatrix_spreads_each_lanes_neighbours_over_the_rows_of_four_matrices():

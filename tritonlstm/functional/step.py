@@ -21,6 +21,9 @@ from ..core.spec import Spec
 from ..core.state import LSTMState
 from .gates import State, gates_for
 
+_Convolution = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(images, weight, bias) → W * images + b."""
+
 
 class _Plan(NamedTuple):
     """What follows from the metadata of a step's arguments."""
@@ -28,8 +31,8 @@ class _Plan(NamedTuple):
     is_batched: bool
     reads_rows: bool  # whether the gates require channels last and add the bias
     dtype: torch.dtype  # of the pre-activations, as autocast has it
-    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of (images, weight, bias)
-    convolve_input: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None  # with an input_weight
+    convolve: _Convolution
+    convolve_input: _Convolution | None  # with an input_weight
     gates: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], State]  # of (preact, c, bias, peephole)
 
 
@@ -107,9 +110,7 @@ def _plan(
     )
 
 
-def _convolution(
-    weight: Tensor, bias: Tensor | None, spec: Spec, dtype: torch.dtype
-) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def _convolution(weight: Tensor, bias: Tensor | None, spec: Spec, dtype: torch.dtype) -> _Convolution:
     """W * images + b in that dtype, of (images, weight, bias); computed in float32 where PyTorch has no correct
     convolution in it."""
     convolve, wanted = reference.convolution_for(weight, spec), convolution_dtype(weight, dtype)
