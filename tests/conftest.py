@@ -13,6 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled_here = tempfile.TemporaryDirectory(prefix="tritonlstm-tests-")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled_here.name
+# Inductor compiles and loads a program for each vector extension of this CPU, for ten seconds, to see which ones the
+# compiler has: every compiler that PyTorch supports has them.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 import torch
 
