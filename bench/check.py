@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tritonlstm import reference
 from tritonlstm.tuning.cases import Case
+from tritonlstm.tuning.timing import cudnn_plans
 from tritonlstm.tuning.tolerances import budget, largest_error
 
 from .cases import Problem, flat, problem, stored
@@ -47,6 +48,7 @@ def _by_reference(problem: Problem, memory_format: torch.memory_format = torch.c
     return _named(Results(output.detach(), states), gradients, problem)
 
 
+@cudnn_plans(tried=False)
 def _by_oracle(problem: Problem) -> Named:
     """The float64 results, computed image by image: autograd's graph of a whole batch may not fit a GPU."""
     parts = [_by_reference(problem.image(index)) for index in range(problem.case.batch)]

@@ -12,7 +12,7 @@ import torch
 
 from tritonlstm.core import output
 from tritonlstm.tuning.cases import CASES, SMALL, STEPS, Case
-from tritonlstm.tuning.timing import CudaClock, best_plans
+from tritonlstm.tuning.timing import CudaClock, cudnn_plans
 
 from . import plans
 from .flow import Point, Session, Turns, show
@@ -156,7 +156,7 @@ def sessions(request: pytest.FixtureRequest):
         return begun[section.name]
 
     torch.manual_seed(0)
-    with best_plans():
+    with cudnn_plans(tried=True):
         yield of
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         output.make_robust()

@@ -57,9 +57,14 @@ class Deadline:
     def __init__(self, seconds: float = math.inf):
         self._end = time.monotonic() + seconds
 
+    @property
+    def left(self) -> float:
+        """Seconds from now."""
+        return self._end - time.monotonic()
+
     def within(self, seconds: float) -> "Deadline":
         """In so many seconds from now, but not after this one."""
-        return Deadline(min(seconds, self._end - time.monotonic()))
+        return Deadline(min(seconds, self.left))
 
     @contextmanager
     def limit(self, most: float = math.inf) -> Iterator[None]:
@@ -67,7 +72,7 @@ class Deadline:
 
         Only when a call into a library returns to Python.
         """
-        left = self._end - time.monotonic()
+        left = self.left
         if left <= 0:
             raise OutOfTime
         if math.isinf(min(left, most)):

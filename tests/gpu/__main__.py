@@ -5,6 +5,7 @@ Exits with 1 if one fails, if there was no time for all, or without CUDA.
 """
 
 import argparse
+import importlib.util
 import os
 import platform
 import sys
@@ -12,11 +13,10 @@ from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported, which tests/conftest.py would have interpret
 
-import pytest
 import torch
 
 from bench.rows import environment, results_folder
-from tests.gpu.report import SECONDS, SECTIONS, Report
+from tests.gpu.report import BESIDE, SECONDS, SECTIONS, Report
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +26,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--section", action="append", choices=SECTIONS, help="only this one (repeatable)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of the whole (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="leave out what passed in a run of the same commit")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        help=f"run the checks of {' and '.join(BESIDE)} in so many processes, by pytest-xdist (in this one)",
+    )
     chosen, others = parser.parse_known_args(arguments)
     if not torch.cuda.is_available():
         print("gpu-check: this machine has no CUDA device that torch can use", file=sys.stderr)
@@ -40,21 +46,24 @@ def main(arguments: list[str]) -> int:
     # A part of the checks leaves the record of all as it is, unless it adds to it.
     whole = chosen.resume or not (chosen.section or others)
     path = results_folder(device, whole=whole) / "check.json"
+    tests = {
+        name: str(Path(__file__).with_name(f"test_{name}.py"))
+        for name in SECTIONS
+        if name in (chosen.section or SECTIONS)
+    }
+    # A warning of this machine's own versions is no failure of the check.
+    options = ["-o", "filterwarnings=default", "--tb=short", "-q", *others]
+    if chosen.processes and importlib.util.find_spec("xdist") is None:
+        parser.error("--processes: pytest-xdist is not installed")
     try:
         report = Report(path, machine, SECTIONS, chosen.seconds, resume=chosen.resume)
+        status = report.run(tests, options, chosen.processes)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    files = [
-        str(Path(__file__).with_name(f"test_{name}.py")) for name in SECTIONS if name in (chosen.section or SECTIONS)
-    ]
-    # A warning of this machine's own versions is no failure of the check.
-    status = pytest.main(["-o", "filterwarnings=default", "--tb=short", "-q", *files, *others], plugins=[report])
-    if status == pytest.ExitCode.NO_TESTS_COLLECTED and chosen.resume:
-        status = pytest.ExitCode.OK  # all have passed before
     print(f"gpu-check: {report.summary()}, written to {path}")
     if left := report.left():
         print(f"gpu-check: no time for {left} of them: --resume goes on with these")
-    return int(status) or int(left > 0)
+    return status or int(left > 0)
 
 
 if __name__ == "__main__":

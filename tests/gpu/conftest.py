@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from tests.gpu.limits import register
 from tests.support.ptx import ON_PTX
 from tests.support.ptx.launch import on_machine
 from tritonlstm.tuning.check import full_precision
@@ -19,6 +20,7 @@ ON_CUDA = os.environ.get("TRITON_INTERPRET") == "0" and torch.cuda.is_available(
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: needs a GPU")
+    register(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

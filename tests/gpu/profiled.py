@@ -16,3 +16,8 @@ def kernels(run: Callable[[], object]) -> Counter:
         run()
         torch.cuda.synchronize()
     return Counter(event.name for event in profiler.events() if event.device_type == DeviceType.CUDA)
+
+
+def is_copy_or_fill(name: str) -> bool:
+    """Of memory, by the driver: "Memcpy DtoD (Device -> Device)", or in a graph "memcpy128"."""
+    return name.lower().startswith(("memcpy", "memset"))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.gpu.profiled import kernels
+from tests.gpu.profiled import is_copy_or_fill, kernels
 from tests.support.layers import CIN
 from tritonlstm import ConvLSTM2d
 
@@ -23,7 +23,7 @@ def per_step(make_run: Callable[[int], Callable[[], object]]) -> dict[str, float
 
 def copies(counts: dict[str, float]) -> dict[str, float]:
     """Those that are PyTorch's own pointwise kernels, copies and fills."""
-    return {name: count for name, count in counts.items() if "at::native" in name or "Mem" in name}
+    return {name: count for name, count in counts.items() if "at::native" in name or is_copy_or_fill(name)}
 
 
 def layer_and_input(steps: int, input_learns: bool = False, **options: object) -> tuple[ConvLSTM2d, torch.Tensor]:

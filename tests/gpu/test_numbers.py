@@ -1,5 +1,7 @@
 """The kernels against the float64 oracle, the same bits on every run, and tensors of more than 2³¹ elements."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -14,15 +16,16 @@ from tests.support.problems import (
     by_operator,
     by_reference,
     growing_budgets,
+    in_channels_last,
     modes_of,
 )
 from tests.support.ptx import ON_PTX
-from tests.support.tolerances import assert_within
+from tests.support.tolerances import assert_all_within
 from tritonlstm import ConvLSTM2d, Spec
 from tritonlstm.cells import BackwardStep, ForwardStep
 from tritonlstm.cells.aten import AtenCell
 from tritonlstm.cells.triton import TritonCell
-from tritonlstm.core.layout import Layout
+from tritonlstm.core.layout import GPU_MULTIPLE, Layout
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LARGER = {
@@ -39,16 +42,19 @@ if ON_CUDA:
 
 
 def check(draw, dtype: torch.dtype, device: str, record_property, **mode: str) -> None:
-    """Every result and every gradient; records the largest error, as a part of what is allowed."""
+    """Every result and every gradient; records the largest error, as a part of what is allowed.
+
+    On a GPU PyTorch gets images in the layer's memory format and as many channels, or cuDNN might sum in another way:
+    over 49,152 pixels in float32 an error was 23 times that of contiguous images.
+    """
     problem = draw(0)
     backend = "aten" if dtype == torch.float64 else "triton"
     got = problem.to(device).solve(by_operator(backend=backend, **mode))
     oracle = problem.to(torch.float64).solve(by_reference)
-    *_, budget = growing_budgets(draw, dtype, device=device)
-    parts = {}
-    for name in oracle:
-        parts[name] = assert_within(name, got[name].cpu(), oracle[name], budget[name])
-    record_property("largest_part_of_budget", round(max(parts.values()), 3))
+    plain = partial(in_channels_last, multiple=GPU_MULTIPLE) if ON_CUDA else by_reference
+    got = {name: result.cpu() for name, result in got.items()}
+    part = assert_all_within(got, oracle, growing_budgets(draw, dtype, device=device, plain=plain))
+    record_property("largest_part_of_budget", round(part, 3))
 
 
 @pytest.mark.parametrize("shape", CASES.values(), ids=CASES.keys())
@@ -57,17 +63,16 @@ def test_kernels_agree_with_the_oracle(shape: Shape, dtype: torch.dtype, device:
     check(lambda seed: Problem.random(shape, dtype, seed), dtype, device, record_property)
 
 
+OTHER_MODES = [(mode, name) for name, shape in CASES.items() for mode in modes_of(shape) if mode != "concat, save"]
+
+
 @pytest.mark.parametrize(
-    ("mode", "shape"),
-    [
-        pytest.param(mode, shape, id=f"{mode}-{name}")
-        for name, shape in CASES.items()
-        for mode in modes_of(shape)
-        if mode != "concat, save"
-    ],
+    ("mode", "name", "dtype"),
+    [(mode, name, ("fp32", "bf16")[place % 2]) for place, (mode, name) in enumerate(OTHER_MODES)],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_other_modes_agree_with_the_oracle(mode: str, shape: Shape, dtype: torch.dtype, device: str, record_property):
+def test_other_modes_agree_with_the_oracle(mode: str, name: str, dtype: str, device: str, record_property):
+    """Each mode of each shape, in two dtypes by turns."""
+    shape, dtype = CASES[name], DTYPES[dtype]
     check(lambda seed: Problem.random(shape, dtype, seed), dtype, device, record_property, **MODES[mode])
 
 

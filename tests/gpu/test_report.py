@@ -11,6 +11,13 @@ from tests.gpu.report import SECONDS, SECTIONS, Report
 
 ENVIRONMENT = {"device": "a test", "commit": "0123456789ab", "command": "first"}
 
+CONFTEST = """
+from tests.gpu.limits import register
+
+def pytest_configure(config):
+    register(config)
+"""
+
 CHECKS = {
     "test_numbers.py": """
 import os
@@ -37,20 +44,28 @@ def test_is_behind_it():
 def folder(tmp_path: Path) -> Path:
     """Two files of checks: of the first one fails, of the second one hangs."""
     (tmp_path / "pytest.ini").touch()
+    (tmp_path / "conftest.py").write_text(CONFTEST)
     for name, content in CHECKS.items():
         (tmp_path / name).write_text(content)
     return tmp_path
 
 
 def run(
-    folder: Path, *, timing: float = 0.5, seconds: float = 60.0, command: str = "first", resume: bool = False
+    folder: Path,
+    *,
+    timing: float = 0.5,
+    seconds: float = 60.0,
+    command: str = "first",
+    resume: bool = False,
+    processes: int = 0,
 ) -> Report:
     environment, sections = ENVIRONMENT | {"command": command}, {"numbers": 30.0, "timing": timing}
     report = Report(folder / "results" / "check.json", environment, sections, seconds, resume=resume)
     options = ["-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", "--import-mode=importlib", "-q"]
     for name in CHECKS:  # or those of another run in this process would be run again
         sys.modules.pop(name.removesuffix(".py"), None)
-    pytest.main([*options, *(str(folder / name) for name in CHECKS)], plugins=[report])
+    tests = {name: str(folder / f"test_{name}.py") for name in sections}
+    assert report.run(tests, options, processes) == pytest.ExitCode.TESTS_FAILED * ("failed" in report.summary())
     return report
 
 
@@ -83,6 +98,20 @@ def test_the_plan_comes_first_and_every_check_is_written_down(folder: Path, capf
     assert checks["test_passes"]["largest"] == 0.5 and "assert" in checks["test_fails"]["error"]
     assert checks["test_hangs"]["reason"] == checks["test_is_behind_it"]["reason"] == TIME_OVER
     assert report.left() == 2
+
+
+def test_checks_side_by_side_have_the_same_limits_and_are_resumed(folder: Path):
+    report = run(folder, seconds=30.0, processes=1)
+    expected = {
+        "test_passes": "passed",
+        "test_fails": "failed",
+        "test_hangs": "skipped",
+        "test_is_behind_it": "skipped",
+    }
+    assert outcomes(folder) == expected and report.left() == 2
+    (folder / "test_numbers.py.mended").touch()
+    run(folder, resume=True, processes=1)
+    assert outcomes(folder) == expected | {"test_fails": "passed"}
 
 
 def test_each_check_is_saved_when_it_is_done(folder: Path, monkeypatch: pytest.MonkeyPatch):

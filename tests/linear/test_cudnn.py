@@ -1,5 +1,8 @@
 """When cuDNN's own operator convolves, and what it is told: on tensors that are taken for a GPU's."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from tritonlstm.core import devices
 from tritonlstm.core.layout import Layout
 from tritonlstm.linear import convolution
 from tritonlstm.linear.convolution import Convolution
+from tritonlstm.tuning.check import full_precision
 
 LAYOUT = Layout(2, 2, (5, 6), in_channels=3, channels=2, multiple=1)
 
@@ -91,6 +95,30 @@ def test_bfloat16_is_convolved_in_float32_where_cudnn_lacks_it(calls: list, monk
         gpu(2, 5, 6, 5, dtype=half), gpu(2, 5, 6, 8, dtype=half)
     )
     assert calls[1:] == [("cudnn", half, calls[1][2])]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "expected"),
+    [
+        (torch.bfloat16, full_precision, [6]),
+        (torch.float16, full_precision, [6]),
+        (torch.float32, nullcontext, [6]),  # TF32 is PyTorch's default
+        (torch.float32, full_precision, [2, 2, 2]),
+        (torch.float64, full_precision, [6]),
+    ],
+)
+def test_a_weight_gradient_in_full_float32_sums_step_by_step_as_pytorchs(
+    calls: list, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, precision: Callable, expected: list[int]
+):
+    images, backward = [], Convolution._backward
+    monkeypatch.setattr(
+        Convolution, "_backward", lambda *args, **kwargs: images.append(len(args[1])) or backward(*args, **kwargs)
+    )
+    total = Convolution(LAYOUT, gpu(8, 5, 3, 3, dtype=dtype), None).weight_grad()
+    with precision():
+        total.add(gpu(6, 5, 6, 5, dtype=dtype), gpu(6, 5, 6, 8, dtype=dtype))
+    assert images == expected
+    assert total.result().shape == (8, 5, 3, 3)
 
 
 @pytest.mark.parametrize(("capability", "has"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])

@@ -385,13 +385,21 @@ def by_reference(problem: Problem) -> Results:
     return Results(*reference.sequence(**given._asdict(), steps=shape.steps, spec=shape.spec))
 
 
-def in_channels_last(problem: Problem) -> Results:
-    """`by_reference`, with images and weight in channels last, the memory format that the layer computes in."""
+def in_channels_last(problem: Problem, multiple: int = 1) -> Results:
+    """`by_reference`, with images and weight in channels last, the memory format that the layer computes in.
+
+    The input gets as many channels of zeros as a convolution over it and the hidden state needs to have a multiple.
+    """
     images = {
         name: None if each is None else from_rows(to_rows(each).contiguous())
         for name, each in (("h0", problem.h0), ("c0", problem.c0), ("weight", problem.weight))
     }
-    input = problem.input
+    input, weight, hidden = problem.input, images["weight"], problem.shape.channels
+    inputs = problem.shape.in_channels
+    if inputs and problem.input_weight is None and (zeros := -(inputs + hidden) % multiple):
+        input = torch.cat([input, input.new_zeros(*input.shape[:2], zeros, *input.shape[3:])], 2)
+        parts = weight[:, :inputs], weight.new_zeros(len(weight), zeros, *weight.shape[2:]), weight[:, inputs:]
+        images["weight"] = from_rows(to_rows(torch.cat(parts, 1)).contiguous())
     input = None if input is None else from_rows(to_rows(input, channel_dim=2).contiguous(), channel_dim=2)
     return by_reference(replace(problem, input=input, **images))
 

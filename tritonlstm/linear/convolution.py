@@ -18,7 +18,8 @@ from ..core.spec import Spec
 
 CPU_STEPS = 2
 """Steps whose weight gradient is computed in one call on a CPU. oneDNN's errors grow with the number of images that it
-sums over; with more, they exceeded twice those of PyTorch step by step (bench/NOTES.md)."""
+sums over; with more, they exceeded twice those of PyTorch step by step (bench/NOTES.md). On a GPU all steps are, but
+one at a time in float32 without TF32, whose rounding would hide such errors."""
 
 
 CONTIGUOUS_OUTPUTS, CONTIGUOUS_KERNEL = 128, 5
@@ -99,6 +100,15 @@ class Convolution:
         is_there = cudnn.enabled and cudnn.is_available()
         return is_there and weight.dtype == self._dtype != torch.float64 and self._bias is None
 
+    @functools.cached_property
+    def _images_at_once(self) -> int | None:
+        """Images whose weight gradient is computed in one call, as many as whole steps have; None: all."""
+        device, dtype = self._public.device, self._public.dtype
+        if device.type == "cpu":
+            return CPU_STEPS * self._batch
+        rounds = dtype.itemsize == 2 or (devices.is_nvidia(device) and self._switches.allows_tf32)
+        return None if rounds or dtype == torch.float64 else self._batch
+
     def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         images = from_rows(rows)
         if out is not None and self._has_cudnn and max(rows.numel(), out.numel()) < CUDNN_ELEMENTS:
@@ -145,7 +155,7 @@ class ConvolutionWeightGrad:
 
     def add(self, rows: Tensor, grad: Tensor) -> None:
         convolution = self._convolution
-        images = CPU_STEPS * convolution._batch if rows.device.type == "cpu" else len(rows)
+        images = convolution._images_at_once or len(rows)
         for some_rows, some_grads in zip(rows.split(images), grad.split(images)):
             some = (_cast(each, convolution._dtype) for each in (some_grads, some_rows))
             part = convolution._backward(*some, convolution._weight(), of_input=False)

@@ -19,7 +19,7 @@ from .check import disagreement
 from .launches import Launch, Layer, bind, bind_layer
 from .search import Bench, Choice, Outcome, Workload
 from .store import Header
-from .timing import ROTATED, CudaClock, Rotation, best_plans, interleave
+from .timing import ROTATED, CudaClock, Rotation, cudnn_plans, interleave
 
 NOT_TIMED = "not timed: ranked statically"
 
@@ -108,7 +108,7 @@ def rows(outcomes: Sequence[Outcome], measured: str) -> Table:
 def _bind(device: str, workload: Workload, choice: Choice) -> Callable[[], object]:
     if isinstance(workload, Layer):
         # cuDNN keeps the first plan it takes for a convolution, so that any run must take the fastest.
-        return best_plans()(bind_layer(workload, choice, device))
+        return cudnn_plans(tried=True)(bind_layer(workload, choice, device))
     configured = use({workload.kernel: choice})
     return Rotation.of(lambda: configured(configured(bind)(workload, device)), workload.nbytes)
 
@@ -126,7 +126,7 @@ def _time(clock: CudaClock, runs: Sequence[Callable[[], object]]) -> list[list[f
 
     In a layer a launch finds part of its tensors in the cache.
     """
-    with best_plans():
+    with cudnn_plans(tried=True):
         samplers = {(index, "cold"): clock.sampler(run) for index, run in enumerate(runs)}
         for index, run in enumerate(runs):
             if isinstance(run, Rotation):
