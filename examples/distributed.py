@@ -27,7 +27,8 @@ FRAMES_IN, FRAMES_OUT, BATCH, SIZE = 4, 3, 4, 12
 @dataclass
 class Options:
     strategy: str = "ddp"
-    compile: bool = False
+    compile: str | None = None
+    backend: str = "auto"
     bf16: bool = False
     checkpoint: bool = False
     recompute: bool = False
@@ -53,7 +54,7 @@ def distribute(model: nn.Module, options: Options, device: torch.device) -> nn.M
                 fully_shard(module, mp_policy=MixedPrecisionPolicy(**half, cast_forward_inputs=False))
         fully_shard(model, mp_policy=MixedPrecisionPolicy(**half))
     if options.compile:
-        model.compile()
+        model.compile(backend=options.compile)
     return model
 
 
@@ -62,7 +63,8 @@ def train(options: Options, device: torch.device) -> list[float]:
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(0)
     memory = "recompute" if options.recompute else "save"
-    model = EncoderForecaster(1, [8, 8], 3, input_kernel_size=options.input_kernel, memory=memory)
+    layers = {"input_kernel_size": options.input_kernel, "memory": memory, "backend": options.backend}
+    model = EncoderForecaster(1, [8, 8], 3, **layers)
     model = distribute(model.to(device), options, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.bf16 and options.strategy != "fsdp")
@@ -88,7 +90,14 @@ def train(options: Options, device: torch.device) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategy", choices=["none", "ddp", "fsdp"], default=Options.strategy)
-    parser.add_argument("--compile", action="store_true", help="torch.compile the distributed model")
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="inductor",
+        metavar="BACKEND",
+        help="torch.compile the distributed model (with %(const)s)",
+    )
+    parser.add_argument("--backend", default=Options.backend, help="of the layers (%(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16, with parameters in float32")
     parser.add_argument("--checkpoint", action="store_true", help="recompute activations (torch.utils.checkpoint)")
     parser.add_argument("--recompute", action="store_true", help='memory="recompute" in the layers')

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.support.cache import cache_folder
+from tests.support.processes import run_module
 from tritonlstm import cli
 from tritonlstm.launch import Config, cache, config
 from tritonlstm.launch.tables import ConfigKey, Entry, ScheduleKey, Table
@@ -25,6 +26,7 @@ from tritonlstm.tuning.store import Header, update
 
 __all__ = ["cache_folder"]
 
+ROOT = Path(__file__).parents[1]
 GOOD = Figures(registers=64, spills=0, shared=0, accesses={"16": 21}, instructions=1000, warps=32)
 OWN = ("tune", "--channels", "64", "--size", "16x16")
 
@@ -58,16 +60,11 @@ def device(without_compiling, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "cuda_bench", lambda: bench)
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def command(*arguments: str) -> subprocess.CompletedProcess:
     """`python -m tritonlstm` in a process that has no device, and in which Triton compiles rather than interprets."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, "-m", "tritonlstm", *arguments],
-        env=inherited | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = inherited | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+    return run_module("tritonlstm", *arguments, folder=ROOT, environment=environment)
 
 
 def test_end_to_end_without_a_device(tmp_path: Path, cache_folder: Path):
@@ -246,8 +243,10 @@ def test_nothing_in_a_table_reaches_the_terminal_raw(
 
 
 def test_info_prints_to_ascii_and_to_nobody():
-    assert "\\u2192" in command("tune", "latency", "--dry-run", PYTHONIOENCODING="ascii").stdout
-    line = f"set -o pipefail; {sys.executable} -m tritonlstm info | head -1; {sys.executable} -m tritonlstm info >&-"
+    own = f"{sys.executable} -m tritonlstm"
+    plan = f"PYTHONIOENCODING=ascii {own} tune latency --dry-run"
+    assert "\\u2192" in subprocess.run(plan, shell=True, check=True, capture_output=True, text=True).stdout
+    line = f"set -o pipefail; {own} info | head -1; {own} info >&-"
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "tritonlstm  0.1.0\n", "")
 

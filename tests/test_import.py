@@ -94,6 +94,11 @@ expected = use(old, x)
 
 def test_the_flop_counter_is_met_whenever_it_is_imported():
     """Before this package or after, also when something looks for the module without importing it."""
+    met = """
+from torch.utils.flop_counter import flop_registry
+assert torch.ops.tritonlstm.inference in flop_registry
+assert not [finder for finder in sys.meta_path if 'tritonlstm' in type(finder).__module__]
+"""
     count = """
 with FlopCounterMode(display=False) as counter:
     ConvLSTM2d(2, 3, 3)(torch.zeros(3, 1, 2, 6, 6))
@@ -101,11 +106,8 @@ assert counter.get_total_flops() == 2 * 3 * 36 * 12 * 5 * 9
 """
     ours, counter = "from tritonlstm import ConvLSTM2d\n", "from torch.utils.flop_counter import FlopCounterMode\n"
     look = "import importlib.util\nassert importlib.util.find_spec('torch.utils.flop_counter')\n"
-    at_the_end = (
-        "import sys\nassert not [finder for finder in sys.meta_path if 'tritonlstm' in type(finder).__module__]"
-    )
-    for imports in (ours + counter, counter + ours, ours + look + counter):
-        run("import torch\n" + imports + count + at_the_end)
+    for imports in (ours + counter + count, counter + ours, ours + look + counter):
+        run("import sys, torch\n" + imports + met)
 
 
 class TestImportingTwice:

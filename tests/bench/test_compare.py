@@ -65,7 +65,7 @@ def test_real_processes(tree: Path, planted: float):
     """Two processes of one code may differ for as long as they live, by 4% and once by 12%: by where their memory lies.
     So the plant is far from the threshold, and a pair that contradicts it may be followed by two others."""
     for _ in range(3):
-        (found,) = compare.compare(tree, tree, [POINT], seconds=5, slowdown=planted).values()
+        (found,) = compare.compare(tree, tree, [POINT], seconds=3, slowdown=planted).values()
         assert found.rounds >= 20
         if found.is_slower(compare.THRESHOLD) == (planted > 0):
             return

@@ -137,7 +137,10 @@ def test_an_aot_inductor_package(backend: str, tmp_path: Path):
     steps = {0: Dim("T")} if backend == "auto" else {}
     dynamic = {"input": {**steps, 1: Dim("B")}}
     program = torch.export.export(layer, (frames(steps=2),), dynamic_shapes=dynamic)
-    options = {"aot_inductor.precompile_headers": False}  # which pays off from a second package on
+    options = {
+        "aot_inductor.precompile_headers": False,  # which pays off from a second package on
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+    }
     path = str(tmp_path / "layer.pt2")
     torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options)
     other = frames(steps=9 if steps else 2, batch=5)

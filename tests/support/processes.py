@@ -1,6 +1,6 @@
 """Processes of their own that begin with torch imported, without the seconds that this takes.
 
-One process imports torch and nothing else, and is forked for each program.
+One process imports torch, and what else it is told to, and is forked for each program.
 """
 
 import atexit
@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _SERVER = """
-import json, os, sys
+import importlib, json, os, sys
 import torch
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 
 for request in sys.stdin:
     process = os.fork()
@@ -38,13 +40,18 @@ exec(compile(request["program"], "<string>", "exec"), {"__name__": "__main__"})
 
 
 def run_with_torch(
-    program: str, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+    program: str,
+    *arguments: str,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    imported: Sequence[str] = (),
 ) -> subprocess.CompletedProcess:
     """Run a program as `python -c` does, in this folder and environment, by default this process's.
 
-    What torch reads from the environment when it is imported is this process's in any case.
+    What torch and the other `imported` modules read from the environment when they are imported is this process's in
+    any case.
     """
-    server = _server()
+    server = _server(*imported)
     with tempfile.NamedTemporaryFile("r") as output, tempfile.NamedTemporaryFile("r") as errors:
         request = {
             "program": program,
@@ -74,10 +81,14 @@ def run_script(path: Path, *arguments: str, **options: object) -> subprocess.Com
 
 
 @functools.cache
-def _server() -> subprocess.Popen:
+def _server(*imported: str) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TRITON_INTERPRET")}
     server = subprocess.Popen(
-        [sys.executable, "-c", _SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _SERVER, *imported],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     atexit.register(server.communicate)
     return server
