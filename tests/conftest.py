@@ -31,7 +31,7 @@ from tests.support.interpreter import patch_the_language_once, round_to_nearest
 round_to_nearest()
 patch_the_language_once()
 
-settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("thorough", max_examples=3000, deadline=None, print_blob=True)
 settings.load_profile("ci")
 

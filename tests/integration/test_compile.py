@@ -202,8 +202,8 @@ def test_the_backward_pass_is_one_graph_too():
     """Compiled autograd traces the backward pass, which would break at an operator that it cannot see through."""
     layer, input = conv_lstm(), frames()
     expected = gradients(layer, layer(input)[0].square().sum())
-    compiled = torch.compile(layer, fullgraph=True)
-    with torch._dynamo.compiled_autograd._enable(torch.compile(fullgraph=True)):
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.compiled_autograd._enable(torch.compile(fullgraph=True, backend="aot_eager")):
         compiled(input)[0].square().sum().backward()
     assert torch._dynamo.utils.counters["compiled_autograd"]["captures"] == 1
     for name, parameter in layer.named_parameters():

@@ -429,7 +429,7 @@ def test_coupled_gates_by_parametrization(recurrent_activation: str):
 
 @pytest.mark.parametrize("way", [name for name in WAYS if name != "everything"])
 def test_compiled_in_one_graph_and_exported(fresh_compiler, way: str):
-    layer, input = peephole_lstm(**WAYS[way]).eval(), frames()[..., 0, 0]
+    layer, input = peephole_lstm(**WAYS[way]).eval(), frames(steps=2)[..., 0, 0]  # some ways are traced step by step
     expected = layer(input)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(tree_leaves(compiled(input)), tree_leaves(expected))
