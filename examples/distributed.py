@@ -28,7 +28,7 @@ FRAMES_IN, FRAMES_OUT, BATCH, SIZE = 4, 3, 4, 12
 class Options:
     strategy: str = "ddp"
     compile: str | None = None
-    backend: str = "auto"
+    layer_backend: str = "auto"
     bf16: bool = False
     checkpoint: bool = False
     recompute: bool = False
@@ -63,7 +63,7 @@ def train(options: Options, device: torch.device) -> list[float]:
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(0)
     memory = "recompute" if options.recompute else "save"
-    layers = {"input_kernel_size": options.input_kernel, "memory": memory, "backend": options.backend}
+    layers = {"input_kernel_size": options.input_kernel, "memory": memory, "backend": options.layer_backend}
     model = EncoderForecaster(1, [8, 8], 3, **layers)
     model = distribute(model.to(device), options, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
@@ -97,7 +97,7 @@ def main() -> None:
         metavar="BACKEND",
         help="torch.compile the distributed model (with %(const)s)",
     )
-    parser.add_argument("--backend", default=Options.backend, help="of the layers (%(default)s)")
+    parser.add_argument("--layer-backend", default=Options.layer_backend, help="of the layers' gates (%(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16, with parameters in float32")
     parser.add_argument("--checkpoint", action="store_true", help="recompute activations (torch.utils.checkpoint)")
     parser.add_argument("--recompute", action="store_true", help='memory="recompute" in the layers')

@@ -243,10 +243,13 @@ def test_nothing_in_a_table_reaches_the_terminal_raw(
 
 
 def test_info_prints_to_ascii_and_to_nobody():
-    own = f"{sys.executable} -m tritonlstm"
-    plan = f"PYTHONIOENCODING=ascii {own} tune latency --dry-run"
-    assert "\\u2192" in subprocess.run(plan, shell=True, check=True, capture_output=True, text=True).stdout
-    line = f"set -o pipefail; {own} info | head -1; {own} info >&-"
+    own = [sys.executable, "-m", "tritonlstm"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+    plan = subprocess.run(
+        [*own, "tune", "latency", "--dry-run"], env=ascii_only, capture_output=True, text=True, check=True
+    )
+    assert "\\u2192" in plan.stdout
+    line = "set -o pipefail; {0} info | head -1; {0} info >&-".format(" ".join(own))
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "tritonlstm  0.1.0\n", "")
 

@@ -50,7 +50,7 @@ def test_agrees_with_the_oracle(provider, oracles):
     if reason is not None:
         pytest.skip(reason)
     oracle = oracles[provider.peephole]
-    if provider in providers.COMPILERS:  # each step and layer takes seconds
+    if provider.name.startswith("torch.compile"):  # each step and layer takes seconds to compile
         oracle = Oracle(TINY.but(steps=1, channels=(3,)), torch.float32, CPU, provider.peephole)
     assert 0 < oracle.check(provider.build(oracle.problem)) <= 1
 

@@ -16,7 +16,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported, which tests/c
 import torch
 
 from bench.rows import environment, results_folder
-from tests.gpu.report import BESIDE, SECONDS, SECTIONS, Report
+from tests.gpu.report import PARALLEL, SECONDS, SECTIONS, Report
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         "--processes",
         type=int,
         default=0,
-        help=f"run the checks of {' and '.join(BESIDE)} in so many processes, by pytest-xdist (in this one)",
+        help=f"number of processes for {' and '.join(PARALLEL)}, by pytest-xdist (default: all run in this one)",
     )
     chosen, others = parser.parse_known_args(arguments)
     if not torch.cuda.is_available():

@@ -1,5 +1,6 @@
 """The plugin that keeps the checks of a process within their time, and leaves out those that have passed before."""
 
+import time
 from collections.abc import Collection, Mapping
 
 import pytest
@@ -8,13 +9,14 @@ from bench.timer import Deadline, OutOfTime
 
 
 class Limits:
-    """sections: the seconds that the tests of each file may take; those left are skipped, as after `seconds` in all.
+    """sections: the seconds that the tests of each file may take in a process; those left are then skipped.
+    end: when all are, by `time.monotonic`, which all processes of a machine share.
     done: the names of the checks that are left out.
     """
 
-    def __init__(self, sections: Mapping[str, float], seconds: float, done: Collection[str] = ()):
+    def __init__(self, sections: Mapping[str, float], end: float, done: Collection[str]):
         self._sections, self._done = sections, set(done)
-        self._deadline, self._deadlines = Deadline(seconds), {}
+        self._deadline, self._deadlines = Deadline(end - time.monotonic()), {}
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         left = [item for item in items if name_of(item.nodeid) not in self._done]

@@ -26,6 +26,7 @@ from tritonlstm.cells import BackwardStep, ForwardStep
 from tritonlstm.cells.aten import AtenCell
 from tritonlstm.cells.triton import TritonCell
 from tritonlstm.core.layout import GPU_MULTIPLE, Layout
+from tritonlstm.tuning.tolerances import largest_error
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LARGER = {
@@ -44,15 +45,20 @@ if ON_CUDA:
 def check(draw, dtype: torch.dtype, device: str, record_property, **mode: str) -> None:
     """Every result and every gradient; records the largest error, as a part of what is allowed.
 
-    On a GPU PyTorch gets images in the layer's memory format and as many channels, or cuDNN might sum in another way:
-    over 49,152 pixels in float32 an error was 23 times that of contiguous images.
+    On a GPU, cuDNN's sums in float32 over many pixels may err more in the layer's memory format and with its padded
+    channels than over contiguous images. There PyTorch gets the same; what part of the other budget it takes is
+    recorded too.
     """
     problem = draw(0)
     backend = "aten" if dtype == torch.float64 else "triton"
     got = problem.to(device).solve(by_operator(backend=backend, **mode))
     oracle = problem.to(torch.float64).solve(by_reference)
-    plain = partial(in_channels_last, multiple=GPU_MULTIPLE) if ON_CUDA else by_reference
-    got = {name: result.cpu() for name, result in got.items()}
+    got, plain = {name: result.cpu() for name, result in got.items()}, by_reference
+    if ON_CUDA and dtype == torch.float32 and problem.shape in LARGER.values():
+        plain = partial(in_channels_last, multiple=GPU_MULTIPLE)
+        contiguous = next(growing_budgets(draw, dtype, device=device))
+        parts = [largest_error(got[name], oracle[name]) / contiguous[name] for name in oracle]
+        record_property("largest_part_of_contiguous_budget", round(max(parts), 3))
     part = assert_all_within(got, oracle, growing_budgets(draw, dtype, device=device, plain=plain))
     record_property("largest_part_of_budget", round(part, 3))
 
@@ -63,15 +69,19 @@ def test_kernels_agree_with_the_oracle(shape: Shape, dtype: torch.dtype, device:
     check(lambda seed: Problem.random(shape, dtype, seed), dtype, device, record_property)
 
 
-OTHER_MODES = [(mode, name) for name, shape in CASES.items() for mode in modes_of(shape) if mode != "concat, save"]
+OTHER_MODES = [
+    (mode, name, dtype)
+    for name, shape in CASES.items()
+    for mode in modes_of(shape)
+    if mode != "concat, save"
+    for dtype in ("fp32", "bf16")
+]
+if ON_CUDA:  # where time is short: each mode of each shape, in the two dtypes by turns
+    OTHER_MODES = [row for place, row in enumerate(OTHER_MODES) if place % 4 in (0, 3)]
 
 
-@pytest.mark.parametrize(
-    ("mode", "name", "dtype"),
-    [(mode, name, ("fp32", "bf16")[place % 2]) for place, (mode, name) in enumerate(OTHER_MODES)],
-)
+@pytest.mark.parametrize(("mode", "name", "dtype"), OTHER_MODES)
 def test_other_modes_agree_with_the_oracle(mode: str, name: str, dtype: str, device: str, record_property):
-    """Each mode of each shape, in two dtypes by turns."""
     shape, dtype = CASES[name], DTYPES[dtype]
     check(lambda seed: Problem.random(shape, dtype, seed), dtype, device, record_property, **MODES[mode])
 

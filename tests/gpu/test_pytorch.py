@@ -262,7 +262,7 @@ def test_an_aot_inductor_package(tmp_path: Path):
     torch.testing.assert_close(torch._inductor.aoti_load_package(package)(other), layer(other), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [["ddp"], ["fsdp"], ["fsdp", "--bf16"]], ids=" ".join)
+@pytest.mark.parametrize("options", [["ddp"], ["fsdp"], ["fsdp", "--bf16", "--compile"]], ids=" ".join)
 def test_one_process_on_nccl_has_the_losses_of_none(options: list[str]):
     def losses(*command: str) -> list[float]:
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

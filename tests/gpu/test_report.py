@@ -58,14 +58,21 @@ def run(
     command: str = "first",
     resume: bool = False,
     processes: int = 0,
+    options: tuple[str, ...] = (),
 ) -> Report:
     environment, sections = ENVIRONMENT | {"command": command}, {"numbers": 30.0, "timing": timing}
     report = Report(folder / "results" / "check.json", environment, sections, seconds, resume=resume)
-    options = ["-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", "--import-mode=importlib", "-q"]
+    fixed = ["-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", "--import-mode=importlib", "-q"]
     for name in CHECKS:  # or those of another run in this process would be run again
         sys.modules.pop(name.removesuffix(".py"), None)
     tests = {name: str(folder / f"test_{name}.py") for name in sections}
-    assert report.run(tests, options, processes) == pytest.ExitCode.TESTS_FAILED * ("failed" in report.summary())
+    status = report.run(tests, [*fixed, *options], processes)
+    codes = {
+        "failed": pytest.ExitCode.TESTS_FAILED,
+        "passed": pytest.ExitCode.OK,
+        "": pytest.ExitCode.NO_TESTS_COLLECTED,
+    }
+    assert status == next(code for word, code in codes.items() if word in report.summary())
     return report
 
 
@@ -100,14 +107,41 @@ def test_the_plan_comes_first_and_every_check_is_written_down(folder: Path, capf
     assert report.left() == 2
 
 
-def test_checks_side_by_side_have_the_same_limits_and_are_resumed(folder: Path):
-    earlier = ENVIRONMENT | {"checks": {"test_numbers.py::test_passes": {"outcome": "passed", "largest": 0.25}}}
-    (folder / "results").mkdir()
-    (folder / "results" / "check.json").write_text(json.dumps(earlier))
+CRASHES = """
+def test_ends_its_process():
+    os._exit(3)
+"""
+
+
+def test_other_processes_have_the_same_limits_and_checks_and_may_crash(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.gpu.report.PARALLEL", ("numbers", "timing"))
+    path = folder / "results" / "check.json"
+    path.parent.mkdir()
+    earlier = {"checks": {"test_numbers.py::test_passes": {"outcome": "passed", "largest": 0.25}}}
+    path.write_text(json.dumps(ENVIRONMENT | earlier))
+    with open(folder / "test_numbers.py", "a") as file:
+        file.write(CRASHES)
     assert run(folder, resume=True, processes=1).left() == 2
-    assert list(outcomes(folder).values()) == ["passed", "failed", "skipped", "skipped"]
-    checks = json.loads((folder / "results" / "check.json").read_text())["checks"]
+    assert outcomes(folder) == {
+        "test_passes": "passed",
+        "test_fails": "failed",
+        "test_ends_its_process": "failed",
+        "test_hangs": "skipped",
+        "test_is_behind_it": "skipped",
+    }
+    checks = json.loads(path.read_text())["checks"]
     assert next(iter(checks.values()))["largest"] == 0.25, "it was not run again"
+
+
+def test_a_selection_is_resumed_by_name(folder: Path):
+    run(folder, options=("-k", "passes"))
+    assert list(outcomes(folder)) == ["test_passes"]
+    run(folder, resume=True, options=("-k", "fails"))
+    assert outcomes(folder) == {"test_passes": "passed", "test_fails": "failed"}
+
+
+def test_a_selection_of_nothing_is_no_success(folder: Path):
+    assert not run(folder, options=("-k", "nonsense")).path.exists()
 
 
 def test_each_check_is_saved_when_it_is_done(folder: Path, monkeypatch: pytest.MonkeyPatch):

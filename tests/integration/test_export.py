@@ -139,7 +139,7 @@ def test_an_aot_inductor_package(backend: str, tmp_path: Path):
     program = torch.export.export(layer, (frames(steps=2),), dynamic_shapes=dynamic)
     options = {
         "aot_inductor.precompile_headers": False,  # which pays off from a second package on
-        "aot_inductor.compile_wrapper_opt_level": "O0",
+        "aot_inductor.compile_wrapper_opt_level": "O0",  # it takes most of the time to compile, and none to run
     }
     path = str(tmp_path / "layer.pt2")
     torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options)

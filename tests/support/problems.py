@@ -12,7 +12,7 @@ from tests.support.tolerances import budget
 from tritonlstm import Spec, ops, reference
 from tritonlstm.core.arguments import UNMARKED, Arguments, Results
 from tritonlstm.core.dtypes import cell_dtype
-from tritonlstm.core.layout import from_rows, to_rows
+from tritonlstm.core.layout import Layout, from_rows, to_rows
 from tritonlstm.core.marks import make_marks
 from tritonlstm.tuning.random_layers import normal, random_layer
 
@@ -388,15 +388,16 @@ def by_reference(problem: Problem) -> Results:
 def in_channels_last(problem: Problem, multiple: int = 1) -> Results:
     """`by_reference`, with images and weight in channels last, the memory format that the layer computes in.
 
-    The input gets as many channels of zeros as a convolution over it and the hidden state needs to have a multiple.
+    An input gets channels of zeros until the convolution over it and the hidden state has as many as the layer's, whose
+    rows are padded to this multiple.
     """
     images = {
         name: None if each is None else from_rows(to_rows(each).contiguous())
         for name, each in (("h0", problem.h0), ("c0", problem.c0), ("weight", problem.weight))
     }
-    input, weight, hidden = problem.input, images["weight"], problem.shape.channels
-    inputs = problem.shape.in_channels
-    if inputs and problem.input_weight is None and (zeros := -(inputs + hidden) % multiple):
+    input, weight, inputs = problem.input, images["weight"], problem.shape.in_channels
+    width = Layout(1, 1, (), inputs, problem.shape.channels, multiple).width
+    if inputs and problem.input_weight is None and (zeros := width - weight.shape[1]):
         input = torch.cat([input, input.new_zeros(*input.shape[:2], zeros, *input.shape[3:])], 2)
         parts = weight[:, :inputs], weight.new_zeros(len(weight), zeros, *weight.shape[2:]), weight[:, inputs:]
         images["weight"] = from_rows(to_rows(torch.cat(parts, 1)).contiguous())

@@ -1,6 +1,7 @@
 """Processes of their own that begin with torch imported, without the seconds that this takes.
 
-One process imports torch, and what else it is told to, and is forked for each program.
+A process imports torch, and what else it is told to as far as that is installed, and is forked for each program. There
+is one for each choice of modules.
 """
 
 import atexit
@@ -14,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _SERVER = """
-import importlib, json, os, sys
+import contextlib, importlib, json, os, sys
 import torch
 for name in sys.argv[1:]:
-    importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
 
 for request in sys.stdin:
     process = os.fork()

@@ -206,8 +206,7 @@ def capture(run: Callable[[], Any]) -> Callable[[], Any]:
 def cudnn_plans(*, tried: bool) -> Iterator[None]:
     """Whether cuDNN tries its plans for a convolution, and takes the fastest, or takes the one that it expects to be.
 
-    It tries as many as PyTorch has it try by default, the ten most promising. To try all took two seconds for each new
-    convolution on an H100.
+    It tries as many as PyTorch has it try by default, the ten most promising: all would take long (bench/NOTES.md).
     """
     cudnn = torch.backends.cudnn
     before, cudnn.benchmark = cudnn.benchmark, tried
