@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from itertools import cycle, product
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tritonlstm
-from tests.support.covering import Row, describe, pairwise
+from tests.support.covering import Row, describe
 from tests.support.layers import CIN, conv_lstm, frames, gradients, peephole_lstm, with_peepholes
 from tritonlstm import Spec
 from tritonlstm.core.spec import POINTWISE
@@ -28,20 +29,16 @@ GATES = [
     ("leaky_relu", "sigmoid", "leaky_relu", 0.5),
 ]
 """Every choice of `POINTWISE`: the compiler sees but an operator and the name of the choice."""
-# Each gates in a mode: with both layers and on both backends, and so has each mode.
+# Each once, by turns with each layer on each backend, and in a mode.
 ROWS = [
-    {**row, **dict(zip(POINTWISE, row["gates"])), "mode": MODES[GATES.index(row["gates"]) % len(MODES)]}
-    for row in pairwise({"gates": GATES, "layer": LAYERS, "backend": ("aten", "triton")})
+    {"layer": layer, "backend": backend, **dict(zip(POINTWISE, gates)), "mode": mode}
+    for gates, (layer, backend), mode in zip(GATES, product(LAYERS, ("aten", "triton")), cycle(MODES))
 ]
 # On a CPU "auto" compiles the gates, for seconds with each choice of activations: the default ones in every mode.
 DEFAULTS = {"backend": "auto", **{name: getattr(Spec(), name) for name in POINTWISE}}
 ROWS += [{"layer": layer, **DEFAULTS, "mode": mode} for layer in LAYERS for mode in MODES]
 # Plain PyTorch is compiled step by step, which takes five times as long: the default ones alone, one step of one layer.
 ROWS += [{**DEFAULTS, "layer": "one layer", "backend": "torch", "mode": "default"}]
-
-
-def name_of(row: Row) -> str:
-    return describe({name: value for name, value in row.items() if name != "gates"})
 
 
 def one_layer(**options: object) -> nn.Module:
@@ -64,7 +61,7 @@ def everything(run, layer: nn.Module, input: Tensor, state=None) -> list[Tensor]
     return [output, *(tensor for pair in final for tensor in pair), *torch.autograd.grad(loss, leaves)]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=name_of)
+@pytest.mark.parametrize("row", ROWS, ids=describe)
 def test_every_mode_equals_eager_in_one_graph(row: Row):
     options = {name: row[name] for name in ("backend", *POINTWISE)}
     layer = (LAYERS | {"one layer": one_layer})[row["layer"]](**options)
