@@ -437,11 +437,13 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize(
-    ("mode", "shape"),
-    [pytest.param(mode, shape, id=f"{mode}-{name}") for name, shape in SMALL.items() for mode in modes_of(shape)],
-)
-def test_gradcheck(mode: str, shape: Shape):
+# The modes of a shape by turns: test_shapes_agree_with_the_oracle has all of them.
+GRADCHECK_ROWS = [(mode, name) for name, shape in SMALL.items() for mode in modes_of(shape)][::2]
+
+
+@pytest.mark.parametrize(("mode", "name"), GRADCHECK_ROWS)
+def test_gradcheck(mode: str, name: str):
+    shape = SMALL[name]
     problem = Problem.random(shape, torch.float64)
     names = list(problem.tensors())
 

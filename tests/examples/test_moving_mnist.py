@@ -21,6 +21,24 @@ from examples.moving_mnist.training import LEARNING_RATE, Candidate, horizon, tr
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _digits_are_read_once():
+    """Which takes two seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "mnist_data", functools.cache(task.mnist_data))
+        yield
+
+
+@pytest.fixture
+def signal_handlers():
+    """The demo sets its own, and ends with its process."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
+
+
 def demo(*arguments: str) -> subprocess.Popen:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
@@ -54,10 +72,12 @@ def start_training(folder: Path) -> subprocess.Popen:
     return process
 
 
-def test_short_run_ends_with_table_and_pictures(tmp_path: Path):
-    process = demo("--seconds", "1.25", "--sequences", "1", "--out", str(tmp_path))
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+@pytest.mark.usefixtures("signal_handlers")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of a tensor's, by matplotlib
+def test_short_run_ends_with_table_and_pictures(tmp_path: Path, capfd: pytest.CaptureFixture):
+    options = ["--seconds", "1.25", "--sequences", "1", "--out", str(tmp_path), "--device", "cpu"]
+    assert command.main(options) == 0
+    output, errors = capfd.readouterr()
     assert "frames/s" in errors, "the progress bar tells the speed"
     check_results(tmp_path, output)
 
@@ -160,8 +180,7 @@ def forecasts(seed: int) -> dict[str, torch.Tensor]:
     return {name: each.forecast(input) for name, each in candidates.items()}
 
 
-def test_a_seed_decides_everything(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(task, "mnist_data", functools.cache(task.mnist_data))  # reading takes two seconds
+def test_a_seed_decides_everything():
     first, again, other = forecasts(1), forecasts(1), forecasts(2)
     for name in first:
         assert torch.equal(first[name], again[name])

@@ -167,7 +167,7 @@ def test_a_run_that_is_resumed_leaves_out_what_passed(folder: Path):
 
 
 def test_the_whole_has_a_limit_too(folder: Path):
-    assert run(folder, timing=30.0, seconds=0.5).left() == 2
+    assert run(folder, timing=30.0, seconds=3.0).left() == 2
 
 
 def test_a_run_of_another_commit_is_not_resumed(folder: Path):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import tritonlstm
 from tests.support.covering import Row, describe
-from tests.support.layers import CIN, conv_lstm, frames, gradients, peephole_lstm, with_peepholes
+from tests.support.layers import CIN, conv_lstm, frames, gradients, peephole_lstm
 from tritonlstm import Spec
 from tritonlstm.core.spec import POINTWISE
 
@@ -37,13 +37,7 @@ ROWS = [
 # On a CPU "auto" compiles the gates, for seconds with each choice of activations: the default ones in every mode.
 DEFAULTS = {"backend": "auto", **{name: getattr(Spec(), name) for name in POINTWISE}}
 ROWS += [{"layer": layer, **DEFAULTS, "mode": mode} for layer in LAYERS for mode in MODES]
-# Plain PyTorch is compiled step by step, which takes five times as long: the default ones alone, one step of one layer.
-ROWS += [{**DEFAULTS, "layer": "one layer", "backend": "torch", "mode": "default"}]
-
-
-def one_layer(**options: object) -> nn.Module:
-    """Vectors, in a single layer."""
-    return with_peepholes(tritonlstm.PeepholeLSTM(CIN, 4, **options))
+# backend="torch" is PyTorch's own operations: what Inductor makes of them is in the package of test_export.py.
 
 
 def graphs() -> int:
@@ -64,8 +58,7 @@ def everything(run, layer: nn.Module, input: Tensor, state=None) -> list[Tensor]
 @pytest.mark.parametrize("row", ROWS, ids=describe)
 def test_every_mode_equals_eager_in_one_graph(row: Row):
     options = {name: row[name] for name in ("backend", *POINTWISE)}
-    layer = (LAYERS | {"one layer": one_layer})[row["layer"]](**options)
-    input = frames(steps=1 if row["backend"] == "torch" else 2)
+    layer, input = LAYERS[row["layer"]](**options), frames(steps=2)
     input = input if row["layer"] == "ConvLSTM2d" else input[..., 0, 0]
     with torch.no_grad():
         _, state = layer(input)
