@@ -103,11 +103,11 @@ class Convolution:
     @functools.cached_property
     def _images_at_once(self) -> int | None:
         """Images whose weight gradient is computed in one call, as many as whole steps have; None: all."""
-        device, dtype = self._public.device, self._public.dtype
+        device = self._public.device
         if device.type == "cpu":
             return CPU_STEPS * self._batch
-        rounds = dtype.itemsize == 2 or (devices.is_nvidia(device) and self._switches.allows_tf32)
-        return None if rounds or dtype == torch.float64 else self._batch
+        has_tf32 = devices.is_nvidia(device) and self._switches.allows_tf32
+        return self._batch if self._public.dtype == torch.float32 and not has_tf32 else None
 
     def forward(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         images = from_rows(rows)
