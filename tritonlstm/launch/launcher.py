@@ -9,7 +9,6 @@ hooks, as profilers set them, AMD's GPUs, where a kernel is specialised on the m
 versions of Triton whose compiled kernels may be called in another way.
 """
 
-import functools
 import math
 import operator
 from collections.abc import Callable, Hashable
@@ -89,8 +88,7 @@ class Launcher:
             launch = prepare()
             known = self._variants[variant] = _Variant(launch, _masks(tensors, launch.strides), {})
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors.values()]
-        is_aligned = not functools.reduce(operator.or_, addresses) % WIDEST
-        is_aligned = is_aligned or not any(map(operator.and_, addresses, known.masks))
+        is_aligned = math.gcd(WIDEST, *addresses) == WIDEST or not any(map(operator.and_, addresses, known.masks))
         if type(kernel) is not JITFunction or not self._may_call_directly() or _is_watched():
             kernel[known.launch.grid](**tensors, **known.launch.arguments, ALIGNED=is_aligned)
             return
