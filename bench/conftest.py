@@ -18,7 +18,7 @@ from . import plans
 from .flow import Point, Session, Turns, show
 from .parts import Part
 from .plans import Section
-from .rows import Rows, environment, results_folder
+from .rows import Rows, environment, results_files, results_folder
 from .timer import CpuClock, Deadline, plan
 
 LIMITS = {"cpu": (9, math.inf, math.inf), "cuda": (30, 500.0, 60.0)}
@@ -37,8 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--case", action="append", choices=[*CASES, *STEPS], help="only this case, in a folder apart (repeatable)"
     )
-    group.addoption("--section", action="append", help="only this one of what is printed first (repeatable)")
-    group.addoption("--resume", action="store_true", help="go on where an earlier run of the same commit ended")
+    group.addoption(
+        "--section", action="append", help="only this one of what is printed first, in a folder apart (repeatable)"
+    )
+    group.addoption("--resume", action="store_true", help="go on where earlier runs of the same commit ended")
     group.addoption("--rounds", type=_at_least_one, help="of each point (9 on a CPU, 30 on a GPU)")
     group.addoption("--seconds", type=float, help="limit of the measurements (none on a CPU, 500 on a GPU)")
     group.addoption("--no-compiled", action="store_true", help="without torch.compile, in a folder apart")
@@ -92,13 +94,15 @@ def _rows(config: pytest.Config) -> Rows:
     """The rows of this run, and those that it resumes."""
     if _ROWS not in config.stash:
         option, device = config.getoption, _device(config)
-        partial = option("--case") or option("--no-compiled") or option("--benchmark-disable", False)
-        partial = partial or (option("--section") and not option("--resume"))
-        folder = option("--out") or results_folder(device, whole=not partial)
+        folder, out = results_folder(device), option("--out")
+        if option("--benchmark-disable", False):  # one round: no other run goes on with it
+            out = out or folder / "partial/untimed"
+        part = any(map(option, ("--case", "--section", "--no-compiled")))
+        path, earlier = results_files(out or folder, "speed.csv", part=part and not out)
         command = " ".join(["pytest", *map(str, config.invocation_params.args)])
         own = environment(device, command, option("--commit"))
         try:
-            config.stash[_ROWS] = Rows(folder / "speed.csv", own, resume=option("--resume"))
+            config.stash[_ROWS] = Rows(path, own, resume=earlier if option("--resume") else ())
         except (OSError, ValueError) as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[_ROWS]

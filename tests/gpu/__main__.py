@@ -15,7 +15,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported, which tests/c
 
 import torch
 
-from bench.rows import environment, results_folder
+from bench.rows import environment, results_files, results_folder
 from tests.gpu.report import PARALLEL, SECONDS, SECTIONS, Report
 
 
@@ -23,9 +23,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.gpu", description=__doc__.splitlines()[0], epilog="Other arguments go to pytest."
     )
-    parser.add_argument("--section", action="append", choices=SECTIONS, help="only this one (repeatable)")
+    parser.add_argument(
+        "--section", action="append", choices=SECTIONS, help="only this one, in a folder apart (repeatable)"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of the whole (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="leave out what passed in a run of the same commit")
+    parser.add_argument("--resume", action="store_true", help="leave out what passed in runs of the same commit")
     parser.add_argument(
         "--processes",
         type=int,
@@ -43,9 +45,7 @@ def main(arguments: list[str]) -> int:
         "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
         "python": platform.python_version(),
     }
-    # A part of the checks leaves the record of all as it is, unless it adds to it.
-    whole = chosen.resume or not (chosen.section or others)
-    path = results_folder(device, whole=whole) / "check.json"
+    path, earlier = results_files(results_folder(device), "check.json", part=bool(chosen.section or others))
     tests = {
         name: str(Path(__file__).with_name(f"test_{name}.py"))
         for name in SECTIONS
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     if chosen.processes and importlib.util.find_spec("xdist") is None:
         parser.error("--processes: pytest-xdist is not installed")
     try:
-        report = Report(path, machine, SECTIONS, chosen.seconds, resume=chosen.resume)
+        report = Report(path, machine, SECTIONS, chosen.seconds, resume=earlier if chosen.resume else ())
         status = report.run(tests, options, chosen.processes)
     except (OSError, ValueError) as error:
         parser.error(str(error))
