@@ -33,11 +33,14 @@ VARIANT_ROWS = pairwise(
 
 
 def covering() -> list[codegen.Point]:
+    """Those rows, and all that limit the instructions for an element on sm_90."""
     points = [codegen.Point(Launch(row["kernel"], row["dtype"], row["channels"]), row["arch"]) for row in CHANNEL_ROWS]
+    limited = [(kernel, dtype) for kernel, most in codegen.PER_ELEMENT.items() for dtype in most]
+    points += [codegen.Point(Launch(kernel, dtype, 64), "sm_90") for kernel, dtype in limited]
     for row in VARIANT_ROWS:
         kernel, name = row["variant"]
         points.append(codegen.Point(Launch(kernel, row["dtype"], 64, name), row["arch"]))
-    return points
+    return list(dict.fromkeys(points))
 
 
 # One test: each would start a process that compiles, for seconds.
