@@ -79,11 +79,12 @@ def fake_driver(**settings: object) -> Iterator[FakeDriver]:
         yield fake
     finally:
         driver._active = before
+        launcher.forget()  # of no use to another driver
 
 
 @contextmanager
 def through_triton() -> Iterator[None]:
-    """Within it, every launch goes through Triton's own launcher."""
+    """Within it, every launch that is new goes through Triton's own launcher."""
     before = launcher.VERSIONS
     launcher.VERSIONS = ()
     try:

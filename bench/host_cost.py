@@ -1,4 +1,4 @@
-"""What a launch of the gate kernels costs the host: all but the driver's own launch, without a GPU.
+"""What launches of the gate kernels cost the host: all but the driver's own launch, without a GPU.
 
 python -m bench.host_cost
 
@@ -10,8 +10,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
+import torch
+
+from tritonlstm import Spec
 from tritonlstm.core import output
+from tritonlstm.launch import launcher
 from tritonlstm.tuning import aot
 from tritonlstm.tuning.launches import Launch, bind
 
@@ -39,12 +44,24 @@ def microseconds(run: Callable[[], object]) -> float:
     return 1e6 * statistics.median(rounds)
 
 
-def measure(launch: Launch) -> dict[str, float]:
-    """Microseconds of a launch, from the step's tensors to the driver."""
+def bind_single_step() -> Callable[[], object]:
+    """The gates of one step by their operator, as a loop over single steps calls it."""
+    preact, c = torch.empty(8, 16, 16, 256, dtype=torch.bfloat16), torch.empty(8, 16, 16, 64)
+    images = preact.movedim(-1, 1), c.movedim(-1, 1)
+    bias, peephole = torch.empty(256, dtype=torch.bfloat16), torch.empty(3, 64, 1, 1, dtype=torch.bfloat16)
+    return partial(torch.ops.tritonlstm.gates_inference, *images, bias, peephole, Spec(backend="triton").encode())
+
+
+WORK = {name: partial(bind, launch, "cpu") for name, launch in LAUNCHES.items()} | {"single step": bind_single_step}
+
+
+def measure(work: Callable[[], Callable[[], object]]) -> dict[str, float]:
+    """Microseconds of what `work` binds, from the step's tensors to the driver."""
     with fake_driver(keeps=False):
         with through_triton():
-            by_triton = microseconds(bind(launch, "cpu"))
-        return {"Triton's launcher": by_triton, "ours": microseconds(bind(launch, "cpu"))}
+            by_triton = microseconds(work())
+        launcher.forget()
+        return {"Triton's launcher": by_triton, "ours": microseconds(work())}
 
 
 def main(arguments: list[str]) -> int:
@@ -53,9 +70,9 @@ def main(arguments: list[str]) -> int:
     if aot.interprets():
         print("host_cost: TRITON_INTERPRET is set: Triton interprets the kernels, and launches none", file=sys.stderr)
         return 2
-    print("Host time of a launch without the driver's own, in microseconds")
-    for name, launch in LAUNCHES.items():
-        print(f"{name:20}", ", ".join(f"{who} {cost:.2f}" for who, cost in measure(launch).items()), flush=True)
+    print("Host time of a launch without the driver's own, and of a single step's operator, in microseconds")
+    for name, work in WORK.items():
+        print(f"{name:20}", ", ".join(f"{who} {cost:.2f}" for who, cost in measure(work).items()), flush=True)
     return 0
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.support.compiling import compiling
-from tests.support.launches import as_triton_launches, one_layer, through_triton_alone, with_hooks
+from tests.support.launches import as_triton_launches, one_layer, single_steps, through_triton_alone, with_hooks
 from tests.support.problems import Shape
-from tritonlstm.tuning.launches import Launch
+from tritonlstm.tuning.launches import VARIANTS, Launch
 
 SMALL = {"batch": 1, "height": 3, "width": 5}
 FORWARD = Launch("gates_forward", "bf16", 64, **SMALL)
@@ -36,6 +36,30 @@ def test_every_launch_is_the_one_that_triton_would_make():
     """The same compiled kernel, grid, stream and arguments, whatever has been launched before."""
     for ours, theirs, _ in compiling(as_triton_launches, LAUNCHES, CHANGES):
         assert ours == [theirs] * 3
+
+
+SIZES = [
+    {"batch": batch, "height": height, "width": width}
+    for batch, height, width in ((2, 3, 5), (2, 5, 3), (5, 3, 2), (3, 2, 4))
+]
+ALIKE = [
+    Launch(kernel, dtype, channels, variant, **sizes)
+    for kernel, variants in VARIANTS.items()
+    for variant in variants
+    for dtype, channels in ((("bf16", 6), ("fp16", 6), ("fp16", 7)) if variant == "channel" else (("bf16", 6),))
+    for sizes in SIZES
+]
+
+
+def test_layers_that_differ_in_one_thing_have_launches_of_their_own():
+    """Some have as many pixels or rows, others the same options, dtype or channels."""
+    for ours, theirs, _ in compiling(as_triton_launches, ALIKE, [{}]):
+        assert ours == [theirs] * 3
+
+
+def test_single_steps_ask_triton_once():
+    first, second = compiling(single_steps, 3)
+    assert sum(first.values()) == 3 and not second
 
 
 def test_triton_is_asked_when_something_changes_that_a_kernel_is_specialised_on_and_then_never_again():

@@ -13,6 +13,7 @@ from triton.runtime import JITFunction
 
 from bench.fake_driver import FakeDriver, Launched, fake_driver, through_triton
 from tests.support.problems import Problem, Shape, arguments, spec_of
+from tritonlstm import Spec, ops
 from tritonlstm.cells import triton as cell
 from tritonlstm.core.arguments import Arguments, Results
 from tritonlstm.core.layout import Layout
@@ -42,8 +43,8 @@ def counted() -> Iterator[Counter]:
 
 
 def forget() -> None:
-    """As in a process that has launched nothing."""
-    launcher._compiled.clear()
+    """As in a process that has launched and compiled nothing."""
+    launcher.forget()
     for name in KERNELS:
         getattr(cell, name).device_caches.clear()
 
@@ -75,6 +76,29 @@ def _run(problem: Problem, options: dict) -> None:
     _, saved = run.forward(save=True)
     needs = Arguments(*(tensor is not None for tensor in tensors))
     run.backward(Results(**problem.cotangents), saved, needs)
+
+
+def single_steps(times: int) -> tuple[Counter, Counter]:
+    """What goes through Triton's launcher of the training steps of a cell whose parameters change: of the first, and of
+    `times` others."""
+    spec = Spec(backend="triton").encode()
+    forget()
+    with fake_driver():
+        counts = []
+        for steps in (1, times):
+            with counted() as through:
+                for _ in range(steps):
+                    tensors = [
+                        torch.randn(2, 4 * 8, 5, 4),
+                        torch.randn(2, 8, 5, 4),
+                        torch.randn(4 * 8),
+                        torch.randn(3, 8, 1, 1),
+                    ]
+                    leaves = [tensor.requires_grad_() for tensor in tensors]
+                    h, c = ops.gates(*leaves, spec)
+                    torch.autograd.grad(h.sum() + c.sum(), leaves)
+            counts.append(through)
+    return tuple(counts)
 
 
 def as_triton_launches(launches: list[Launch], changes: list[dict]) -> list[tuple[list[Launched], Launched, int]]:
@@ -114,7 +138,8 @@ def _launched(fake: FakeDriver, run: Callable[[], None]) -> Launched:
 
 def _anew(run: Callable[[], None]) -> Callable[[], None]:
     """The same launch by a launcher that has seen none."""
-    owner, *_ = [each.cell_contents for each in run.__closure__ if hasattr(each.cell_contents, "__dict__")]
+    bound = [each.cell_contents for each in run.__closure__]
+    (owner,) = [each for each in bound if isinstance(each, (cell.TritonCell, cell.TritonParameterGrads))]
     for name, value in vars(owner).items():
         if isinstance(value, launcher.Launcher):
             setattr(owner, name, launcher.Launcher())

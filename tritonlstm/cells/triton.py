@@ -17,7 +17,7 @@ from ..kernels.gates_backward import gates_backward_kernel
 from ..kernels.gates_forward import gates_forward_kernel
 from ..kernels.parameter_grads import parameter_grads_kernel
 from ..launch import Config, pick_config
-from ..launch.launcher import LaunchArguments, Launcher
+from ..launch.launcher import LaunchArguments, launcher_of
 from .step import BackwardStep, ForwardStep
 
 _REDUCTION_PROGRAMS = 256
@@ -50,9 +50,8 @@ def _options(config: Config) -> dict[str, object]:
 
 class TritonCell:
     def __init__(self, layout: Layout, spec: Spec, like: Tensor, bias: Tensor | None, peephole: Tensor | None):
-        self._layout, self._spec, self._itemsize = layout, spec, like.element_size()
+        self._layout, self._spec, self._dtype = layout, spec, like.dtype
         self._arch = architecture(like.device)
-        self._launch_forward, self._launch_backward = Launcher(), Launcher()
         self._forward_names = {"tanh": "tanh_to_bfloat16"} if like.dtype == torch.bfloat16 else {}
         """What activations are called forward. Backward, the slope of a tanh of c needs more precision."""
         # The kernel adds the bias as it reads; cuDNN's convolution would do so in a pass of its own.
@@ -62,6 +61,9 @@ class TritonCell:
             pixels = math.prod(peephole.shape[1:-1])  # 0 for an empty image
             self._peephole = peephole.reshape(3, pixels, layout.channels)
             self._peephole_kind = "channel" if self._peephole.shape[1] == 1 else "full"
+        parameters = [None if each is None else each.dtype for each in (bias, peephole)]
+        agreed = spec, layout.batch, layout.spatial, layout.channels, like.dtype, *parameters, self._peephole_kind
+        self._launch_forward, self._launch_backward = launcher_of("forward", *agreed), launcher_of("backward", *agreed)
 
     @staticmethod
     def rows(images: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ class TritonCell:
         return [self._layout.new_step(gates, 4 * self._layout.channels)] * self._layout.steps
 
     def _config(self, kernel: str) -> Config:
-        return pick_config(kernel, self._arch, self._itemsize, self._layout.channels)
+        return pick_config(kernel, self._arch, self._dtype.itemsize, self._layout.channels)
 
     def _grid(self, config: Config) -> tuple[int]:
         """One program for each tile of BLOCK elements of (M, C)."""
@@ -192,28 +194,28 @@ class TritonCell:
 
     def parameter_grads(self, like: Tensor, *, bias: bool, peephole: bool) -> "TritonParameterGrads":
         pixels = self._peephole.shape[1] if peephole else None
-        return TritonParameterGrads(self._layout, like, bias=bias, peephole_pixels=pixels, itemsize=self._itemsize)
+        return TritonParameterGrads(self._layout, like, bias=bias, peephole_pixels=pixels, dtype=self._dtype)
 
 
 class TritonParameterGrads:
-    """`peephole_pixels` is the packed peephole's (1 or H·W), None where its gradient is not wanted; dA has elements of
-    `itemsize` bytes."""
+    """`peephole_pixels` is the packed peephole's (1 or H·W), None where its gradient is not wanted; `dtype` is dA's."""
 
-    def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int | None, itemsize: int):
-        self._layout, self._launch = layout, Launcher()
+    def __init__(self, layout: Layout, like: Tensor, *, bias: bool, peephole_pixels: int | None, dtype: torch.dtype):
+        self._layout = layout
         self._bias, self._peephole = bias, peephole_pixels is not None
         self._is_empty = peephole_pixels == 0  # a full peephole of an image without pixels
         self._pixels = peephole_pixels or 1
         columns = self._pixels * layout.channels
         self._column_block = min(triton.next_power_of_2(columns), 256)
         self._column_programs = triton.cdiv(columns, self._column_block)
-        self._config = pick_config("parameter_grads", architecture(like.device), itemsize, layout.channels)
+        self._config = pick_config("parameter_grads", architecture(like.device), dtype.itemsize, layout.channels)
         self._repeat_block = max(1, self._config.block // self._column_block)
         most_repeats = layout.steps * layout.rows // self._pixels
         splits = min(
             triton.cdiv(_REDUCTION_PROGRAMS, self._column_programs), triton.cdiv(most_repeats, self._repeat_block)
         )
         self._sums = like.new_zeros(splits, 7, self._pixels, layout.channels)
+        self._launch = launcher_of("parameter_grads", layout, bias, peephole_pixels, dtype, self._config)
 
     def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
         tensors = {"grad_preact_ptr": grad_preact, "c_prev_ptr": c_prev, "c_ptr": c, "sums_ptr": self._sums}

@@ -1,14 +1,16 @@
 """Launches a layer's kernels at little cost to the host.
 
 At each launch Triton's launcher binds the arguments, derives from them what the kernel is specialised on, and looks up
-what it compiled for that. From step to step of a layer hardly anything changes but addresses. So a `Launcher` keeps
-what Triton compiled, and calls it with addresses for as long as nothing else changes.
+what it compiled for that. From step to step of a layer hardly anything changes but addresses, nor from call to call. So
+a `Launcher` keeps what Triton compiled, and calls it with addresses for as long as nothing else changes.
 
 What it has not seen yet, it leaves to Triton's launcher, and with it everything that this does besides: an interpreter,
 hooks, as profilers set them, AMD's GPUs, where a kernel is specialised on the memory behind each tensor too, and
-versions of Triton whose compiled kernels may be called in another way.
+versions of Triton whose compiled kernels may be called in another way. Triton's settings for its compiler count as they
+are when a launch is made for the first time.
 """
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Hashable
@@ -49,12 +51,12 @@ class _Direct(NamedTuple):
 
 
 class _Variant(NamedTuple):
-    """A launch that was prepared: `masks` has the bits that no address of a tensor of rows may have for ALIGNED;
-    `direct` what is called, by whether that holds and by the device."""
+    """A launch that was prepared. `masks` has the bits that tell from an address whether the tensor is misaligned;
+    `direct` what is called, by the device and by which tensors are misaligned, () for none."""
 
     launch: LaunchArguments
     masks: tuple[int, ...]
-    direct: dict[tuple[bool, int], _Direct]
+    direct: dict[tuple[int, tuple[bool, ...]], _Direct]
 
 
 _compiled: dict[Hashable, object] = {}
@@ -62,19 +64,19 @@ _compiled: dict[Hashable, object] = {}
 
 
 class Launcher:
-    """The launches of one kernel in one call of a layer: `launcher(kernel, tensors, variant, prepare)` is one.
+    """The launches of one kernel in layers that agree in all that is no tensor: `launcher(kernel, tensors, variant,
+    prepare)` is one.
 
     kernel: as Triton's decorator made it, or what stands in for it. Its first arguments are the tensors.
-    tensors: by the arguments' names, in their order; None where there is none. Of those that are no rows, each has
-        the same alignment at every launch, or the kernel is not specialised on it.
-    variant: all that the launch follows from beside the addresses of its tensors.
+    tensors: by the arguments' names, in their order; None where there is none. At every launch of a variant each has
+        the same dtype, and those of rows the same strides.
+    variant: all that the launch follows from beside the tensors' addresses, and differs from launch to launch.
     prepare: gives the launch for this variant; it is asked once. What it gives has no ALIGNED: that is told from the
         addresses, and says whether each tensor of rows begins where wide accesses are possible (kernels/tiles.py).
     """
 
     def __init__(self) -> None:
         self._variants: dict[Hashable, _Variant] = {}
-        self._calls_directly: bool | None = None
 
     def __call__(
         self,
@@ -88,39 +90,85 @@ class Launcher:
             launch = prepare()
             known = self._variants[variant] = _Variant(launch, _masks(tensors, launch.strides), {})
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors.values()]
-        is_aligned = math.gcd(WIDEST, *addresses) == WIDEST or not any(map(operator.and_, addresses, known.masks))
-        if type(kernel) is not JITFunction or not self._may_call_directly() or _is_watched():
-            kernel[known.launch.grid](**tensors, **known.launch.arguments, ALIGNED=is_aligned)
+        misaligned = ()
+        if math.gcd(WIDEST, *addresses) < WIDEST:
+            misaligned = tuple(map(bool, map(operator.and_, addresses, known.masks)))
+        if type(kernel) is not JITFunction or kernel.pre_run_hooks or _is_watched():
+            _through_triton(kernel, tensors, known.launch, misaligned)
             return
         device = driver.active.get_current_device()
-        direct = known.direct.get((is_aligned, device))
+        direct = known.direct.get((device, misaligned))
         if direct is None or direct.kernel is not kernel:
-            arguments = known.launch.arguments | {"ALIGNED": is_aligned}
-            key = _specialisation(kernel, device, tensors, arguments)
-            compiled = _compiled.get(key)
-            if compiled is None:
-                compiled = kernel[known.launch.grid](**tensors, **arguments)
-                if key is not None and compiled is not None:
-                    _compiled[key] = compiled
+            direct = _direct(kernel, device, tensors, known.launch, misaligned)
+            if direct is None:
                 return
-            direct = _direct(kernel, compiled, known.launch.grid, arguments, len(tensors))
-            known.direct[is_aligned, device] = direct
+            known.direct[device, misaligned] = direct
         stream = driver.active.get_current_stream(device)
         direct.run(*direct.grid, stream, direct.function, direct.metadata, None, None, None, *addresses, *direct.others)
 
-    def _may_call_directly(self) -> bool:
-        """Whether this Triton, for this GPU, is one whose kernels may be called as here."""
-        if self._calls_directly is None:
-            is_known = triton.__version__.startswith(VERSIONS)
-            self._calls_directly = is_known and driver.active.get_current_target().backend == "cuda"
-        return self._calls_directly
+
+KEPT = 1024
+"""Launchers that are kept: beyond so many, those that were used last."""
+
+
+@functools.lru_cache(KEPT)
+def launcher_of(kernel: str, *agreed: Hashable) -> Launcher:
+    """The launcher of a kernel in all layers that agree in these sizes, dtypes and options."""
+    return Launcher()
+
+
+def forget() -> None:
+    """As in a process that has launched nothing."""
+    launcher_of.cache_clear()
+    _compiled.clear()
 
 
 def _masks(tensors: dict[str, Tensor | None], strides: dict[str, int]) -> tuple[int, ...]:
+    """Of rows, the bits below the widest access that their distance allows; of others, below the widest of all."""
     return tuple(
-        math.gcd(WIDEST, strides[name] * tensor.element_size()) - 1 if name in strides and tensor is not None else 0
+        math.gcd(WIDEST, strides[name] * tensor.element_size() if tensor is not None and name in strides else 0) - 1
         for name, tensor in tensors.items()
     )
+
+
+def _all_arguments(
+    tensors: dict[str, Tensor | None], launch: LaunchArguments, misaligned: tuple[bool, ...]
+) -> dict[str, object]:
+    """All arguments but the tensors."""
+    is_aligned = not any(is_off and name in launch.strides for name, is_off in zip(tensors, misaligned))
+    return launch.arguments | {"ALIGNED": is_aligned}
+
+
+def _through_triton(
+    kernel: object, tensors: dict[str, Tensor | None], launch: LaunchArguments, misaligned: tuple[bool, ...]
+) -> object:
+    """Launch by Triton's launcher, which returns what it compiled."""
+    return kernel[launch.grid](**tensors, **_all_arguments(tensors, launch, misaligned))
+
+
+def _direct(
+    kernel: JITFunction,
+    device: int,
+    tensors: dict[str, Tensor | None],
+    launch: LaunchArguments,
+    misaligned: tuple[bool, ...],
+) -> _Direct | None:
+    """What Triton has compiled for this launch, to be called; None where it had to be asked, and has launched it."""
+    arguments = _all_arguments(tensors, launch, misaligned)
+    key = _specialisation(kernel, device, tensors, arguments) if _may_call_directly() else None
+    compiled = _compiled.get(key)
+    if compiled is None:
+        compiled = _through_triton(kernel, tensors, launch, misaligned)
+        if key is not None and compiled is not None:
+            _compiled[key] = compiled
+        return None
+    others = tuple(arguments[name] for name in kernel.arg_names[len(tensors) :])
+    return _Direct(kernel, compiled.run, (*launch.grid, 1, 1)[:3], compiled.function, compiled.packed_metadata, others)
+
+
+def _may_call_directly() -> bool:
+    """Whether this Triton, for this GPU, is one whose kernels may be called as here."""
+    return triton.__version__.startswith(VERSIONS) and driver.active.get_current_target().backend == "cuda"
 
 
 def _is_watched() -> bool:
@@ -156,8 +204,3 @@ def _specialisation(
             return None
     key += [(name, value) for name, value in arguments.items() if name not in kernel.signature.parameters]
     return tuple(key)
-
-
-def _direct(kernel: JITFunction, compiled, grid: tuple[int, ...], arguments: dict[str, object], count: int) -> _Direct:
-    others = tuple(arguments[name] for name in kernel.arg_names[count:])
-    return _Direct(kernel, compiled.run, (*grid, 1, 1)[:3], compiled.function, compiled.packed_metadata, others)

@@ -38,9 +38,8 @@ def _new(layout: Layout, channels: int, rows: Tensor, dtype: torch.dtype) -> Ten
     return rows.new_empty(layout.batch, channels, *layout.spatial, dtype=dtype)
 
 
-def _new_results(preact: Tensor, c: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _new_results(layout: Layout, preact: Tensor, c: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Uninitialised h and c_next."""
-    layout = _layout(c)
     return _new(layout, layout.channels, rows, preact.dtype), _new(layout, layout.channels, rows, c.dtype)
 
 
@@ -49,7 +48,7 @@ def _forward(args: tuple, *, save: bool) -> tuple[Tensor, ...]:
     spec, layout = Spec.decode(text), _layout(c)
     cell_class = cell_type(spec)
     rows, c_prev = cell_class.rows(preact), cell_class.rows(c)
-    h, c_next = _new_results(preact, c, rows)
+    h, c_next = _new_results(layout, preact, c, rows)
     h_rows = to_rows(h)
     gates = cell_class.new_gates(h_rows, 1) if save else None
     with without_autocast(preact), torch.cuda.device_of(preact):
@@ -117,7 +116,7 @@ def _backward(grad_h, grad_c, c, bias, peephole, c_next, gates, text, needs):
 
 
 def _fake_inference(preact, c, bias, peephole, text):
-    return _new_results(preact, c, cell_type(Spec.decode(text)).rows(preact))
+    return _new_results(_layout(c), preact, c, cell_type(Spec.decode(text)).rows(preact))
 
 
 def _fake_training(preact, c, bias, peephole, text):
