@@ -47,8 +47,9 @@ def linear_map(layout: Layout, weight: Tensor, bias: Tensor | None = None, spec:
     """The fastest implementation for a step's rows, weight (O, K, *kernel) and bias (O).
 
     The choice does not depend on the number of steps. With schedule "concat", one step per call, a sequence has the
-    same bits as its parts. The weight is used where it lies, or copied when it is first needed in another dtype or
-    memory format.
+    same bits as its parts; on a GPU if a step's pre-activations are a multiple of 32 bytes, since cuDNN may choose by
+    the alignment of where a step begins. The weight is used where it lies, or copied when it is first needed in another
+    dtype or memory format.
     """
     if weight.dim() == 2:
         return Product(weight, bias)
