@@ -26,6 +26,11 @@ INPUTS = 3
 """Inputs in a cycle: no provider sees the same one twice in a row."""
 
 
+UNSTEADY = 1.1
+"""From which spread on, p80 over p20, a time is no figure to quote: the device's clock has changed, or something ran
+beside it. Times of one point still compare, since they take turns."""
+
+
 class Absent(Exception):
     """A provider cannot run here. The message says why."""
 
@@ -131,6 +136,10 @@ def show(collected: Rows) -> None:
         print(report.text(report.frame(collected.records())))
         print(*plots.draw(collected.path), sep="\n")
     print(f"written to {collected.path}")
+    unsteady = [row for row in collected.all if row.p20_ms and row.p80_ms > UNSTEADY * row.p20_ms]
+    if unsteady:
+        where = ", ".join(dict.fromkeys(f"{row.case} ({row.run}, {row.mode})" for row in unsteady))
+        print(f"{len(unsteady)} of {len(collected.all)} times spread by more than a tenth, p20 to p80: {where}")
     dropped = sum(row.status == rows.DROPPED for row in collected.all)
     if dropped:
         print(f"{dropped} of {len(collected.all)} rows were dropped for lack of time; --resume goes on with them")

@@ -443,6 +443,15 @@ def test_the_alternatives_of_a_part_compute_the_same():
     torch.testing.assert_close(torch.cat(together)[:, :in_channels], apart[-1])
 
 
+def test_times_that_spread_are_named(collected, capsys):
+    steady = Row("baselines", "paper", "", 1, "float32", "training", "eager", True, rows.OK, median_ms=2.0)
+    steady = replace(steady, p20_ms=1.9, p80_ms=2.05)
+    collected.add([steady, replace(steady, case="odd", p80_ms=2.2), replace(steady, case="late", p20_ms=None)])
+    flow.show(collected)
+    printed = capsys.readouterr().out
+    assert "1 of 3 times spread by more than a tenth, p20 to p80: odd (baselines, training)" in printed
+
+
 # On a busy machine the first interruption may fall into a weakref callback, where Python ignores it; it is repeated.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_there_is_no_time_for_is_dropped_and_reported(collected, capsys):
