@@ -109,7 +109,7 @@ def test_offsets_of_32_bits_would_be_found():
 
     with on_machine(blocks=lambda count: [count - 1]):
         step.cell.forward(step.forward_step())
-    with on_machine(blocks=lambda count: [count - 1], edit=cut), pytest.raises(Fault, match="outside the arguments"):
+    with on_machine(blocks=lambda count: [count - 1], edit=cut), pytest.raises(Fault, match="outside preact_ptr"):
         step.cell.forward(step.forward_step())
 
 

@@ -14,9 +14,8 @@ def run(ptx: str, *tensors: torch.Tensor, shared_bytes: int = 0) -> None:
     """Run a program in one block on its parameters, of which the last is written."""
     program = parse(ptx)
     given = dict(zip(program.parameters, tensors, strict=True))
-    memory = GlobalMemory(given, {program.parameters[-1]: False}, program.threads)
-    addresses = {parameter: tensor.data_ptr() for parameter, tensor in given.items()}
-    Machine(program, addresses, memory, shared_bytes).run(Blocks(np.zeros((1, 3), int), 0))
+    memory = GlobalMemory(given, {program.parameters[-1]: [tensors[-1]]}, program.threads)
+    Machine(program, memory.addresses, memory, shared_bytes).run(Blocks(np.zeros((1, 3), int), 0))
     memory.check()
 
 

@@ -4,9 +4,12 @@ import re
 from collections.abc import Callable
 
 import pytest
+import torch
 
+from tests.support.problems import Problem, Shape, by_operator, by_reference, growing_budgets
 from tests.support.ptx.fault import Fault, Unsupported
 from tests.support.ptx.launch import on_machine
+from tests.support.tolerances import assert_all_within
 from tritonlstm.launch import pick_config
 from tritonlstm.launch.config import use
 from tritonlstm.tuning.launches import Launch, bind
@@ -15,6 +18,7 @@ FORWARD = Launch("gates_forward", "bf16", 64, "channel", batch=1, height=7, widt
 BACKWARD = Launch("gates_backward", "bf16", 64, "channel", batch=1, height=7, width=3)
 ODD = Launch("gates_forward", "fp32", 17, "full", batch=1, height=7, width=3)
 SUMS = Launch("parameter_grads", "bf16", 17, "channel", batch=1, height=7, width=3)
+SUMS_OF_BIAS = Launch("parameter_grads", "bf16", 17, "none", batch=1, height=7, width=3)
 
 
 def replaced(pattern: str, by: str, count: int = 0) -> Callable[[str], str]:
@@ -28,13 +32,37 @@ def replaced(pattern: str, by: str, count: int = 0) -> Callable[[str], str]:
     return edit
 
 
+def edited_accesses(pointer: int, pattern: str, by: str, number: int | None = None) -> Callable[[str], str]:
+    """The pattern replaced in all accesses to what one of the kernel's pointers reaches, or in one of its loads and one
+    of its stores; there must be some."""
+
+    def edit(ptx: str) -> str:
+        lines, reached, loads, stores = ptx.split("\n"), set(), [], []
+        for place, line in enumerate(lines):
+            target, *sources = re.findall(r"%rd\d+", line) or [None]
+            if access := re.search(r"\b(ld|st)\.global", line):
+                if target in reached:
+                    (loads if access[1] == "ld" else stores).append(place)
+            elif f"_param_{pointer}]" in line or reached.intersection(sources):
+                reached.add(target)
+        chosen = [*loads, *stores] if number is None else [loads[number], stores[number]]
+        assert chosen, f"nothing is accessed by parameter {pointer}"
+        for place in chosen:
+            lines[place], matches = re.subn(pattern, by, lines[place])
+            assert matches, f"nothing in {lines[place]} is like {pattern}"
+        return "\n".join(lines)
+
+    return edit
+
+
 BARRIER = r"bar\.sync\s+0;"
+OUTSIDE = r"outside \w+_ptr"
 STORE = r"st\.global\.v4\.b32 \[ %rd\d+"
 
 FAULTS = {
-    "loads without masks": (FORWARD, replaced(r"@%p\d+ (ld\.global)", r"\1"), "outside the arguments"),
-    "stores without masks": (FORWARD, replaced(r"@%p\d+ (st\.global)", r"\1"), "outside the arguments"),
-    "loads without masks, odd channels": (ODD, replaced(r"@%p\d+ (ld\.global)", r"\1"), "outside the arguments"),
+    "loads without masks": (FORWARD, replaced(r"@%p\d+ (ld\.global)", r"\1"), OUTSIDE),
+    "stores without masks": (FORWARD, replaced(r"@%p\d+ (st\.global)", r"\1"), OUTSIDE),
+    "loads without masks, odd channels": (ODD, replaced(r"@%p\d+ (ld\.global)", r"\1"), OUTSIDE),
     "a store 16 bytes on": (FORWARD, replaced(rf"({STORE}) \+ 0", r"\1 + 16", count=1), "outside|more than once"),
     "a store 2 bytes on": (FORWARD, replaced(rf"({STORE}) \+ 0", r"\1 + 2", count=1), "no multiple"),
     "a load before the tensor": (FORWARD, replaced(r"(ld\.global\.v4\.b32 .*) \+ 0", r"\1 + -16", count=1), "outside"),
@@ -52,6 +80,19 @@ FAULTS = {
     ),
     "two splits with the same sums": (SUMS, replaced(r"%ctaid\.y", "0"), "race|more than once"),
     "a register that nothing writes": (FORWARD, replaced(r"mov\.u32\s+%r\d+, %tid\.x;", ""), "read before"),
+    "loads without masks that end in another argument": (SUMS, edited_accesses(1, r"@%p\d+", ""), "outside c_prev_ptr"),
+    "a gradient that is neither read nor written": (
+        BACKWARD,
+        edited_accesses(5, ".+", ""),
+        "grad_c_ptr.*never written",
+    ),
+    "the first sum left out": (SUMS, edited_accesses(3, ".+", "", number=0), "sums_ptr.*never written"),
+    "the last sum left out": (SUMS, edited_accesses(3, ".+", "", number=6), "sums_ptr.*never written"),
+    "a sum in the row of one that is not wanted": (
+        SUMS_OF_BIAS,
+        edited_accesses(3, r"\+ 0 \]", "+ 68 ]", number=3),
+        "outside sums_ptr",
+    ),
     "shared memory that is too small": (FORWARD, replaced(r"global_smem;", "4294967040;"), "shared memory"),
 }
 
@@ -63,6 +104,35 @@ def test_a_planted_fault_is_found(launch: Launch, edit: Callable[[str], str], wo
         run()  # as compiled it is right
     with on_machine(edit=edit), pytest.raises(Fault, match=words):
         run()
+
+
+@pytest.mark.parametrize("pointer", [10, 11], ids=["grad_reset_h_ptr", "grad_reset_c_ptr"])
+def test_sums_of_the_reset_states_gradients_are_written_for_each_sample_that_is_reset(pointer: int):
+    shape = Shape(steps=3, batch=3, in_channels=2, channels=3, spatial=(3,), kernel=(1,), masks=("reset",))
+    problem, leave_out = Problem.random(shape, torch.float32, 0), edited_accesses(pointer, ".+", "")
+
+    def edit(ptx: str) -> str:
+        return leave_out(ptx) if "gates_backward_kernel" in ptx else ptx
+
+    with on_machine(edit=edit), pytest.raises(Fault, match=r"grad_reset_._ptr.*never written"):
+        problem.solve(by_operator(backend="triton"))
+
+
+def test_a_pointer_that_is_taken_for_one_beside_it_shows_in_the_values():
+    """Both reach the same cells but for the first and the last step's: no access is wrong."""
+
+    def draw(seed: int) -> Problem:
+        return Problem.random(Shape(steps=2, channels=17, spatial=(3, 2), kernel=(1, 1)), torch.bfloat16, seed)
+
+    def edit(ptx: str) -> str:
+        return ptx.replace("[parameter_grads_kernel_param_1]", "[parameter_grads_kernel_param_2]")
+
+    problem = draw(0)
+    with on_machine(edit=edit):
+        got = problem.solve(by_operator(backend="triton"))
+    oracle = problem.to(torch.float64).solve(by_reference)
+    with pytest.raises(AssertionError, match="grad of peephole"):
+        assert_all_within(got, oracle, growing_budgets(draw, torch.bfloat16))
 
 
 @pytest.mark.parametrize("launch", [FORWARD, BACKWARD, SUMS], ids=lambda launch: launch.kernel)

@@ -64,10 +64,6 @@ class Accesses:
         """The addresses of the units of so many bytes that were stored to, sorted, and how often each was."""
         return np.unique(self._units(unit, stores=True), return_counts=True)
 
-    def loaded(self, unit: int) -> np.ndarray:
-        """The addresses of the units that were loaded, sorted."""
-        return np.unique(self._units(unit, stores=False))
-
     def _unit(self) -> int | None:
         """The narrowest width, of which all places are multiples; None where nothing is stored, so nothing races.
 

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from .approximate import Shift
 from .compiler import Request, compile_to_ptx
 from .machine import Blocks, Machine
 from .memory import GlobalMemory
+from .outputs import parts_written
 from .parser import parse
 
 _TYPES = {
@@ -56,7 +56,6 @@ class Kernel:
         self._device = device
         self._any_alignment = kernel.kwargs.get("do_not_specialize_on_alignment") or ()
         self._parameters = inspect.signature(function).parameters
-        self._outputs = outputs(function)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return partial(self._launch, grid)
@@ -69,10 +68,10 @@ class Kernel:
         program = _parse(self._device.edit(ptx))
         passed = [name for name, type in request.signature if type != "constexpr"]
         tensors = {name: value for name in passed if isinstance(value := arguments[name], torch.Tensor)}
-        values = [tensors[name].data_ptr() if name in tensors else arguments[name] for name in passed]
+        memory = GlobalMemory(tensors, parts_written(self._function, arguments), program.threads)
+        values = [memory.addresses[name] if name in tensors else arguments[name] for name in passed]
         # The compiler's own parameters follow, for scratch memory that these kernels do not use.
         values += [0] * (len(program.parameters) - len(values))
-        memory = GlobalMemory(tensors, self._outputs, program.threads)
         parameters, is_early = dict(zip(program.parameters, values)), dict(request.options).get("launch_pdl", False)
         machine = Machine(program, parameters, memory, shared_bytes, self._device.shift, is_early)
         for blocks in self._blocks(grid, program.threads):
@@ -110,19 +109,6 @@ class Kernel:
         for first in range(0, len(chosen), at_once := max(1, _THREADS // threads)):
             numbers = chosen[first : first + at_once]
             yield Blocks(np.stack(np.unravel_index(numbers, sizes, order="F"), 1), first)
-
-
-@functools.cache
-def outputs(function: Callable) -> dict[str, bool]:
-    """The pointers that a kernel writes, and whether it reads them too, as the comments of its source say.
-
-    `# (M, C)  out; may be c_prev_ptr`, `# (M, C)  in: …; out: …` and `# (splits, 7, n_columns)  in and out: …`.
-    """
-    found = {}
-    for name, comment in re.findall(r"(\w+_ptr),\s*# (.*)", inspect.getsource(function)):
-        if re.search(r"\bout\b", comment):
-            found[name] = re.search(r"\bin\b.*\bout\b", comment) is not None
-    return found
 
 
 @contextmanager

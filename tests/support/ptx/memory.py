@@ -1,141 +1,88 @@
 """The memory of a launch: tensors at their own addresses, and each block's shared memory.
 
-A load may touch the bytes of the arguments' views alone, a store those of the outputs. Bytes between the rows of a
-view, or behind it in its storage, belong to others. Nothing is kept per byte of a tensor, which may be huge and sparse.
+A load may touch the bytes of its argument's view alone, a store those that the kernel writes of it. Bytes between the
+rows of a view, or behind it in its storage, belong to others. Nothing is kept per byte of a tensor, which may be huge
+and sparse.
 """
-
-import ctypes
-from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from .accesses import Accesses
-from .fault import Fault, Unsupported
+from .arguments import PLACE_BITS, Argument
+from .fault import Fault
 
-
-@dataclass(frozen=True)
-class View:
-    """One argument's bytes: its first address, and (size, stride in bytes) of its dimensions, the largest first."""
-
-    name: str
-    start: int
-    dimensions: tuple[tuple[int, int], ...]
-    itemsize: int
-
-    @classmethod
-    def of(cls, name: str, tensor: Tensor) -> "View":
-        size = tensor.element_size()
-        pairs = zip(tensor.shape, tensor.stride())
-        dimensions = sorted(((n, stride * size) for n, stride in pairs if n > 1 and stride), key=lambda pair: -pair[1])
-        reach = size
-        for n, stride in reversed(dimensions):
-            if stride < reach:
-                raise Unsupported(f"{name}: elements overlap in strides {tensor.stride()}")
-            reach += (n - 1) * stride
-        return cls(name, tensor.data_ptr(), tuple(dimensions), size)
-
-    @property
-    def elements(self) -> int:
-        return int(np.prod([n for n, _ in self.dimensions], dtype=object))
-
-    def has(self, element: np.ndarray) -> np.ndarray:
-        """Which of these addresses are elements of the view."""
-        rest = element.astype(np.int64) - self.start
-        inside = rest >= 0
-        for size, stride in self.dimensions:
-            index = rest // stride
-            inside &= index < size
-            rest = rest - index * stride
-        return inside & (rest == 0)
+_PLACE = np.uint64(2**PLACE_BITS - 1)
 
 
 class GlobalMemory:
-    """`outputs`: of each argument that is written, whether it is read too, so that the kernel adds to it."""
+    """`tensors`: the arguments by name. `parts`: of those that are written, what must be; nothing beside it may be.
 
-    def __init__(self, tensors: dict[str, Tensor], outputs: dict[str, bool], threads_per_block: int):
-        tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
-        self._views = [View.of(name, tensor) for name, tensor in tensors.items()]
-        self._outputs = outputs
-        self._storages = {}
-        for tensor in tensors.values():
-            storage = tensor.untyped_storage()
-            raw = (ctypes.c_uint8 * storage.nbytes()).from_address(storage.data_ptr())
-            self._storages[storage.data_ptr()] = np.frombuffer(raw, np.uint8)
-        self._bases = np.array(sorted(self._storages), np.uint64)
+    The kernel gets `addresses`, which have the argument's number above the bits of an address. So what is computed from
+    the address of one argument reaches that one alone, wherever the others lie, and even where they overlap it. A
+    kernel that takes one argument's address for another's, and accesses what it may of that, gets wrong values instead.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], parts: dict[str, list[Tensor]], threads_per_block: int):
+        self._arguments = [Argument.of(name, tensor, parts.get(name, [])) for name, tensor in tensors.items()]
+        self.addresses = {
+            name: (number << PLACE_BITS) + tensor.data_ptr() for number, (name, tensor) in enumerate(tensors.items(), 1)
+        }
         self.accesses = Accesses(threads_per_block)
 
     def load(self, address: np.ndarray, shape: tuple[int, int], thread: np.ndarray, epoch: np.ndarray) -> np.ndarray:
         """Vectors of `shape` (elements, bytes of an element) as bits, (accesses, elements)."""
-        self._check(address, shape, self._views, "load")
-        self.accesses.add(address, shape[0] * shape[1], thread, epoch)
+        touched = self._check(address, shape, "load")
+        place = address & _PLACE
+        self.accesses.add(place, shape[0] * shape[1], thread, epoch)
         result = np.empty((len(address), shape[0]), f"u{shape[1]}")
-        for chosen, elements, index in self._places(address, shape):
+        for argument, chosen in touched:
+            elements, index = argument.elements_at(place[chosen], shape)
             result[chosen] = elements[index]
         return result
 
     def store(self, address: np.ndarray, data: np.ndarray, thread: np.ndarray, epoch: np.ndarray) -> None:
         """The bits of vectors, (accesses, elements)."""
         shape = data.shape[1], data.itemsize
-        self._check(address, shape, [view for view in self._views if view.name in self._outputs], "store")
-        self.accesses.add(address, shape[0] * shape[1], thread, epoch, data)
-        for chosen, elements, index in self._places(address, shape):
+        touched = self._check(address, shape, "store")
+        place = address & _PLACE
+        self.accesses.add(place, shape[0] * shape[1], thread, epoch, data)
+        for argument, chosen in touched:
+            elements, index = argument.elements_at(place[chosen], shape)
             elements[index] = data[chosen]
 
     def check(self, complete: bool = True) -> None:
-        """What only the end of a launch shows: races, bytes that are written twice, and with `complete` never.
-
-        Of an argument that is read too, as much is written as is read: a kernel may add to a part of it.
-        """
+        """What only the end of a launch shows: races, elements that are written twice, and with `complete` never."""
         self.accesses.check()
-        for view in self._views:
-            if view.name not in self._outputs:
-                continue
-            unit = view.itemsize
-            addresses, counts = self.accesses.written(unit)
-            counts, addresses = counts[mine := view.has(addresses)], addresses[mine]
-            if (counts > 1).any():
-                raise Fault(f"{view.name}: {int((counts > 1).sum())} elements are written more than once")
-            if not complete:
-                continue
-            if self._outputs[view.name]:
-                loaded = self.accesses.loaded(unit)
-                missed = int((~np.isin(loaded[view.has(loaded)], addresses)).sum())
-            else:
-                missed = view.elements - len(addresses)
-            if missed:
-                raise Fault(f"{view.name}: {missed} elements are never written")
+        for argument in self._arguments:
+            for view in argument.written:
+                addresses, counts = self.accesses.written(view.itemsize)
+                counts = counts[view.has(addresses)]
+                if (counts > 1).any():
+                    raise Fault(f"{view.name}: {int((counts > 1).sum())} elements are written more than once")
+                if complete and len(counts) < view.elements:
+                    raise Fault(f"{view.name}: {view.elements - len(counts)} elements are never written")
 
-    def _check(self, address: np.ndarray, shape: tuple[int, int], views: list[View], what: str) -> None:
-        count, itemsize = shape
-        width = np.uint64(count * itemsize)
+    def _check(self, address: np.ndarray, shape: tuple[int, int], what: str) -> list[tuple[Argument, np.ndarray]]:
+        """The arguments that are accessed, each with the accesses to it."""
+        width = np.uint64(shape[0] * shape[1])
         if (askew := address % width != 0).any():
             raise Fault(f"{what} of {width} bytes at an address that is no multiple: {int(address[askew][0]):#x}")
-        outside = np.ones(len(address), bool)
-        for view in views:
-            # The elements of the argument may be narrower than those of the access, as a pair of halves in 4 bytes.
-            steps = np.arange(0, count * itemsize, view.itemsize, dtype=np.uint64)
-            rest = address[outside]
-            if view.itemsize <= int(width) and len(rest):
-                outside[outside] = ~view.has((rest[:, None] + steps).reshape(-1)).reshape(-1, len(steps)).all(1)
-        if outside.any():
-            raise Fault(
-                f"{what} of {width} bytes outside the arguments at {int(address[outside][0]):#x}: "
-                f"{int(outside.sum())} of {len(outside)} threads"
-            )
-
-    def _places(self, address: np.ndarray, shape: tuple[int, int]):
-        """For each storage that is touched: which accesses, its elements in vectors of `shape`, and their indices."""
-        count, itemsize = shape
-        storage = np.searchsorted(self._bases, address, "right") - 1
-        for number in np.unique(storage):
-            base, chosen = self._bases[number], storage == number
-            raw = self._storages[int(base)]
-            if int(base) % 16:
-                raise Unsupported(f"a storage at {int(base):#x}, no multiple of 16 bytes")
-            whole = len(raw) // (count * itemsize) * count * itemsize
-            elements = raw[:whole].view(f"u{itemsize}").reshape(-1, count)
-            yield chosen, elements, ((address[chosen] - base) // np.uint64(count * itemsize)).astype(np.int64)
+        numbers, touched = address >> np.uint64(PLACE_BITS), []
+        for number in np.unique(numbers).tolist():
+            chosen = numbers == number
+            place = address[chosen] & _PLACE
+            if not 1 <= number <= len(self._arguments):
+                raise Fault(f"{what} of {width} bytes outside the arguments at {int(place[0]):#x}")
+            argument = self._arguments[number - 1]
+            inside = argument.has(place, int(width), argument.readable if what == "load" else argument.written)
+            if not inside.all():
+                raise Fault(
+                    f"{what} of {width} bytes outside {argument.name} at {int(place[~inside][0]):#x}: "
+                    f"{int((~inside).sum())} of {len(address)} threads"
+                )
+            touched.append((argument, chosen))
+        return touched
 
 
 class SharedMemory:
