@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.support.activations import apply_kernel
 from tests.support.problems import Problem, Shape, by_operator, by_reference, growing_budgets
 from tests.support.ptx.fault import Fault, Unsupported
-from tests.support.ptx.launch import on_machine
+from tests.support.ptx.launch import Device, Kernel, on_machine
 from tests.support.tolerances import assert_all_within
 from tritonlstm.launch import pick_config
 from tritonlstm.launch.config import use
@@ -93,6 +94,8 @@ FAULTS = {
         edited_accesses(3, r"\+ 0 \]", "+ 68 ]", number=3),
         "outside sums_ptr",
     ),
+    "stores before shared memory": (FORWARD, replaced(r"(st\.shared.*) \+ 0", r"\1 + -16"), "outside the .* shared"),
+    "a load before shared memory": (FORWARD, replaced(r"(ld\.shared.*\[%r\d+)\]", r"\1+-16]"), "outside the .* shared"),
     "shared memory that is too small": (FORWARD, replaced(r"global_smem;", "4294967040;"), "shared memory"),
 }
 
@@ -143,6 +146,12 @@ def test_a_kernel_that_is_launched_early_waits_before_its_first_access(launch: L
             run()
         with on_machine(edit=replaced(r"griddepcontrol\.wait\s*;", "")), pytest.raises(Fault, match="griddepcontrol"):
             run()
+
+
+def test_a_grid_is_no_larger_than_a_gpu_allows():
+    kernel, x = Kernel(apply_kernel, Device()), torch.zeros(1024)
+    with pytest.raises(Fault, match="a grid of"):
+        kernel[1, 2**16](x, torch.zeros_like(x), FUNCTION="tanh", BLOCK=1024, num_warps=4)
 
 
 @pytest.mark.parametrize("name", ["ex2.approx.sat.f32", "sin.approx.f32", "add.rz.f32", "call.uni"])

@@ -17,6 +17,7 @@ from tritonlstm.cells import triton as cell
 
 from .approximate import Shift
 from .compiler import Request, compile_to_ptx
+from .fault import Fault
 from .machine import Blocks, Machine
 from .memory import GlobalMemory
 from .outputs import parts_written
@@ -32,6 +33,9 @@ _TYPES = {
 
 _THREADS = 8192
 """Threads that run at once: a register of the kernel takes 32 KB, a few hundred of them fit into a cache."""
+
+_LARGEST_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
+"""What CUDA allows."""
 
 
 @dataclass
@@ -104,6 +108,8 @@ class Kernel:
     def _blocks(self, grid: tuple[int, ...], threads: int) -> Iterator[Blocks]:
         """The blocks that run, a few at a time."""
         sizes = (*grid, 1, 1)[:3]
+        if any(size > most for size, most in zip(sizes, _LARGEST_GRID)):
+            raise Fault(f"a grid of {sizes} blocks, more than {_LARGEST_GRID}")
         count = int(np.prod(sizes, dtype=object))
         chosen = np.arange(count) if self._device.blocks is None else np.array(self._device.blocks(count))
         for first in range(0, len(chosen), at_once := max(1, _THREADS // threads)):

@@ -116,7 +116,7 @@ class SharedMemory:
         width = shape[0] * shape[1]
         if (address % np.uint64(width)).any():
             raise Fault(f"{what} of {width} bytes of shared memory at an address that is no multiple")
-        if (address + np.uint64(width) > self._legal).any():
+        if width > self._legal or (address > np.uint64(self._legal - width)).any():  # a sum could wrap around to zero
             raise Fault(f"{what} outside the {self._legal} bytes of shared memory")
         block = (thread // self._threads_per_block).astype(np.int64)
         return (block * self._size + address.astype(np.int64)) // width
