@@ -166,3 +166,57 @@ ODD_ADDRESSES = """
 def test_a_matrix_that_is_read_with_no_barrier_behind_its_store_is_a_race():
     with pytest.raises(Fault, match="race"):
         run_matrices(MATRICES.replace("bar.sync 0;", ""))
+
+
+HALF_LOADED = """
+.visible .entry half(
+	.param .u64 half_param_0, .param .u64 half_param_1
+)
+.reqntid 32
+{{
+	.reg .pred %p<4>;
+	.reg .b16 %rs<2>;
+	.reg .b32 %r<8>;
+	.reg .b64 %rd<8>;
+	ld.param.b64 %rd1, [half_param_0];
+	ld.param.b64 %rd2, [half_param_1];
+	mov.u32 %r1, %tid.x;
+	mul.wide.u32 %rd3, %r1, 4;
+	add.s64 %rd4, %rd1, %rd3;
+	add.s64 %rd5, %rd2, %rd3;
+	setp.lt.u32 %p1, %r1, 16;
+	@%p1 ld.global.b32 %r2, [%rd4];
+	{use}
+	st.global.b32 [%rd5], %r4;
+	ret;
+
+}}
+"""
+"""Half of the threads have a value in %r2."""
+
+USES = {
+    "stored": "mov.b32 %r4, %r2;",
+    "computed with": "mul.lo.s32 %r3, %r2, 0; add.s32 %r4, %r3, %r1;",
+    "a half of two": "cvt.u16.u32 %rs1, %r2; mov.b32 %r4, {%rs1, %rs1};",
+    "an address": "mul.wide.u32 %rd6, %r2, 4; add.s64 %rd6, %rd6, %rd1; ld.global.b32 %r4, [%rd6];",
+    "a guard": "setp.eq.s32 %p2, %r2, 0; mov.b32 %r4, 0; @%p2 mov.b32 %r4, 1;",
+    "a divisor": "div.u32 %r4, 7, %r2;",
+    "of another lane": "shfl.sync.bfly.b32 %r4, %r2, 16, 31, -1;",
+    "chosen": "selp.b32 %r4, 7, %r2, %p1;",
+    "what chooses": "setp.eq.s32 %p2, %r2, 0; selp.b32 %r4, 7, 8, %p2;",
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+def test_a_register_is_not_used_in_a_thread_that_never_wrote_it(use: str):
+    given, found = torch.ones(32, dtype=torch.int32), torch.zeros(32, dtype=torch.int32)
+    ptx = HALF_LOADED.format(use=use)
+    with pytest.raises(Fault, match="in 16 threads that have no value"):
+        run(ptx, given, found)
+    run(ptx.replace("@%p1 ld", "mov.b32 %r2, 1; @%p1 ld"), given, found)
+
+
+def test_what_a_thread_computes_without_a_value_is_no_fault_where_nothing_takes_it():
+    given, found = torch.arange(32, dtype=torch.int32), torch.zeros(32, dtype=torch.int32)
+    run(HALF_LOADED.format(use="add.s32 %r3, %r2, 5; selp.b32 %r4, %r3, 9, %p1;"), given, found)
+    assert found.tolist() == [*range(5, 21), *[9] * 16]

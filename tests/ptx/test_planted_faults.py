@@ -58,6 +58,7 @@ def edited_accesses(pointer: int, pattern: str, by: str, number: int | None = No
 
 BARRIER = r"bar\.sync\s+0;"
 OUTSIDE = r"outside \w+_ptr"
+ZERO = r"mov\.u(?:16 %rs\d+, %rs|32 %r\d+, %r)\d+;\n"
 STORE = r"st\.global\.v4\.b32 \[ %rd\d+"
 
 FAULTS = {
@@ -93,6 +94,12 @@ FAULTS = {
         SUMS_OF_BIAS,
         edited_accesses(3, r"\+ 0 \]", "+ 68 ]", number=3),
         "outside sums_ptr",
+    ),
+    "a load without the zeros of what is masked": (SUMS, replaced(rf"{ZERO}(?=\s*@%p\d+ ld)", "", 1), "no value"),
+    "loads without zeros behind the last row": (
+        FORWARD,
+        replaced(rf"{ZERO}(?=(\s*{ZERO})*\s*@%p\d+ ld)", ""),
+        "no value",
     ),
     "stores before shared memory": (FORWARD, replaced(r"(st\.shared.*) \+ 0", r"\1 + -16"), "outside the .* shared"),
     "a load before shared memory": (FORWARD, replaced(r"(ld\.shared.*\[%r\d+)\]", r"\1+-16]"), "outside the .* shared"),

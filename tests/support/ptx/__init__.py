@@ -1,8 +1,8 @@
 """A machine that executes, on a CPU, the PTX that Triton compiles for NVIDIA GPUs.
 
-parser.py reads the text; arithmetic.py and approximate.py compute; memory.py, arguments.py and accesses.py check every
-access, outputs.py says what is written; machine.py runs the threads; compiler.py and launch.py put all of it where the
-package launches its kernels.
+parser.py reads the text; arithmetic.py and approximate.py compute; registers.py has the threads' values; memory.py,
+arguments.py and accesses.py check every access, outputs.py says what is written; machine.py runs the threads;
+compiler.py and launch.py put all of it where the package launches its kernels.
 """
 
 import os

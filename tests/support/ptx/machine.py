@@ -15,7 +15,8 @@ from .arithmetic import ARITHMETIC
 from .fault import Fault, Unsupported
 from .memory import GlobalMemory, SharedMemory
 from .parser import Address, Instruction, Operand, Program
-from .values import BITS, DTYPES, WIDTHS, bits, immediate
+from .registers import Registers
+from .values import BITS, DTYPES, WIDTHS, bits
 
 WARP = 32
 FULL_WARP = {"-1", "0xffffffff", "4294967295"}
@@ -54,12 +55,13 @@ class Machine:
         self._local = np.arange(self._threads)  # counts from the first of these blocks
         self._block = self._local // threads
         self._global = self._local + blocks.first * threads
-        self._special = {"%tid.x": (self._local % threads).astype(np.uint32)}
+        special = {"%tid.x": (self._local % threads).astype(np.uint32)}
         for axis, name in enumerate("xyz"):
-            self._special[f"%ctaid.{name}"] = blocks.indices[self._block, axis].astype(np.uint32)
+            special[f"%ctaid.{name}"] = blocks.indices[self._block, axis].astype(np.uint32)
         for name in ("%tid.y", "%tid.z"):
-            self._special[name] = np.zeros(self._threads, np.uint32)
-        self._registers, self._epoch = {}, np.zeros(self._threads, np.int32)
+            special[name] = np.zeros(self._threads, np.uint32)
+        self._registers = Registers(self._program, self._threads, special)
+        self._epoch = np.zeros(self._threads, np.int32)
         self._ended = np.zeros(self._threads, bool)
         self._has_waited = np.full(self._threads, not self._is_early)
         self._shared = SharedMemory(count, self._shared_bytes, threads)
@@ -112,7 +114,7 @@ class Machine:
         """The active threads whose guard holds."""
         if step.guard is None:
             return active
-        guard = self._read(step.guard, "pred")
+        guard = self._registers.use(step.guard, "pred", active)
         return active & (~guard if step.guard_is_negated else guard)
 
     def _decode(self, step: Instruction) -> Callable[["Machine", Instruction, np.ndarray], None]:
@@ -124,44 +126,11 @@ class Machine:
             )
         return known
 
-    # Registers
-
-    def _read(self, operand: Operand, type: str) -> np.ndarray:
-        """A value of each thread, or one scalar for all."""
-        if not isinstance(operand, str):
-            raise Unsupported(f"{operand} where a value of {type} was expected")
-        if operand.startswith("%"):
-            value = self._special.get(operand)
-            if value is None:
-                value = self._registers.get(operand)
-            if value is None:
-                raise Fault(f"{operand} is read before it is written")
-            dtype = DTYPES[type]
-            if value.dtype.itemsize != dtype.itemsize or (value.dtype.kind == "b") is not (type == "pred"):
-                raise Unsupported(f"{operand} read as {type}")
-            return value.view(dtype)
-        if operand == "global_smem":
-            return np.zeros(1, DTYPES[type])[0]
-        return immediate(operand, type)
-
-    def _write(self, register: Operand, value: np.ndarray, chosen: np.ndarray) -> None:
-        if register == "_":
-            return
-        value = bits(value)
-        declared = self._program.register_type(register)
-        wanted = np.dtype(bool) if declared == "pred" else BITS[WIDTHS[declared]]
-        if value.dtype != wanted:
-            raise Unsupported(f"{register} of type {declared} written as {value.dtype}")
-        before = self._registers.get(register)
-        if before is None:
-            before = np.zeros(self._threads, wanted)
-        self._registers[register] = np.where(chosen, value, before)
-
     def _address(self, operand: Operand, chosen: np.ndarray, type: str) -> np.ndarray:
         """The addresses of the chosen threads, in 64 bits."""
         if not isinstance(operand, Address):
             raise Unsupported(f"{operand} where an address was expected")
-        base = np.broadcast_to(self._read(operand.base, type), self._threads)[chosen]
+        base = np.broadcast_to(self._registers.use(operand.base, type, chosen), self._threads)[chosen]
         return base.astype(np.uint64) + np.uint64(operand.offset % 2**64)
 
     # Instructions
@@ -169,41 +138,51 @@ class Machine:
     def compute(self, step: Instruction, chosen: np.ndarray) -> None:
         known = ARITHMETIC[step.opcode]
         target, *sources = step.operands
-        values = [self._read(source, type) for source, type in zip(sources, known.sources, strict=True)]
+        registers = self._registers
+        values = [registers.read(source, type) for source, type in zip(sources, known.sources, strict=True)]
+        missing = registers.missing(*sources)
         if step.opcode.startswith(("div.", "rem.")):  # what other threads hold is no division of theirs
-            values[1] = np.where(chosen, values[1], values[1].dtype.type(1))
-        self._write(target, np.asarray(known.compute(*values)).astype(DTYPES[known.result], copy=False), chosen)
+            values[1] = np.where(chosen, registers.use(sources[1], known.sources[1], chosen), values[1].dtype.type(1))
+        elif missing is not None and step.opcode.startswith("selp."):
+            missing = registers.missing_from_choice(*sources, values[2])
+        result = np.asarray(known.compute(*values)).astype(DTYPES[known.result], copy=False)
+        registers.write(target, result, chosen, missing)
 
     def compare_pairs(self, step: Instruction, chosen: np.ndarray) -> None:
         """Two predicates, p|q, of two pairs of halves: p of the lower ones."""
         targets, *sources = step.operands
         known = ARITHMETIC[step.opcode.removesuffix("x2")]
-        words = [self._read(source, "b32") for source in sources]
+        words = [self._registers.read(source, "b32") for source in sources]
+        missing = self._registers.missing(*sources)
         for target, shift in zip(targets.split("|"), (0, 16), strict=True):
             halves = [np.asarray(word >> np.uint32(shift)).astype(np.uint16) for word in words]
             halves = [half.view(DTYPES[type]) for half, type in zip(halves, known.sources, strict=True)]
-            self._write(target, known.compute(*halves), chosen)
+            self._registers.write(target, known.compute(*halves), chosen, missing)
 
     def approximate(self, step: Instruction, chosen: np.ndarray) -> None:
         known = APPROXIMATIONS[step.opcode]
         target, *sources = step.operands
         if len(sources) != known.sources:
             raise Unsupported(f"{step.opcode} of {len(sources)} sources")
-        self._write(target, np.asarray(known(self._shift, *(self._read(each, "f32") for each in sources))), chosen)
+        values = (self._registers.read(each, "f32") for each in sources)
+        self._registers.write(
+            target, np.asarray(known(self._shift, *values)), chosen, self._registers.missing(*sources)
+        )
 
     def move(self, step: Instruction, chosen: np.ndarray) -> None:
         """A value; or two halves into a word and back, the lower first."""
         target, source = step.operands
-        type = _MOVES[step.opcode]
+        type, registers = _MOVES[step.opcode], self._registers
         if isinstance(source, tuple) and type == "b32" and len(source) == 2:
-            low, high = (self._read(half, "b16").astype(np.uint32) for half in source)
-            self._write(target, np.asarray(low | (high << np.uint32(16))), chosen)
+            low, high = (registers.read(half, "b16").astype(np.uint32) for half in source)
+            word = np.asarray(low | (high << np.uint32(16)))
+            registers.write(target, word, chosen, registers.missing(*source))
         elif isinstance(target, tuple) and type == "b32" and len(target) == 2:
-            word = self._read(source, "b32")
-            self._write(target[0], np.asarray(word & np.uint32(0xFFFF)).astype(np.uint16), chosen)
-            self._write(target[1], np.asarray(word >> np.uint32(16)).astype(np.uint16), chosen)
+            word, missing = registers.read(source, "b32"), registers.missing(source)
+            registers.write(target[0], np.asarray(word & np.uint32(0xFFFF)).astype(np.uint16), chosen, missing)
+            registers.write(target[1], np.asarray(word >> np.uint32(16)).astype(np.uint16), chosen, missing)
         else:
-            self._write(target, np.asarray(self._read(source, type)), chosen)
+            registers.write(target, np.asarray(registers.read(source, type)), chosen, registers.missing(source))
 
     def load_parameter(self, step: Instruction, chosen: np.ndarray) -> None:
         """Into a register of its size, or extended into a wider one by its sign or by zeros."""
@@ -214,7 +193,7 @@ class Machine:
         value = self._arguments[address.base] % 2 ** (8 * WIDTHS[type])
         value = np.array(value, BITS[WIDTHS[type]]).view(DTYPES[type])
         register = WIDTHS[self._program.register_type(target)]
-        self._write(target, value.astype(DTYPES[f"{type[0]}{8 * register}"]), chosen)
+        self._registers.write(target, value.astype(DTYPES[f"{type[0]}{8 * register}"]), chosen)
 
     def load(self, step: Instruction, chosen: np.ndarray, space: str, count: int, type: str) -> None:
         target, address = step.operands
@@ -225,22 +204,22 @@ class Machine:
             # A byte fills the register's other bits with zeros.
             value = np.zeros(self._threads, np.uint16 if column.itemsize == 1 else column.dtype)
             value[chosen] = column
-            self._write(register, value, chosen)
+            self._registers.write(register, value, chosen)
 
     def store(self, step: Instruction, chosen: np.ndarray, space: str, count: int, type: str) -> None:
         address, source = step.operands
         registers = source if isinstance(source, tuple) else (source,)
         if len(registers) != count:
             raise Unsupported(f"{step.opcode} of {len(registers)} registers")
-        values = [np.broadcast_to(self._read_to_store(each, type), self._threads)[chosen] for each in registers]
+        values = [self._to_store(each, type, chosen)[chosen] for each in registers]
         memory, where, thread = self._space(space, address, chosen)
         memory.store(where, np.stack(values, 1), thread, self._epoch[chosen])
 
-    def _read_to_store(self, register: Operand, type: str) -> np.ndarray:
+    def _to_store(self, register: Operand, type: str, chosen: np.ndarray) -> np.ndarray:
         """The bits of a register that are stored: of a byte, the lower half of 16."""
-        if WIDTHS[type] > 1:
-            return bits(self._read(register, type))
-        return (self._read(register, "u16") & np.uint16(0xFF)).astype(np.uint8)
+        value = self._registers.use(register, type if WIDTHS[type] > 1 else "u16", chosen)
+        value = bits(value) if WIDTHS[type] > 1 else (value & np.uint16(0xFF)).astype(np.uint8)
+        return np.broadcast_to(value, self._threads)
 
     def _space(self, space: str, address: Operand, chosen: np.ndarray):
         """The memory, the addresses in it, and the threads as it counts them."""
@@ -270,8 +249,9 @@ class Machine:
             raise Unsupported(f"{step.opcode} of lanes {lanes}, clamp {clamp}, members {members}")
         if not chosen.reshape(-1, WARP)[chosen.reshape(-1, WARP).any(1)].all():
             raise Fault("a shuffle that not all threads of a warp reach together")
-        value = np.broadcast_to(self._read(source, "b32"), self._threads)
-        self._write(target, value[self._local ^ int(lanes, 0)], chosen)
+        other, missing = self._local ^ int(lanes, 0), self._registers.missing(source)
+        value = np.broadcast_to(self._registers.read(source, "b32"), self._threads)[other]
+        self._registers.write(target, value, chosen, None if missing is None else missing[other])
 
     def load_matrix(self, step: Instruction, chosen: np.ndarray) -> None:
         """ldmatrix: 8×8 matrices of 16 bits. Lane 8i + r has the address of row r of matrix i; every lane gets two
@@ -281,14 +261,14 @@ class Machine:
         for register, places in zip(registers, self._matrices(step, address, chosen, len(registers))):
             size = 4 // len(places)
             parts = [self._shared.load(where, (1, size), self._local, self._epoch)[:, 0] for where in places]
-            self._write(register, np.stack(parts, 1).view(np.uint32)[:, 0], chosen)
+            self._registers.write(register, np.stack(parts, 1).view(np.uint32)[:, 0], chosen)
 
     def store_matrix(self, step: Instruction, chosen: np.ndarray) -> None:
         """stmatrix: as ldmatrix, the other way round."""
         address, source = step.operands
         registers = source if isinstance(source, tuple) else (source,)
         for register, places in zip(registers, self._matrices(step, address, chosen, len(registers))):
-            words = np.array(np.broadcast_to(self._read(register, "b32"), self._threads))
+            words = np.array(self._to_store(register, "b32", chosen))
             parts = words[:, None].view(BITS[4 // len(places)])
             for where, part in zip(places, parts.T, strict=True):
                 self._shared.store(where, part[:, None], self._local, self._epoch)
@@ -302,8 +282,9 @@ class Machine:
             raise Unsupported(f"{step.opcode} of {count} registers")
         if not chosen.all():
             raise Unsupported(f"{step.opcode} by some threads")
-        rows, lane = self._address(address, chosen, "u32"), self._local % WARP
-        if (rows[lane < 8 * count] % np.uint64(16)).any():
+        lane, rows = self._local % WARP, np.zeros(self._threads, np.uint64)
+        rows[lane < 8 * count] = self._address(address, lane < 8 * count, "u32")
+        if (rows % np.uint64(16)).any():
             raise Fault("a row of a matrix at an address that is no multiple of 16 bytes")
         for number in range(count):
             first = self._local - lane + 8 * number  # the lane that has the address of row 0
