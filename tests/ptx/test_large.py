@@ -1,103 +1,170 @@
-"""Steps of more than 2³⁷ elements, in memory that is sparse: the blocks at both ends and in the middle."""
+"""Steps of more than 2³⁷ elements, in memory that is sparse: the blocks at both ends and in the middle, and of what
+specialises the kernels otherwise the last."""
 
+import math
 import re
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support import sparse
 from tests.support.ptx.fault import Fault
 from tests.support.ptx.launch import on_machine
 from tritonlstm import Spec
 from tritonlstm.cells import BackwardStep, ForwardStep
-from tritonlstm.cells import triton as cell
 from tritonlstm.cells.aten import AtenCell
-from tritonlstm.cells.triton import TritonCell, TritonParameterGrads
+from tritonlstm.cells.triton import TritonCell
 from tritonlstm.core.layout import Layout
 from tritonlstm.launch import pick_config
 
-ROWS = {64: 2**29 + 5, 17: 2**31 - 3}
-"""Rows of a step by its channels: more than 2³⁵ elements of a state."""
+HALF = torch.bfloat16
+ROWS = {"64 channels": (64, 2**29 + 5), "17 channels": (17, 2**31 - 3), "rows of 64 bits": (17, 2**31 + 5)}
+"""Channels, and rows of a step: more than 2³⁵ elements of a state."""
 
 
 class Step:
-    """One step of `channels` channels: huge tensors, and the rows of one block in small ones beside them."""
+    """One step of a layer: huge tensors, in rows, and what the compiled kernels and ATen make of one block of them.
 
-    def __init__(self, channels: int):
-        self.channels, self.rows = channels, ROWS[channels]
-        self.layout = Layout(1, self.rows, (1,), channels, channels, multiple=8)
-        half = {"dtype": torch.bfloat16}
-        self.preact = sparse.zeros(self.rows, 1, 4 * channels, **half)
-        self.gates = sparse.zeros(self.rows, 1, 4 * channels, **half)
-        self.c_prev = sparse.zeros(self.rows, 1, channels, dtype=torch.float32)
-        self.c = sparse.zeros(self.rows, 1, channels, dtype=torch.float32)
-        self.h = sparse.zeros(self.rows, 1, channels, **half)
-        self.wide = sparse.zeros(self.rows, 1, self.layout.width, **half)
-        self.slot = self.wide[..., self.layout.hidden_slot]
-        self.peephole = torch.randn(3, 1, channels, **half)
-        self.cell = TritonCell(self.layout, Spec(), self.preact, None, self.peephole)
+    Without a slot for h it is a hoisted step, with an addend instead. `grad_output` (B, *spatial, C) may have any
+    strides.
+    """
 
-    def forward_step(self) -> ForwardStep:
-        return ForwardStep(self.preact, None, self.c_prev, gates=self.gates, c=self.c, h=self.h, h_next=self.slot)
+    def __init__(
+        self,
+        channels: int,
+        batch: int,
+        spatial: tuple[int, ...] = (1,),
+        hoisted: bool = False,
+        recomputes: bool = False,
+        grad_output: Tensor | None = None,
+    ):
+        self.channels, self.rows = channels, batch * math.prod(spatial)
+        assert self.rows * channels > 2**35
+        layout = Layout(1, batch, spatial, channels, channels, multiple=8)
+        self.preact, self.gates, self.grad_preact = (self._zeros(4 * channels, HALF) for _ in range(3))
+        self.addend = self._zeros(4 * channels, HALF) if hoisted else None
+        self.c_prev, self.c, self.grad_c = (self._zeros(channels, torch.float32) for _ in range(3))
+        self.h = self._zeros(channels, HALF)
+        self.slot = self._zeros(layout.width, HALF)[..., layout.hidden_slot]
+        self.grad_output = self._zeros(channels, HALF) if grad_output is None else grad_output
+        self.spec = Spec(memory="recompute" if recomputes else "save")
+        self.peephole = torch.randn(3, 1, channels, dtype=HALF)
+        self.bias = torch.randn(4 * channels, dtype=HALF) if recomputes else None
+        self.cell = TritonCell(layout, self.spec, self.preact, self.bias, self.peephole)
+        self.blocks = -(-self.rows * channels // self._block)
 
-    def of_block(self, block: int) -> tuple[slice, torch.Tensor, torch.Tensor]:
-        """The rows that a block of the gate kernels touches; row, counted from there, and channel of its elements."""
-        size = pick_config("gates_forward", "cpu", 2, self.channels).block
-        elements = torch.arange(block * size, min((block + 1) * size, self.rows * self.channels))
+    @property
+    def _block(self) -> int:
+        return pick_config("gates_forward", "cpu", 2, self.channels).block
+
+    def _zeros(self, channels: int, dtype: torch.dtype) -> Tensor:
+        return sparse.zeros(self.rows, 1, channels, dtype=dtype)
+
+    def _of_block(self, block: int) -> tuple[slice, Tensor, Tensor]:
+        """The rows that a block touches; row, counted from there, and channel of its elements."""
+        elements = torch.arange(block * self._block, min((block + 1) * self._block, self.rows * self.channels))
         first, last = int(elements[0]) // self.channels, int(elements[-1]) // self.channels
         return slice(first, last + 1), elements // self.channels - first, elements % self.channels
 
+    def _plain(self, rows: slice) -> AtenCell:
+        layout = Layout(1, rows.stop - rows.start, (1,), 0, self.channels, multiple=1)
+        return AtenCell(layout, self.spec, self.preact, None, self.peephole)
 
-def fill(tensor: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Random numbers in these rows, which are returned."""
-    return tensor[rows].normal_()
+    def _plain_preact(self, rows: slice) -> Tensor:
+        """The pre-activations with the bias, which another part of the layer adds for ATen."""
+        return self.preact[rows].float() + (0 if self.bias is None else self.bias)
 
+    def forward(self) -> None:
+        saved = None if self.spec.recomputes else self.gates
+        h_next = self.slot if self.addend is None else None
+        self.cell.forward(ForwardStep(self.preact, self.addend, self.c_prev, saved, self.c, self.h, h_next))
 
-@pytest.mark.parametrize("channels", ROWS)
-def test_the_first_middle_and_last_blocks_reach_exactly_their_rows(channels: int):
-    step = Step(channels)
-    count = -(-step.rows * channels // pick_config("gates_forward", "cpu", 2, channels).block)
-    assert step.preact.numel() > 2**37 and step.rows * channels > 2**35
-    grad_output = sparse.zeros(*step.h.shape, dtype=torch.bfloat16)
-    grad_c = sparse.zeros(*step.c.shape, dtype=torch.float32)
-    grad_preact = sparse.zeros(*step.preact.shape, dtype=torch.bfloat16)
-    for block in (0, count // 2, count - 1):
-        rows, row, channel = step.of_block(block)
-        for tensor in (step.preact, step.c_prev):
-            fill(tensor, rows)
-        with on_machine(blocks=lambda grid, block=block: [block]):
-            step.cell.forward(step.forward_step())
-        small = Layout(1, rows.stop - rows.start, (1,), 0, channels, multiple=1)
-        plain = AtenCell(small, Spec(), step.preact, None, step.peephole)
-        h, h_next, c = (torch.empty_like(tensor[rows]) for tensor in (step.h, step.h, step.c))
-        gates = AtenCell.new_gates(h, 1)[0]
-        plain.forward(
-            ForwardStep(step.preact[rows].clone(), None, step.c_prev[rows], gates=gates, c=c, h=h, h_next=h_next)
+    def backward(self) -> None:
+        gates = self.preact if self.spec.recomputes else self.gates
+        self.cell.backward(
+            BackwardStep(gates, self.c_prev, self.c, self.grad_output, self.slot, self.grad_c, self.grad_preact)
         )
-        for got, wanted in ((step.c, c), (step.h, h), (step.slot, h), *zip(step.gates.chunk(4, -1), gates)):
+
+    def check_forward(self, block: int) -> None:
+        """Leaves the right results in the block's rows."""
+        rows, row, channel = self._of_block(block)
+        for tensor in (self.preact, self.c_prev, self.addend):
+            if tensor is not None:
+                tensor[rows].normal_()
+        with on_machine(blocks=lambda count: [block]):
+            self.forward()
+        h, h_next, c = (torch.empty_like(tensor[rows]) for tensor in (self.h, self.h, self.c))
+        gates = AtenCell.new_gates(h, 1)[0]
+        addend = None if self.addend is None else self.addend[rows]
+        self._plain(rows).forward(
+            ForwardStep(self._plain_preact(rows), addend, self.c_prev[rows], gates=gates, c=c, h=h, h_next=h_next)
+        )
+        pairs = [(self.c, c), (self.h, h)]
+        pairs += [(self.slot, h_next)] if addend is None else []
+        pairs += [] if self.spec.recomputes else zip(self.gates.chunk(4, -1), gates)
+        for got, wanted in pairs:
             torch.testing.assert_close(
                 got[rows][row, 0, channel], wanted[row, 0, channel].to(got.dtype), rtol=1e-2, atol=1e-2
             )
+        self.gates[rows], self.c[rows] = torch.cat(gates.unbind(), -1), c
 
-        step.gates[rows] = torch.cat(gates.unbind(), -1)
-        before = fill(grad_c, rows).clone()
-        fill(grad_output, rows)
-        fill(step.slot, rows)
-        with on_machine(blocks=lambda grid, block=block: [block]):
-            step.cell.backward(
-                BackwardStep(step.gates, step.c_prev, step.c, grad_output, step.slot, grad_c, grad_preact)
-            )
-        wanted = torch.empty_like(step.preact[rows])
-        plain.backward(
-            BackwardStep(gates, step.c_prev[rows], c, grad_output[rows], step.slot[rows], before, grad_preact=wanted)
+    def check_backward(self, block: int) -> None:
+        """After check_forward."""
+        rows, row, channel = self._of_block(block)
+        grad_c = self.grad_c[rows].normal_().clone()
+        self.slot[rows].normal_()
+        # The rows of any strides, by the indices of their pixels.
+        pixels = torch.unravel_index(torch.arange(rows.start, rows.stop), self.grad_output.shape[:-1])
+        grad_output = torch.randn_like(self.slot[rows])
+        self.grad_output[pixels] = grad_output[:, 0]
+        with on_machine(blocks=lambda count: [block]):
+            self.backward()
+        wanted = torch.empty_like(self.preact[rows])
+        gates = torch.stack(self.gates[rows].chunk(4, -1))
+        gates = self._plain_preact(rows) if self.spec.recomputes else gates
+        self._plain(rows).backward(
+            BackwardStep(gates, self.c_prev[rows], self.c[rows], grad_output, self.slot[rows], grad_c, wanted)
         )
-        pairs = (grad_c, before), *zip(grad_preact.chunk(4, -1), wanted.chunk(4, -1))
-        for got, expected in pairs:
+        for got, expected in ((self.grad_c, grad_c), *zip(self.grad_preact.chunk(4, -1), wanted.chunk(4, -1))):
             torch.testing.assert_close(got[rows][row, 0, channel], expected[row, 0, channel], rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize(("channels", "rows"), ROWS.values(), ids=ROWS.keys())
+def test_the_first_middle_and_last_blocks_reach_exactly_their_rows(channels: int, rows: int):
+    step = Step(channels, rows)
+    for block in (0, step.blocks // 2, step.blocks - 1):
+        step.check_forward(block)
+        step.check_backward(block)
+
+
+def test_a_hoisted_step_reaches_exactly_its_last_rows():
+    step = Step(64, 2**29 + 5, hoisted=True)
+    step.check_forward(step.blocks - 1)
+
+
+def test_a_step_that_recomputes_its_gates_reaches_exactly_its_last_rows():
+    step = Step(64, 2**29 + 5, recomputes=True)
+    step.check_forward(step.blocks - 1)
+    step.check_backward(step.blocks - 1)
+
+
+@pytest.mark.parametrize("channels_first", [False, True], ids=["images first", "channels first"])
+def test_a_gradient_with_strides_of_its_own_is_read_in_exactly_its_last_rows(channels_first: bool):
+    """An image stride times more than 2¹⁹ images, or a channel stride of more than 2³¹ elements."""
+    if channels_first:
+        channels, batch = 17, 2**21 + 1
+        grad_output = sparse.zeros(channels, batch, 32, 32, dtype=HALF).permute(1, 2, 3, 0)
+    else:
+        channels, batch = 64, 2**19 + 1
+        grad_output = sparse.zeros(batch, channels, 32, 32, dtype=HALF).permute(0, 2, 3, 1)
+    step = Step(channels, batch, (32, 32), grad_output=grad_output)
+    step.check_forward(step.blocks - 1)
+    step.check_backward(step.blocks - 1)
+
+
 def test_offsets_of_32_bits_would_be_found():
-    step = Step(64)
+    step = Step(64, 2**29 + 5)
 
     def cut(ptx: str) -> str:
         """A block's first element, counted in 32 bits."""
@@ -108,45 +175,6 @@ def test_offsets_of_32_bits_would_be_found():
         return edited
 
     with on_machine(blocks=lambda count: [count - 1]):
-        step.cell.forward(step.forward_step())
+        step.forward()
     with on_machine(blocks=lambda count: [count - 1], edit=cut), pytest.raises(Fault, match="outside preact_ptr"):
-        step.cell.forward(step.forward_step())
-
-
-class Huge:
-    """Tells the sums of the reduction which memory to take."""
-
-    device = torch.device("cpu")
-
-    @staticmethod
-    def new_zeros(*shape: int) -> torch.Tensor:
-        return sparse.zeros(*shape, dtype=torch.float32)
-
-
-SUMS = {
-    "few images of many pixels": (5, 2**23, 1),  # offsets of up to 5·2³¹ elements, in one split
-    "many images of few pixels": (2**19, 2**7, 2**10),  # in many splits, the last of which begins close to 2³⁴
-}
-
-
-@pytest.mark.parametrize(("images", "pixels", "splits"), SUMS.values(), ids=SUMS.keys())
-def test_sums_reach_exactly_the_last_rows(images: int, pixels: int, splits: int, monkeypatch: pytest.MonkeyPatch):
-    channels, block = 64, 256 // 64  # pixels of a block of columns
-    layout = Layout(1, images, (pixels,), channels, channels, multiple=8)
-    grad_preact = sparse.zeros(1, images, pixels, 4 * channels, dtype=torch.bfloat16)
-    c_prev, c = (sparse.zeros(1, images, pixels, channels, dtype=torch.float32) for _ in range(2))
-    assert grad_preact.numel() > 2**33
-    monkeypatch.setattr(cell, "_REDUCTION_PROGRAMS", splits * pixels // block)
-    sums = TritonParameterGrads(layout, Huge, bias=True, peephole_pixels=pixels, itemsize=2)
-    assert len(sums._sums) == splits
-    chosen = [images - images // splits, images - 2, images - 1]  # the first and the last of the last split
-    columns = slice(pixels - block, pixels)
-    for image in chosen:
-        for tensor in (grad_preact, c_prev, c):
-            tensor[0, image, columns].normal_()
-    with on_machine(blocks=lambda count: [count - 1]):
-        sums.add(grad_preact, c_prev, c)
-    da, before, after = (tensor[0, :, columns][chosen].double() for tensor in (grad_preact, c_prev, c))
-    da_i, da_f, _, da_o = biases = da.chunk(4, -1)
-    expected = [each.sum(0) for each in (*biases, da_i * before, da_f * before, da_o * after)]
-    torch.testing.assert_close(sums._sums[-1, :, columns].double(), torch.stack(expected), rtol=1e-5, atol=1e-5)
+        step.forward()
