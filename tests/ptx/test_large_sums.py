@@ -47,7 +47,7 @@ def last_sums(
     grad_preact = sparse.zeros(1, images, pixels, 4 * channels, dtype=torch.bfloat16)
     c_prev, c = (sparse.zeros(1, images, pixels, channels, dtype=torch.float32) for _ in range(2))
     monkeypatch.setattr(cell, "_REDUCTION_PROGRAMS", splits * -(-pixels // block))
-    sums = TritonParameterGrads(layout, Huge, bias=True, peephole_pixels=pixels, itemsize=2)
+    sums = TritonParameterGrads(layout, Huge, bias=True, peephole_pixels=pixels, dtype=torch.bfloat16)
     assert len(sums._sums) == splits
     first = (splits - 1) * -(-images // splits)  # of the last split
     chosen, columns = [first, images - 2, images - 1], slice(max(0, pixels - block), pixels)
