@@ -18,7 +18,7 @@ from . import plans
 from .flow import Point, Session, Turns, show
 from .parts import Part
 from .plans import Section
-from .rows import Rows, environment, results_files, results_folder
+from .rows import Rows, environment, results_folder
 from .timer import CpuClock, Deadline, plan
 
 LIMITS = {"cpu": (9, math.inf, math.inf), "cuda": (30, 500.0, 60.0)}
@@ -35,15 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     group.addoption(
-        "--case", action="append", choices=[*CASES, *STEPS], help="only this case, in a folder apart (repeatable)"
+        "--case", action="append", choices=[*CASES, *STEPS], help="only this case, recorded apart (repeatable)"
     )
     group.addoption(
-        "--section", action="append", help="only this one of what is printed first, in a folder apart (repeatable)"
+        "--section", action="append", help="only this one of what is printed first, recorded apart (repeatable)"
     )
-    group.addoption("--resume", action="store_true", help="go on where earlier runs of the same commit ended")
+    group.addoption("--resume", action="store_true", help="go on with the record of an earlier run of the same commit")
     group.addoption("--rounds", type=_at_least_one, help="of each point (9 on a CPU, 30 on a GPU)")
     group.addoption("--seconds", type=float, help="limit of the measurements (none on a CPU, 500 on a GPU)")
-    group.addoption("--no-compiled", action="store_true", help="without torch.compile, in a folder apart")
+    group.addoption("--no-compiled", action="store_true", help="without torch.compile, recorded apart")
     group.addoption("--max-autotune", action="store_true", help="torch.compile with autotuning on a CPU too")
     group.addoption("--out", type=Path, help="the folder of results, instead of bench/results/<device>")
     group.addoption("--commit", help="what is timed, if git cannot tell")
@@ -94,15 +94,12 @@ def _rows(config: pytest.Config) -> Rows:
     """The rows of this run, and those that it resumes."""
     if _ROWS not in config.stash:
         option, device = config.getoption, _device(config)
-        folder, out = results_folder(device), option("--out")
-        if option("--benchmark-disable", False):  # one round: no other run goes on with it
-            out = out or folder / "partial/untimed"
-        part = any(map(option, ("--case", "--section", "--no-compiled")))
-        path, earlier = results_files(out or folder, "speed.csv", part=part and not out)
+        parts = "--case", "--section", "--no-compiled", "--benchmark-disable"
+        folder = option("--out") or results_folder(device, whole=not any(option(name, False) for name in parts))
         command = " ".join(["pytest", *map(str, config.invocation_params.args)])
         own = environment(device, command, option("--commit"))
         try:
-            config.stash[_ROWS] = Rows(path, own, resume=earlier if option("--resume") else ())
+            config.stash[_ROWS] = Rows(folder / "speed.csv", own, resume=option("--resume"))
         except (OSError, ValueError) as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[_ROWS]

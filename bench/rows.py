@@ -6,7 +6,7 @@ import io
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -57,10 +57,6 @@ class Row:
         return self.run, self.case, self.sizes, self.steps, self.dtype, self.mode
 
 
-Record = tuple[Row, dict[str, str]]
-"""A row, and the environment of its run."""
-
-
 def _output(*command: str, nothing: str = "unknown") -> str:
     """What a command prints, or `nothing`."""
     try:
@@ -98,60 +94,44 @@ def environment(device: torch.device, command: str, own_commit: str | None = Non
     return {"device": name, **found, "driver": "", "cuda": "", "cudnn": "", "float32": "ieee"}
 
 
-def results_folder(device: torch.device) -> Path:
-    """bench/results/<device>"""
+def results_folder(device: torch.device, *, whole: bool = True) -> Path:
+    """bench/results/<device>, and in it "partial" for runs of a part, which leave the whole run's results alone."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return ROOT / "bench/results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    folder = ROOT / "bench/results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return folder if whole else folder / "partial"
 
 
-def results_files(folder: Path, name: str, *, part: bool) -> tuple[Path, list[Path]]:
-    """Where a run saves its results, and with what it goes on when it resumes earlier ones: with a whole run's, and
-    with those of parts, which leave a whole run's as they are."""
-    whole, parts = folder / name, folder / "partial" / name
-    return parts if part else whole, [whole, parts]
-
-
-def differences(earlier: Mapping[str, object], now: Mapping[str, object]) -> str:
+def differences(earlier: dict[str, str], now: dict[str, str]) -> str:
     """In what but their commands two environments differ, in words; "" if in nothing."""
     names = [name for name in now if name != "command" and str(earlier.get(name)) != str(now[name])]
     return ", ".join(f"{name} {earlier.get(name)!r}, not {now[name]!r}" for name in names)
 
 
-def resumable(earlier: Mapping[Path, Mapping[str, object]], now: Mapping[str, object]) -> list[Path]:
-    """The files whose environments are that of now. Raises ValueError if there are files, but none such."""
-    found = {path: differences(environment, now) for path, environment in earlier.items()}
-    same = [path for path, differs in found.items() if not differs]
-    if found and not same:
-        path, differs = next(iter(found.items()))
-        raise ValueError(f"{path}: expected results of the same environment, got {differs}")
-    return same
-
-
 class Rows:
     """Collects rows, and saves all of them to a file after every point.
 
-    resume: files of earlier runs, whose rows are kept where their point was completed. Those of another machine, other
-        versions or another commit are left out. Raises ValueError where all of them are.
+    With `resume` it goes on with the file: rows of points that an earlier run completed are kept. Raises ValueError
+    where the earlier run was of another machine, other versions or another commit.
     """
 
-    def __init__(self, path: Path, environment: dict[str, str], *, resume: Iterable[Path] = ()):
+    def __init__(self, path: Path, environment: dict[str, str], *, resume: bool = False):
         files.check_target(path)
         self.path = path
         self.environment = environment
         self.all: list[Row] = []
-        self.kept = self._completed({each: _read(each) for each in resume if each.exists()})
+        self.kept = self._completed() if resume and path.exists() else []
 
-    def _completed(self, earlier: Mapping[Path, list[Record]]) -> list[Record]:
-        kept: dict[Key, list[Record]] = {}
-        environments = {path: records[0][1] for path, records in earlier.items() if records}
-        for path in resumable(environments, self.environment):
-            points: dict[Key, list[Record]] = {}
-            for row, environment in earlier[path]:
-                points.setdefault(row.point, []).append((row, environment))
-            for point, records in points.items():
-                if not any((row.status, row.reason) == (DROPPED, TIME_OVER) for row, _ in records):
-                    kept.setdefault(point, records)
-        return [record for records in kept.values() for record in records]
+    def _completed(self) -> list[tuple[Row, dict[str, str]]]:
+        found, reader = [], csv.DictReader(io.StringIO(files.read_text(self.path)))
+        if missing := {each.name for each in fields(Row)}.difference(reader.fieldnames or ()):
+            raise ValueError(f"{self.path}: expected a file of results, got one without {', '.join(sorted(missing))}")
+        for record in reader:
+            own = {each.name: _parsed(each.type, record.pop(each.name)) for each in fields(Row)}
+            if differs := differences(record, self.environment):
+                raise ValueError(f"{self.path}: expected rows of the same environment, got {differs}")
+            found.append((Row(**own), record))
+        unfinished = {row.point for row, _ in found if (row.status, row.reason) == (DROPPED, TIME_OVER)}
+        return [(row, environment) for row, environment in found if row.point not in unfinished]
 
     def records(self) -> list[dict]:
         rows = [*self.kept, *((row, self.environment) for row in self.all)]
@@ -165,16 +145,6 @@ class Rows:
         writer.writeheader()
         writer.writerows(self.records())
         files.write(self.path, text.getvalue())  # at once: a run that is interrupted here leaves the earlier file
-
-
-def _read(path: Path) -> list[Record]:
-    reader = csv.DictReader(io.StringIO(files.read_text(path)))
-    if missing := {each.name for each in fields(Row)}.difference(reader.fieldnames or ()):
-        raise ValueError(f"{path}: expected a file of results, got one without {', '.join(sorted(missing))}")
-    return [
-        (Row(**{each.name: _parsed(each.type, record.pop(each.name)) for each in fields(Row)}), record)
-        for record in reader
-    ]
 
 
 def _parsed(kind: object, text: str) -> object:

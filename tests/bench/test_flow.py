@@ -19,7 +19,7 @@ from bench.flow import Point, Session
 from bench.providers import ALL, COMPILERS, CONV_FLOOR, EAGER, NCHW, OURS
 from bench.providers.protocol import Provider
 from bench.providers.torch_layers import build, eager
-from bench.rows import MODES, Row, Rows, environment, results_files, results_folder
+from bench.rows import MODES, Row, Rows, environment, results_folder
 from bench.timer import CpuClock, Deadline, OutOfTime
 from tests.bench.tiny import TINY, VECTORS
 from tests.support.cuda import Device
@@ -199,12 +199,10 @@ def test_a_run_may_write_its_results_and_go_on(tmp_path: Path):
     assert rows.commit(tmp_path) == f"{clean}-dirty"
 
 
-def test_a_part_leaves_the_results_of_a_whole_run_which_goes_on_with_both():
-    folder = results_folder(CPU)
-    whole, earlier = results_files(folder, "speed.csv", part=False)
-    part, earlier_of_part = results_files(folder, "speed.csv", part=True)
-    assert earlier == earlier_of_part == [whole, part]
-    assert whole in folder.parent.glob("*/speed.csv") and part not in folder.parent.glob("*/speed.csv")
+def test_a_partial_run_leaves_the_whole_ones_results():
+    whole, part = results_folder(CPU), results_folder(CPU, whole=False)
+    assert part != whole
+    assert part / "speed.csv" not in whole.parent.glob("*/speed.csv")
 
 
 @pytest.mark.usefixtures("quick")
@@ -230,7 +228,7 @@ def test_a_run_goes_on_with_what_another_did_not_complete(collected):
     whole.measure(failing.prepare(whole)["inference"])
     first = collected.records()
 
-    resumed = Rows(collected.path, environment(CPU, "another command"), resume=[collected.path])
+    resumed = Rows(collected.path, environment(CPU, "another command"), resume=True)
     assert {row.point for row, _ in resumed.kept} == {point.point("inference"), failing.point("inference")}
     own = replace(whole, collected=resumed)
     own.measure(point.prepare(own)["training"])
@@ -243,37 +241,16 @@ def test_a_run_goes_on_with_what_another_did_not_complete(collected):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_run_of_another_commit_is_not_resumed(collected, tmp_path):
-    path, own = collected.path, collected.environment
-    assert Rows(path, own, resume=[path]).kept == [], "nothing there to resume"
+def test_a_run_of_another_commit_is_not_resumed(collected):
+    assert Rows(collected.path, collected.environment, resume=True).kept == [], "nothing there to resume"
     measure(collected, OURS)
-    other = own | {"commit": "0123456789ab"}
-    words = r"expected results of the same environment, got commit '.*', not '0123456789ab'"
-    with pytest.raises(ValueError, match=words):
-        Rows(path, other, resume=[path])
-    assert Rows(path, other).kept == []
-    part = Rows(tmp_path / "part.csv", other)
-    measure(part, OURS)
-    for files in ([path, part.path], [part.path, path]):
-        kept = Rows(tmp_path / "all.csv", other, resume=files).kept
-        assert kept == [(row, other) for row in part.all], "as if the other were not there"
-    path.write_text("a,b\n1,2\n")
+    other = collected.environment | {"commit": "0123456789ab"}
+    with pytest.raises(ValueError, match=r"expected rows of the same environment, got commit '.*', not '0123456789ab'"):
+        Rows(collected.path, other, resume=True)
+    assert Rows(collected.path, other).kept == []
+    collected.path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="expected a file of results, got one without case, "):
-        Rows(path, other, resume=[path])
-
-
-@pytest.mark.usefixtures("quick")
-def test_parts_add_up(collected, tmp_path):
-    """Of a point that several runs have completed, the first file counts."""
-    point = Point("baselines", "paper", TINY, torch.float32, [OURS])
-    part = Rows(tmp_path / "part.csv", collected.environment | {"command": "of a part"})
-    for each, modes in ((collected, ["inference"]), (part, ["inference", "training"])):
-        session = Session(CpuClock(), each, Deadline(), 2)
-        turns = point.prepare(session)
-        for mode in modes:
-            session.measure(turns[mode])
-    kept = Rows(tmp_path / "all.csv", part.environment, resume=[collected.path, tmp_path / "none.csv", part.path]).kept
-    assert [(row.mode, own["command"]) for row, own in kept] == [("inference", "a test"), ("training", "of a part")]
+        Rows(collected.path, other, resume=True)
 
 
 @pytest.mark.usefixtures("quick")

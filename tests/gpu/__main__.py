@@ -15,7 +15,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported, which tests/c
 
 import torch
 
-from bench.rows import environment, results_files, results_folder
+from bench.rows import environment, results_folder
 from tests.gpu.report import PARALLEL, SECONDS, SECTIONS, Report
 
 
@@ -24,10 +24,11 @@ def main(arguments: list[str]) -> int:
         prog="python -m tests.gpu", description=__doc__.splitlines()[0], epilog="Other arguments go to pytest."
     )
     parser.add_argument(
-        "--section", action="append", choices=SECTIONS, help="only this one, in a folder apart (repeatable)"
+        "--section", action="append", choices=SECTIONS, help="only this one, recorded apart (repeatable)"
     )
+    parser.add_argument("-k", dest="keyword", help="only the checks that pytest's -k chooses, recorded apart")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of the whole (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="leave out what passed in runs of the same commit")
+    parser.add_argument("--resume", action="store_true", help="leave out what passed by the record of the same commit")
     parser.add_argument(
         "--processes",
         type=int,
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
         "python": platform.python_version(),
     }
-    path, earlier = results_files(results_folder(device), "check.json", part=bool(chosen.section or others))
+    path = results_folder(device, whole=not (chosen.section or chosen.keyword)) / "check.json"
     tests = {
         name: str(Path(__file__).with_name(f"test_{name}.py"))
         for name in SECTIONS
@@ -53,10 +54,12 @@ def main(arguments: list[str]) -> int:
     }
     # A warning of this machine's own versions is no failure of the check.
     options = ["-o", "filterwarnings=default", "--tb=short", "-q", *others]
+    if chosen.keyword:
+        options += ["-k", chosen.keyword]
     if chosen.processes and importlib.util.find_spec("xdist") is None:
         parser.error("--processes: pytest-xdist is not installed")
     try:
-        report = Report(path, machine, SECTIONS, chosen.seconds, resume=earlier if chosen.resume else ())
+        report = Report(path, machine, SECTIONS, chosen.seconds, resume=chosen.resume)
         status = report.run(tests, options, chosen.processes)
     except (OSError, ValueError) as error:
         parser.error(str(error))

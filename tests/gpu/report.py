@@ -4,28 +4,28 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from bench.rows import TIME_OVER, resumable
+from bench.rows import TIME_OVER, differences
 from bench.timer import plan
 from tritonlstm.core import files
 
 from .limits import Limits, name_of, section_of
 
 SECTIONS = {"numbers": 200, "timing": 40, "pytorch": 100, "launches": 40, "sanitizer": 100}
-"""The files of tests in the order of importance, and the seconds that each may take: each has its turn in one run. In
-one process on an H100 a check of the numbers took 0.7 s, one of PyTorch's features 1.4 s; what is left is done by
---resume, or in one run by several processes."""
+"""The files of tests in the order of importance, and the seconds that each may take, so that one run reaches all of
+them. In one process on an H100 a check of the numbers took 0.7 s, one of PyTorch's features 1.4 s: what is left is for
+--resume, or for several processes."""
 
 PARALLEL = ("numbers", "pytorch")
 """The sections whose checks may run in several processes."""
 
 SECONDS = 480.0
-"""Of all together."""
+"""Of all together: the sum of the sections."""
 
 
 class Report:
@@ -34,8 +34,8 @@ class Report:
 
     sections: the seconds that the tests of each file may take in a process.
     seconds: of all together. What there is no time for is skipped.
-    resume: files of earlier runs; what passed in one in the same environment is left out. Raises ValueError if all were
-        in others.
+    resume: go on with the file of an earlier run: what passed then is left out, all else stays in it until it is run
+        again. Raises ValueError if that run was in another environment.
     """
 
     def __init__(
@@ -45,30 +45,31 @@ class Report:
         sections: Mapping[str, float],
         seconds: float,
         *,
-        resume: Iterable[Path] = (),
+        resume: bool = False,
     ):
         files.check_target(path)
         self.path = path
         self._environment, self._sections, self._seconds = environment, sections, seconds
-        self._start, self._checks = time.monotonic(), self._passed(resume)
+        self._start, self._checks = time.monotonic(), self._earlier() if resume and path.exists() else {}
+        self._done = [name for name, check in self._checks.items() if check["outcome"] == "passed"]
         # Frozen: a process that takes the place of one that crashed must collect the same checks.
-        self._limits = dict(sections), self._start + seconds, list(self._checks)
+        self._limits = dict(sections), self._start + seconds, self._done
 
-    def _passed(self, paths: Iterable[Path]) -> dict[str, dict]:
-        earlier = {path: json.loads(files.read_text(path)) for path in paths if path.exists()}
-        checks: dict[str, dict] = {}
-        for path in resumable(earlier, self._environment):
-            checks |= {name: check for name, check in earlier[path]["checks"].items() if check["outcome"] == "passed"}
-        return checks
+    def _earlier(self) -> dict[str, dict]:
+        earlier = json.loads(files.read_text(self.path))
+        if differs := differences(earlier, self._environment):
+            raise ValueError(f"{self.path}: expected checks of the same environment, got {differs}")
+        return earlier["checks"]
 
     def run(self, tests: Mapping[str, str], options: Sequence[str], processes: int = 0) -> int:
-        """Say what will run and for how long, and run it. Returns pytest's exit status.
+        """Say what will run and for how long, and run it. Returns pytest's exit status; that of failed tests also if
+        some of the record failed in an earlier run.
 
         tests: the file of each section.
         processes: how many run those of `PARALLEL`, before the others, by pytest-xdist; with 0 all run in this one.
         """
         names = [name_of(nodeid) for nodeid in collected([*options, *tests.values()])]
-        left = Counter(section_of(name) for name in names if name not in self._checks)
+        left = Counter(section_of(name) for name in names if name not in self._done)
         parallel = [name for name in left if processes and name in PARALLEL]
         alone = [name for name in left if name not in parallel]
         counts = {name: left[name] for name in (*parallel, *alone)}
@@ -79,7 +80,8 @@ class Report:
             if sections and status <= pytest.ExitCode.TESTS_FAILED:
                 arguments = [*more, *options, *(tests[name] for name in sections)]
                 status = max(status, pytest.main(arguments, plugins=[self, Limits(*self._limits)]))
-        return int(status)
+        has_failed = any(check["outcome"] == "failed" for check in self._checks.values())
+        return int(max(status, pytest.ExitCode.TESTS_FAILED) if has_failed else status)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node) -> None:

@@ -56,14 +56,12 @@ def run(
     timing: float = 0.5,
     seconds: float = 60.0,
     command: str = "first",
-    path: str = "check.json",
-    resume: tuple[str, ...] = (),
+    resume: bool = False,
     processes: int = 0,
     options: tuple[str, ...] = (),
 ) -> Report:
     environment, sections = ENVIRONMENT | {"command": command}, {"numbers": 30.0, "timing": timing}
-    results = folder / "results"
-    report = Report(results / path, environment, sections, seconds, resume=[results / each for each in resume])
+    report = Report(folder / "results" / "check.json", environment, sections, seconds, resume=resume)
     fixed = ["-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", "--import-mode=importlib", "-q"]
     for name in CHECKS:  # or those of another run in this process would be run again
         sys.modules.pop(name.removesuffix(".py"), None)
@@ -119,7 +117,7 @@ def test_other_processes_have_the_same_limits_and_checks_and_may_crash(folder: P
     path.write_text(json.dumps(ENVIRONMENT | earlier))
     with open(folder / "test_numbers.py", "a") as file:
         file.write(CRASHES)
-    assert run(folder, resume=("check.json",), processes=1).left() == 2
+    assert run(folder, resume=True, processes=1).left() == 2
     assert outcomes(folder) == {
         "test_passes": "passed",
         "test_fails": "failed",
@@ -134,23 +132,20 @@ def test_other_processes_have_the_same_limits_and_checks_and_may_crash(folder: P
 def test_a_selection_is_resumed_by_name(folder: Path):
     run(folder, options=("-k", "passes"))
     assert list(outcomes(folder)) == ["test_passes"]
-    run(folder, resume=("check.json",), options=("-k", "fails"))
+    run(folder, resume=True, options=("-k", "fails"))
     assert outcomes(folder) == {"test_passes": "passed", "test_fails": "failed"}
 
 
-def test_parts_add_up_to_a_whole(folder: Path):
-    """First one check, then another in the same file, then all, which leave out those."""
-    run(folder, path="part.json", options=("-k", "passes"))
+def test_what_failed_or_was_left_stays_in_the_record_until_it_is_run_again(folder: Path):
+    """And until then the whole counts as failed, whatever else passes."""
+    run(folder)
+    first = outcomes(folder)
+    report = run(folder, resume=True, options=("-k", "behind"), timing=30.0)
+    assert outcomes(folder) == first | {"test_is_behind_it": "passed"}
+    assert report.left() == 1
     (folder / "test_numbers.py.mended").touch()
-    run(folder, path="part.json", resume=("check.json", "part.json"), options=("-k", "fails"))
-    (folder / "test_numbers.py.mended").unlink()
-    run(folder, resume=("check.json", "part.json"))
-    assert outcomes(folder) == {
-        "test_passes": "passed",
-        "test_fails": "passed",
-        "test_hangs": "skipped",
-        "test_is_behind_it": "skipped",
-    }
+    run(folder, resume=True, options=("-k", "fails"))
+    assert outcomes(folder)["test_fails"] == "passed"
 
 
 def test_a_selection_of_nothing_is_no_success(folder: Path):
@@ -172,7 +167,7 @@ def test_each_check_is_saved_when_it_is_done(folder: Path, monkeypatch: pytest.M
 def test_a_run_that_is_resumed_leaves_out_what_passed(folder: Path):
     run(folder)
     (folder / "test_numbers.py.mended").touch()
-    report = run(folder, command="second", resume=("check.json",))
+    report = run(folder, command="second", resume=True)
     assert outcomes(folder) == {
         "test_passes": "passed",
         "test_fails": "passed",
@@ -190,10 +185,5 @@ def test_the_whole_has_a_limit_too(folder: Path):
 def test_a_run_of_another_commit_is_not_resumed(folder: Path):
     run(folder)
     path = folder / "results" / "check.json"
-    other = ENVIRONMENT | {"commit": "b"}
-    words = "expected results of the same environment, got commit '0123456789ab', not 'b'"
-    with pytest.raises(ValueError, match=words):
-        Report(path, other, {}, 1.0, resume=[path])
-    part = path.with_name("part.json")
-    part.write_text(json.dumps(other | {"checks": {"test_numbers.py::test_passes": {"outcome": "passed"}}}))
-    Report(path, other, {}, 1.0, resume=[path, part])
+    with pytest.raises(ValueError, match="expected checks of the same environment, got commit '0123456789ab', not 'b'"):
+        Report(path, ENVIRONMENT | {"commit": "b"}, {}, 1.0, resume=True)
