@@ -75,11 +75,12 @@ def fake_driver(**settings: object) -> Iterator[FakeDriver]:
     """Within it, Triton compiles for a GPU that is not there, and launches nothing."""
     fake, before = FakeDriver(**settings), driver._active
     driver.set_active(fake)
+    launcher.forget()  # what was launched by another driver
     try:
         yield fake
     finally:
         driver._active = before
-        launcher.forget()  # of no use to another driver
+        launcher.forget()
 
 
 @contextmanager

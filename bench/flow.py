@@ -27,8 +27,8 @@ INPUTS = 3
 
 
 UNSTEADY = 1.1
-"""From which spread on, p80 over p20, a time is no figure to quote: the device's clock has changed, or something ran
-beside it. Times of one point still compare, since they take turns."""
+"""The ratio p80 / p20 above which a time is named as unsteady: the device's clock has changed, or something ran beside
+it. Times of one point still compare, since they take turns. A choice, not a measurement."""
 
 
 class Absent(Exception):

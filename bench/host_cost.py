@@ -32,36 +32,48 @@ LAUNCHES = {
 }
 
 
-def microseconds(run: Callable[[], object]) -> float:
-    """The median over rounds of a call's time in the fastest of many."""
+def microseconds(run: Callable[[], object], calls: int, rounds: int) -> float:
+    """The median over rounds of so many calls, of a call."""
     run()
-    rounds = []
-    for _ in range(ROUNDS):
+    times = []
+    for _ in range(rounds):
         start = time.perf_counter()
-        for _ in range(CALLS):
+        for _ in range(calls):
             run()
-        rounds.append((time.perf_counter() - start) / CALLS)
-    return 1e6 * statistics.median(rounds)
+        times.append((time.perf_counter() - start) / calls)
+    return 1e6 * statistics.median(times)
 
 
-def bind_single_step() -> Callable[[], object]:
-    """The gates of one step by their operator, as a loop over single steps calls it."""
-    preact, c = torch.empty(8, 16, 16, 256, dtype=torch.bfloat16), torch.empty(8, 16, 16, 64)
-    images = preact.movedim(-1, 1), c.movedim(-1, 1)
-    bias, peephole = torch.empty(256, dtype=torch.bfloat16), torch.empty(3, 64, 1, 1, dtype=torch.bfloat16)
-    return partial(torch.ops.tritonlstm.gates_inference, *images, bias, peephole, Spec(backend="triton").encode())
+def single_step(operator: str) -> Callable[[], object]:
+    """One of the operators that a loop over single steps calls: of its gates, or of all their gradients."""
+    batch, channels, *image = 8, 64, 16, 16
+
+    def images(channels: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(batch, *image, channels, dtype=dtype).movedim(-1, 1)
+
+    preact, c = images(4 * channels, torch.bfloat16), images(channels, torch.float32)
+    bias, peephole = (torch.empty(size, dtype=torch.bfloat16) for size in ((4 * channels,), (3, channels, 1, 1)))
+    spec, operators = Spec(backend="triton").encode(), torch.ops.tritonlstm
+    if operator != "gates_backward":
+        return partial(getattr(operators, operator), preact, c, bias, peephole, spec)
+    h, c_next, gates = operators.gates_training(preact, c, bias, peephole, spec)
+    return partial(operators.gates_backward, h, c_next, c, bias, peephole, c_next, gates, spec, [True] * 4)
 
 
-WORK = {name: partial(bind, launch, "cpu") for name, launch in LAUNCHES.items()} | {"single step": bind_single_step}
+WORK = {name: partial(bind, launch, "cpu") for name, launch in LAUNCHES.items()} | {
+    "single step, inference": partial(single_step, "gates_inference"),
+    "single step, training": partial(single_step, "gates_training"),
+    "single step, backward": partial(single_step, "gates_backward"),
+}
 
 
-def measure(work: Callable[[], Callable[[], object]]) -> dict[str, float]:
+def measure(work: Callable[[], Callable[[], object]], calls: int = CALLS, rounds: int = ROUNDS) -> dict[str, float]:
     """Microseconds of what `work` binds, from the step's tensors to the driver."""
     with fake_driver(keeps=False):
         with through_triton():
-            by_triton = microseconds(work())
+            by_triton = microseconds(work(), calls, rounds)
         launcher.forget()
-        return {"Triton's launcher": by_triton, "ours": microseconds(work())}
+        return {"Triton's launcher": by_triton, "ours": microseconds(work(), calls, rounds)}
 
 
 def main(arguments: list[str]) -> int:
@@ -72,7 +84,7 @@ def main(arguments: list[str]) -> int:
         return 2
     print("Host time of a launch without the driver's own, and of a single step's operator, in microseconds")
     for name, work in WORK.items():
-        print(f"{name:20}", ", ".join(f"{who} {cost:.2f}" for who, cost in measure(work).items()), flush=True)
+        print(f"{name:23}", ", ".join(f"{who} {cost:.2f}" for who, cost in measure(work).items()), flush=True)
     return 0
 
 

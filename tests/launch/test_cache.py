@@ -160,6 +160,7 @@ def test_what_is_no_small_regular_file_warns_once_and_hangs_nothing(make: Callab
     make(path)
     with pytest.warns(TuningCacheWarning, match=reason) as caught:
         run_a_layer()
+    # Any other than Triton 3.6's interpreter's raises again behind the block.
     (warning,) = (each for each in caught if each.category is TuningCacheWarning)
     assert str(path) in str(warning.message)
     assert pick_config("gates_forward", "cpu", 4, 3) == DEFAULT

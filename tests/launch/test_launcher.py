@@ -1,13 +1,24 @@
 """Kernels are launched as Triton's launcher would, but for most of the time without it: with a driver that launches
 nothing, in a process in which Triton compiles."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from tests.support.compiling import compiling
-from tests.support.launches import as_triton_launches, one_layer, single_steps, through_triton_alone, with_hooks
+from tests.support.launches import (
+    as_triton_launches,
+    one_layer,
+    one_step,
+    one_step_back,
+    single_steps,
+    sums_of_parameters,
+    through_triton_alone,
+    with_hooks,
+)
 from tests.support.problems import Shape
-from tritonlstm.tuning.launches import VARIANTS, Launch
+from tritonlstm.tuning.launches import VARIANTS, Launch, bind
 
 SMALL = {"batch": 1, "height": 3, "width": 5}
 FORWARD = Launch("gates_forward", "bf16", 64, **SMALL)
@@ -34,25 +45,44 @@ CHANGES = [
 
 def test_every_launch_is_the_one_that_triton_would_make():
     """The same compiled kernel, grid, stream and arguments, whatever has been launched before."""
-    for ours, theirs, _ in compiling(as_triton_launches, LAUNCHES, CHANGES):
+    binds = [partial(bind, launch, "cpu") for launch in LAUNCHES]
+    for ours, theirs, _ in compiling(as_triton_launches, binds, CHANGES):
         assert ours == [theirs] * 3
 
 
 SIZES = [
     {"batch": batch, "height": height, "width": width}
-    for batch, height, width in ((2, 3, 5), (2, 5, 3), (5, 3, 2), (3, 2, 4))
+    for batch, height, width in ((2, 3, 5), (3, 3, 5), (2, 5, 3), (2, 3, 4))
 ]
+HALF, FULL = torch.bfloat16, torch.float32
 ALIKE = [
-    Launch(kernel, dtype, channels, variant, **sizes)
-    for kernel, variants in VARIANTS.items()
-    for variant in variants
-    for dtype, channels in ((("bf16", 6), ("fp16", 6), ("fp16", 7)) if variant == "channel" else (("bf16", 6),))
-    for sizes in SIZES
+    *(
+        partial(bind, Launch(kernel, dtype, channels, variant, **sizes), "cpu")
+        for kernel, variants in VARIANTS.items()
+        for variant in variants
+        for dtype, channels in ((("bf16", 6), ("fp16", 6), ("fp16", 7)) if variant == "channel" else (("bf16", 6),))
+        for sizes in SIZES
+    ),
+    partial(one_step, HALF, HALF, HALF),
+    partial(one_step, HALF, None, HALF),
+    partial(one_step, HALF, FULL, HALF),
+    partial(one_step, HALF, HALF, FULL),
+    partial(one_step, HALF, HALF, HALF, HALF),
+    partial(one_step, HALF, None, None),
+    partial(one_step, torch.float16, None, None),
+    partial(one_step, HALF, None, None, addend=True),
+    partial(one_step, HALF, None, None, saves=True),
+    partial(one_step_back, 8),
+    partial(one_step_back, 16),
+    partial(sums_of_parameters),
+    partial(sums_of_parameters, bias=False),
+    partial(sums_of_parameters, peephole=False),
+    partial(sums_of_parameters, steps=1),
 ]
 
 
 def test_layers_that_differ_in_one_thing_have_launches_of_their_own():
-    """Some have as many pixels or rows, others the same options, dtype or channels."""
+    """In the batch, the image, the channels, a dtype, an option, or a tensor that there is or not, or is wider."""
     for ours, theirs, _ in compiling(as_triton_launches, ALIKE, [{}]):
         assert ours == [theirs] * 3
 
@@ -63,7 +93,7 @@ def test_single_steps_ask_triton_once():
 
 
 def test_triton_is_asked_when_something_changes_that_a_kernel_is_specialised_on_and_then_never_again():
-    asked = [through for *_, through in compiling(as_triton_launches, [FORWARD], CHANGES)]
+    asked = [through for *_, through in compiling(as_triton_launches, [partial(bind, FORWARD, "cpu")], CHANGES)]
     # Neither another stream nor an address that is as good; at C = 64 rows of bfloat16 want 16 bytes.
     assert asked == [1, 0, 1, 0, 1, 1, 1, 0]
 

@@ -78,6 +78,13 @@ FAULTS = {
     "a load before the tensor": (FORWARD, replaced(r"(ld\.global\.v4\.b32 .*) \+ 0", r"\1 + -16", count=1), "outside"),
     "a store left out": (FORWARD, replaced(rf"@%p\d+ {STORE}[^\n]*", "", count=1), "never written"),
     "a store done twice": (FORWARD, replaced(rf"(@%p\d+ {STORE}[^\n]*)", r"\1 \1", count=1), "more than once"),
+    "an output that is read": (
+        FORWARD,
+        replaced(
+            r"(@%p\d+) st(\.global\.v4\.b32) (\[ %rd\d+ \+ 0 \])", r"\1 ld.global.b32 %r1, \3; \1 st\2 \3", count=1
+        ),
+        "load of 4 bytes outside",
+    ),
     "a mask that is negated": (FORWARD, replaced(rf"@(%p\d+ {STORE})", r"@!\1", count=1), "outside|never written"),
     "no barriers forward": (FORWARD, replaced(BARRIER, ""), "race"),
     "no barriers backward": (BACKWARD, replaced(BARRIER, ""), "race"),

@@ -14,6 +14,7 @@ from triton.runtime import JITFunction
 from bench.fake_driver import FakeDriver, Launched, fake_driver, through_triton
 from tests.support.problems import Problem, Shape, arguments, spec_of
 from tritonlstm import Spec, ops
+from tritonlstm.cells import BackwardStep, ForwardStep
 from tritonlstm.cells import triton as cell
 from tritonlstm.core.arguments import Arguments, Results
 from tritonlstm.core.layout import Layout
@@ -21,7 +22,7 @@ from tritonlstm.engines import engine
 from tritonlstm.launch import launcher
 from tritonlstm.launch.config import use
 from tritonlstm.launch.tables import Config
-from tritonlstm.tuning.launches import Launch, bind
+from tritonlstm.tuning.launches import VARIANTS, Launch, bind
 
 KERNELS = ("gates_forward_kernel", "gates_backward_kernel", "parameter_grads_kernel")
 
@@ -101,25 +102,25 @@ def single_steps(times: int) -> tuple[Counter, Counter]:
     return tuple(counts)
 
 
-def as_triton_launches(launches: list[Launch], changes: list[dict]) -> list[tuple[list[Launched], Launched, int]]:
-    """Each launch under each change: three of ours, the first of which may have to compile, the same through Triton's
-    launcher, and how many of ours went through that too.
+def as_triton_launches(
+    binds: list[Callable[[], Callable[[], None]]], changes: list[dict]
+) -> list[tuple[list[Launched], Launched, int]]:
+    """What each of `binds` binds under each change: three launches of ours, the first of which may have to compile, the
+    same through Triton's launcher, and how many of ours went through that too.
 
-    A change is of the driver (`device`, `stream`), of the configuration (`config`), or of the memory: `shift` moves the
-    tensors that `bind` makes by so many elements.
+    A change is of the driver (`device`, `stream`), of the kernels' configurations (`config`), or of the memory: `shift`
+    moves the tensors that are made by so many elements.
     """
     forget()
     found = []
     with fake_driver() as fake:
-        for launch in launches:
-            plain = bind(launch, "cpu")
+        for bind in binds:
+            plain = bind()
             for change in changes:
                 fake.device, fake.stream = change.get("device", 0), change.get("stream", 0)
-                run = plain
-                if "shift" in change:
-                    with _shifted(change["shift"]):
-                        run = bind(launch, "cpu")
-                with use({launch.kernel: Config(*change["config"])} if "config" in change else {}):
+                config = Config(*change["config"]) if "config" in change else None
+                with use({} if config is None else dict.fromkeys(VARIANTS, config)), _shifted(change.get("shift", 0)):
+                    run = bind() if {"config", "shift"}.intersection(change) else plain
                     with counted() as through:
                         ours = [_launched(fake, run) for _ in range(3)]
                     with through_triton():
@@ -127,6 +128,62 @@ def as_triton_launches(launches: list[Launch], changes: list[dict]) -> list[tupl
                     _anew(run)
                 found.append((ours, theirs, sum(through.values())))
     return found
+
+
+BATCH, SPATIAL, CHANNELS = 2, (3, 5), 8
+
+
+def _rows(channels: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(BATCH, *SPATIAL, channels, dtype=dtype)
+
+
+def one_step(
+    dtype: torch.dtype,
+    bias: torch.dtype | None,
+    peephole: torch.dtype | None,
+    c: torch.dtype = torch.float32,
+    *,
+    addend: bool = False,
+    saves: bool = False,
+) -> Callable[[], None]:
+    """A forward launch with parameters and a state of these dtypes, with a second part of the pre-activations or
+    without, and with gates that are saved or without."""
+    layout, preact = Layout(1, BATCH, SPATIAL, 0, CHANNELS, multiple=1), _rows(4 * CHANNELS, dtype)
+    parameters = [
+        None if each is None else torch.empty(shape, dtype=each)
+        for each, shape in ((bias, (4 * CHANNELS,)), (peephole, (3, 1, 1, CHANNELS)))
+    ]
+    owner = cell.TritonCell(layout, Spec(backend="triton"), preact, *parameters)
+    step = ForwardStep(
+        preact,
+        torch.empty_like(preact) if addend else None,
+        c_prev=_rows(CHANNELS, c),
+        gates=torch.empty_like(preact) if saves else None,
+        c=_rows(CHANNELS, c),
+        h=_rows(CHANNELS, dtype),
+        h_next=None,
+    )
+    return lambda: owner.forward(step)
+
+
+def one_step_back(width: int) -> Callable[[], None]:
+    """A backward launch with dH in rows of so many channels."""
+    layout, gates = Layout(1, BATCH, SPATIAL, 0, CHANNELS, multiple=1), _rows(4 * CHANNELS)
+    owner = cell.TritonCell(layout, Spec(backend="triton"), gates, None, None)
+    states = [_rows(CHANNELS, torch.float32) for _ in range(3)]
+    grad_h = _rows(width)[..., width - CHANNELS :]
+    step = BackwardStep(gates, *states[:2], None, grad_h, grad_c=states[2], grad_preact=torch.empty_like(gates))
+    return lambda: owner.backward(step)
+
+
+def sums_of_parameters(*, bias: bool = True, peephole: bool = True, steps: int = 2) -> Callable[[], None]:
+    """A launch of the reduction for the gradients of these, over some steps of a sequence of two."""
+    layout = Layout(2, BATCH, SPATIAL, 0, CHANNELS, multiple=1)
+    states = [_rows(CHANNELS, torch.float32).expand(steps, -1, -1, -1, -1).contiguous() for _ in range(2)]
+    grad_preact = _rows(4 * CHANNELS).expand(steps, -1, -1, -1, -1).contiguous()
+    owner = cell.TritonCell(layout, Spec(backend="triton"), grad_preact, None, torch.empty(3, 1, 1, CHANNELS))
+    sums = owner.parameter_grads(states[0], bias=bias, peephole=peephole)
+    return lambda: sums.add(grad_preact, *states)
 
 
 def _launched(fake: FakeDriver, run: Callable[[], None]) -> Launched:

@@ -62,8 +62,8 @@ class TritonCell:
             self._peephole = peephole.reshape(3, pixels, layout.channels)
             self._peephole_kind = "channel" if self._peephole.shape[1] == 1 else "full"
         parameters = [None if each is None else each.dtype for each in (bias, peephole)]
-        agreed = spec, layout.batch, layout.spatial, layout.channels, like.dtype, *parameters, self._peephole_kind
-        self._launch_forward, self._launch_backward = launcher_of("forward", *agreed), launcher_of("backward", *agreed)
+        sizes = layout.batch, layout.spatial, layout.channels
+        self._launch = launcher_of(spec.pointwise, spec.memory, *sizes, like.dtype, *parameters, self._peephole_kind)
 
     @staticmethod
     def rows(images: Tensor) -> Tensor:
@@ -107,8 +107,8 @@ class TritonCell:
         }
         h_next = None if step.h_next is None else step.h_next.stride()
         resets = None if marks is None else marks.reset_c is not None
-        variant = config, step.addend is None, step.gates is None, h_next, resets
-        self._launch_forward(gates_forward_kernel, tensors, variant, lambda: self._prepare_forward(tensors, config))
+        variant = "forward", config, step.c_prev.dtype, step.addend is None, step.gates is None, h_next, resets
+        self._launch(gates_forward_kernel, tensors, variant, lambda: self._prepare_forward(tensors, config))
 
     def _prepare_forward(self, tensors: dict[str, Tensor | None], config: Config) -> LaunchArguments:
         strides = _row_strides(tensors)
@@ -154,10 +154,11 @@ class TritonCell:
             "grad_reset_h_ptr": None if marks is None else marks.grad_reset_h,
             "grad_reset_c_ptr": None if marks is None else marks.grad_reset_c,
         }
-        strides = None if grad_output is None else grad_output.stride()
+        of_output = None if grad_output is None else (grad_output.dtype, grad_output.stride())
         resets = None if marks is None else (marks.reset_c is not None, marks.grad_reset_c is not None)
-        variant = config, strides, step.grad_h.stride(), resets
-        self._launch_backward(gates_backward_kernel, tensors, variant, lambda: self._prepare_backward(tensors, config))
+        dtypes = step.c_prev.dtype, step.grad_h.dtype
+        variant = "backward", config, dtypes, of_output, step.grad_h.stride(), resets
+        self._launch(gates_backward_kernel, tensors, variant, lambda: self._prepare_backward(tensors, config))
 
     def _prepare_backward(self, tensors: dict[str, Tensor | None], config: Config) -> LaunchArguments:
         grad_output, kind, image_strides = tensors["grad_output_ptr"], "none", (0, 0, 0, 0)
@@ -215,12 +216,13 @@ class TritonParameterGrads:
             triton.cdiv(_REDUCTION_PROGRAMS, self._column_programs), triton.cdiv(most_repeats, self._repeat_block)
         )
         self._sums = like.new_zeros(splits, 7, self._pixels, layout.channels)
-        self._launch = launcher_of("parameter_grads", layout, bias, peephole_pixels, dtype, self._config)
+        self._launch = launcher_of(layout, bias, peephole_pixels, dtype, self._config)
 
     def add(self, grad_preact: Tensor, c_prev: Tensor, c: Tensor) -> None:
         tensors = {"grad_preact_ptr": grad_preact, "c_prev_ptr": c_prev, "c_ptr": c, "sums_ptr": self._sums}
         steps = len(grad_preact)
-        self._launch(parameter_grads_kernel, tensors, steps, lambda: self._prepare(tensors, steps))
+        variant = "parameter_grads", steps, c.dtype
+        self._launch(parameter_grads_kernel, tensors, variant, lambda: self._prepare(tensors, steps))
 
     def _prepare(self, tensors: dict[str, Tensor | None], steps: int) -> LaunchArguments:
         repeats = steps * self._layout.rows // self._pixels

@@ -1,8 +1,8 @@
 """Launches a layer's kernels at little cost to the host.
 
 At each launch Triton's launcher binds the arguments, derives from them what the kernel is specialised on, and looks up
-what it compiled for that. From step to step of a layer hardly anything changes but addresses, nor from call to call. So
-a `Launcher` keeps what Triton compiled, and calls it with addresses for as long as nothing else changes.
+what it compiled for that. From step to step and from call to call of a layer, usually only addresses change. So a
+`Launcher` keeps what Triton compiled, and calls it with addresses for as long as nothing else changes.
 
 What it has not seen yet, it leaves to Triton's launcher, and with it everything that this does besides: an interpreter,
 hooks, as profilers set them, AMD's GPUs, where a kernel is specialised on the memory behind each tensor too, and
@@ -64,13 +64,12 @@ _compiled: dict[Hashable, object] = {}
 
 
 class Launcher:
-    """The launches of one kernel in layers that agree in all that is no tensor: `launcher(kernel, tensors, variant,
-    prepare)` is one.
+    """Launches kernels for layers of the same sizes, dtypes and options: `launcher(kernel, tensors, variant, prepare)`.
 
     kernel: as Triton's decorator made it, or what stands in for it. Its first arguments are the tensors.
     tensors: by the arguments' names, in their order; None where there is none. At every launch of a variant each has
         the same dtype, and those of rows the same strides.
-    variant: all that the launch follows from beside the tensors' addresses, and differs from launch to launch.
+    variant: the kernel's name, and what else may differ between launches beside the addresses of the tensors.
     prepare: gives the launch for this variant; it is asked once. What it gives has no ALIGNED: that is told from the
         addresses, and says whether each tensor of rows begins where wide accesses are possible (kernels/tiles.py).
     """
@@ -94,32 +93,39 @@ class Launcher:
         if math.gcd(WIDEST, *addresses) < WIDEST:
             misaligned = tuple(map(bool, map(operator.and_, addresses, known.masks)))
         if type(kernel) is not JITFunction or kernel.pre_run_hooks or _is_watched():
-            _through_triton(kernel, tensors, known.launch, misaligned)
+            kernel[known.launch.grid](**tensors, **_all_arguments(tensors, known.launch, misaligned))
             return
         device = driver.active.get_current_device()
         direct = known.direct.get((device, misaligned))
         if direct is None or direct.kernel is not kernel:
-            direct = _direct(kernel, device, tensors, known.launch, misaligned)
-            if direct is None:
+            arguments = _all_arguments(tensors, known.launch, misaligned)
+            key = _specialisation(kernel, device, tensors, arguments) if _may_call_directly(device) else None
+            compiled = _compiled.get(key)
+            if compiled is None:
+                compiled = kernel[known.launch.grid](**tensors, **arguments)
+                if key is not None and compiled is not None:
+                    _compiled[key] = compiled
                 return
+            direct = _direct(kernel, compiled, known.launch.grid, arguments, len(tensors))
             known.direct[device, misaligned] = direct
         stream = driver.active.get_current_stream(device)
         direct.run(*direct.grid, stream, direct.function, direct.metadata, None, None, None, *addresses, *direct.others)
 
 
 KEPT = 1024
-"""Launchers that are kept: beyond so many, those that were used last."""
+"""The most launchers that are kept, the most recently used. Not measured."""
 
 
 @functools.lru_cache(KEPT)
-def launcher_of(kernel: str, *agreed: Hashable) -> Launcher:
-    """The launcher of a kernel in all layers that agree in these sizes, dtypes and options."""
+def launcher_of(*agreed: Hashable) -> Launcher:
+    """The launcher of all layers that agree in these sizes, dtypes and options."""
     return Launcher()
 
 
 def forget() -> None:
     """As in a process that has launched nothing."""
     launcher_of.cache_clear()
+    _is_nvidia.cache_clear()
     _compiled.clear()
 
 
@@ -139,36 +145,14 @@ def _all_arguments(
     return launch.arguments | {"ALIGNED": is_aligned}
 
 
-def _through_triton(
-    kernel: object, tensors: dict[str, Tensor | None], launch: LaunchArguments, misaligned: tuple[bool, ...]
-) -> object:
-    """Launch by Triton's launcher, which returns what it compiled."""
-    return kernel[launch.grid](**tensors, **_all_arguments(tensors, launch, misaligned))
-
-
-def _direct(
-    kernel: JITFunction,
-    device: int,
-    tensors: dict[str, Tensor | None],
-    launch: LaunchArguments,
-    misaligned: tuple[bool, ...],
-) -> _Direct | None:
-    """What Triton has compiled for this launch, to be called; None where it had to be asked, and has launched it."""
-    arguments = _all_arguments(tensors, launch, misaligned)
-    key = _specialisation(kernel, device, tensors, arguments) if _may_call_directly() else None
-    compiled = _compiled.get(key)
-    if compiled is None:
-        compiled = _through_triton(kernel, tensors, launch, misaligned)
-        if key is not None and compiled is not None:
-            _compiled[key] = compiled
-        return None
-    others = tuple(arguments[name] for name in kernel.arg_names[len(tensors) :])
-    return _Direct(kernel, compiled.run, (*launch.grid, 1, 1)[:3], compiled.function, compiled.packed_metadata, others)
-
-
-def _may_call_directly() -> bool:
+def _may_call_directly(device: int) -> bool:
     """Whether this Triton, for this GPU, is one whose kernels may be called as here."""
-    return triton.__version__.startswith(VERSIONS) and driver.active.get_current_target().backend == "cuda"
+    return triton.__version__.startswith(VERSIONS) and _is_nvidia(device)
+
+
+@functools.cache
+def _is_nvidia(device: int) -> bool:
+    return driver.active.get_current_target().backend == "cuda"
 
 
 def _is_watched() -> bool:
@@ -204,3 +188,8 @@ def _specialisation(
             return None
     key += [(name, value) for name, value in arguments.items() if name not in kernel.signature.parameters]
     return tuple(key)
+
+
+def _direct(kernel: JITFunction, compiled, grid: tuple[int, ...], arguments: dict[str, object], count: int) -> _Direct:
+    others = tuple(arguments[name] for name in kernel.arg_names[count:])
+    return _Direct(kernel, compiled.run, (*grid, 1, 1)[:3], compiled.function, compiled.packed_metadata, others)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .fault import Unsupported
 
-PLACE_BITS = 48
-"""Bits of an address of this machine."""
+ADDRESS_BITS = 48
+"""Bits of an address of the CPU. Above them, a kernel's addresses have the number of the argument that they are of."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Argument:
     raw: np.ndarray
 
     @classmethod
-    def of(cls, name: str, tensor: Tensor, written: list[Tensor]) -> "Argument":
+    def of(cls, name: str, tensor: Tensor, readable: list[Tensor], written: list[Tensor]) -> "Argument":
         storage = tensor.untyped_storage()
-        if storage.data_ptr() % 16 or (storage.data_ptr() + storage.nbytes()) >> PLACE_BITS:
+        if storage.data_ptr() % 16 or (storage.data_ptr() + storage.nbytes()) >> ADDRESS_BITS:
             raise Unsupported(f"{name}: a storage at {storage.data_ptr():#x}")
         raw = (ctypes.c_uint8 * storage.nbytes()).from_address(storage.data_ptr()) if storage.nbytes() else b""
         readable, written = (
-            tuple(View.of(name, part) for part in parts if part.numel()) for parts in ([tensor], written)
+            tuple(View.of(name, part) for part in parts if part.numel()) for parts in (readable, written)
         )
         return cls(name, readable, written, tensor.element_size(), storage.data_ptr(), np.frombuffer(raw, np.uint8))
 

@@ -20,7 +20,7 @@ from .compiler import Request, compile_to_ptx
 from .fault import Fault
 from .machine import Blocks, Machine
 from .memory import GlobalMemory
-from .outputs import parts_written
+from .outputs import only_written, parts_written
 from .parser import parse
 
 _TYPES = {
@@ -72,7 +72,8 @@ class Kernel:
         program = _parse(self._device.edit(ptx))
         passed = [name for name, type in request.signature if type != "constexpr"]
         tensors = {name: value for name in passed if isinstance(value := arguments[name], torch.Tensor)}
-        memory = GlobalMemory(tensors, parts_written(self._function, arguments), program.threads)
+        parts, unread = parts_written(self._function, arguments), only_written(self._function)
+        memory = GlobalMemory(tensors, parts, program.threads, unread)
         values = [memory.addresses[name] if name in tensors else arguments[name] for name in passed]
         # The compiler's own parameters follow, for scratch memory that these kernels do not use.
         values += [0] * (len(program.parameters) - len(values))

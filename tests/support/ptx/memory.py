@@ -5,35 +5,49 @@ rows of a view, or behind it in its storage, belong to others. Nothing is kept p
 and sparse.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 from torch import Tensor
 
 from .accesses import Accesses
-from .arguments import PLACE_BITS, Argument
+from .arguments import ADDRESS_BITS, Argument
 from .fault import Fault
 
-_PLACE = np.uint64(2**PLACE_BITS - 1)
+_ADDRESS = np.uint64(2**ADDRESS_BITS - 1)
+"""Without the argument's number."""
 
 
 class GlobalMemory:
     """`tensors`: the arguments by name. `parts`: of those that are written, what must be; nothing beside it may be.
+    `unread`: the names of those that may not be read.
 
     The kernel gets `addresses`, which have the argument's number above the bits of an address. So what is computed from
     the address of one argument reaches that one alone, wherever the others lie, and even where they overlap it. A
     kernel that takes one argument's address for another's, and accesses what it may of that, gets wrong values instead.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], parts: dict[str, list[Tensor]], threads_per_block: int):
-        self._arguments = [Argument.of(name, tensor, parts.get(name, [])) for name, tensor in tensors.items()]
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        parts: dict[str, list[Tensor]],
+        threads_per_block: int,
+        unread: Collection[str] = (),
+    ):
+        self._arguments = [
+            Argument.of(name, tensor, [] if name in unread else [tensor], parts.get(name, []))
+            for name, tensor in tensors.items()
+        ]
         self.addresses = {
-            name: (number << PLACE_BITS) + tensor.data_ptr() for number, (name, tensor) in enumerate(tensors.items(), 1)
+            name: (number << ADDRESS_BITS) + tensor.data_ptr()
+            for number, (name, tensor) in enumerate(tensors.items(), 1)
         }
         self.accesses = Accesses(threads_per_block)
 
     def load(self, address: np.ndarray, shape: tuple[int, int], thread: np.ndarray, epoch: np.ndarray) -> np.ndarray:
         """Vectors of `shape` (elements, bytes of an element) as bits, (accesses, elements)."""
         touched = self._check(address, shape, "load")
-        place = address & _PLACE
+        place = address & _ADDRESS
         self.accesses.add(place, shape[0] * shape[1], thread, epoch)
         result = np.empty((len(address), shape[0]), f"u{shape[1]}")
         for argument, chosen in touched:
@@ -45,7 +59,7 @@ class GlobalMemory:
         """The bits of vectors, (accesses, elements)."""
         shape = data.shape[1], data.itemsize
         touched = self._check(address, shape, "store")
-        place = address & _PLACE
+        place = address & _ADDRESS
         self.accesses.add(place, shape[0] * shape[1], thread, epoch, data)
         for argument, chosen in touched:
             elements, index = argument.elements_at(place[chosen], shape)
@@ -68,10 +82,10 @@ class GlobalMemory:
         width = np.uint64(shape[0] * shape[1])
         if (askew := address % width != 0).any():
             raise Fault(f"{what} of {width} bytes at an address that is no multiple: {int(address[askew][0]):#x}")
-        numbers, touched = address >> np.uint64(PLACE_BITS), []
+        numbers, touched = address >> np.uint64(ADDRESS_BITS), []
         for number in np.unique(numbers).tolist():
             chosen = numbers == number
-            place = address[chosen] & _PLACE
+            place = address[chosen] & _ADDRESS
             if not 1 <= number <= len(self._arguments):
                 raise Fault(f"{what} of {width} bytes outside the arguments at {int(place[0]):#x}")
             argument = self._arguments[number - 1]

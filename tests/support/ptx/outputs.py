@@ -1,4 +1,4 @@
-"""What of its arguments a kernel writes."""
+"""What of its arguments a kernel writes, and which it does not read."""
 
 import functools
 import inspect
@@ -20,8 +20,8 @@ def parts_written(function: Callable, arguments: Mapping[str, Any]) -> dict[str,
     `# (M, C)  in: …; out: …`; of one that is `# (splits, 7, n_columns)  in and out: …`, sums, what SUMS says.
     """
     written = {}
-    for name, adds in outputs(function).items():
-        tensor = arguments[name]
+    for name, comment in _outputs(function).items():
+        tensor, adds = arguments[name], "in and out" in comment
         if isinstance(tensor, Tensor):
             if adds and name not in SUMS:
                 raise Unsupported(f"{name} is in and out, and nothing says which parts of it are written")
@@ -29,11 +29,16 @@ def parts_written(function: Callable, arguments: Mapping[str, Any]) -> dict[str,
     return written
 
 
+def only_written(function: Callable) -> set[str]:
+    """The pointers to what a kernel writes and does not read: before it does, anything may be there."""
+    return {name for name, comment in _outputs(function).items() if not re.search(r"\bin( and|:)", comment)}
+
+
 @functools.cache
-def outputs(function: Callable) -> dict[str, bool]:
-    """The pointers that a kernel writes, and whether they are sums that it adds to."""
+def _outputs(function: Callable) -> dict[str, str]:
+    """The pointers that a kernel writes, with their comments."""
     comments = re.findall(r"(\w+_ptr),\s*# (.*)", inspect.getsource(function))
-    return {name: "in and out" in comment for name, comment in comments if re.search(r"\bout\b", comment)}
+    return {name: comment for name, comment in comments if re.search(r"\bout\b", comment)}
 
 
 def _of_parameters(sums: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:

@@ -1,8 +1,9 @@
 """The registers of all threads, and which threads have a value in each.
 
-A load under a predicate leaves the other threads as they were, and so does an instruction in a branch. What a thread
-computes without a value is none either. That alone is no fault: compilers let threads compute what nobody takes. It is
-one as soon as such a result is stored, is an address or a divisor, or decides whether an instruction runs.
+A load under a predicate leaves the registers of the other threads as they were, and so does an instruction in a branch.
+What is computed from an undefined value is undefined. That alone is no fault, since compilers compute results that are
+not used. It is one as soon as an undefined value is stored, is an address or a divisor, or decides whether an
+instruction runs.
 """
 
 import numpy as np
