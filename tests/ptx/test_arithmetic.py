@@ -71,11 +71,22 @@ def test_bits(width: int):
     left = ARITHMETIC[f"shl.b{width}"].compute(a, by)
     assert left.tolist() == [x << y & 2**width - 1 for x, y in zip(a.tolist(), by.tolist())]
     assert ARITHMETIC[f"not.b{width}"].compute(a).tolist() == [x ^ 2**width - 1 for x in a.tolist()]
-    if width == 32:
-        for first, count in ((0, 0), (0, 32), (3, 4), (31, 5), (8, 24), (0, 1)):
-            arguments = np.full(len(a), first, np.uint32), np.full(len(a), count, np.uint32)
-            got = ARITHMETIC["bfe.u32"].compute(a, *arguments)
-            assert got.tolist() == [x >> first & 2**count - 1 for x in a.tolist()]
+
+
+def extracted(value: int, first: int, count: int, signed: bool) -> int:
+    """Bit by bit, as the PTX ISA says: bits beyond the highest, and those above the count, are the sign."""
+    sign = (value >> min(first + count - 1, 31)) & 1 if signed and count else 0
+    bits = [(value >> first + place) & 1 if place < count and first + place < 32 else sign for place in range(32)]
+    return sum(bit << place for place, bit in enumerate(bits)) - (2**32 if signed and bits[31] else 0)
+
+
+@pytest.mark.parametrize("type", ["u32", "s32"])
+def test_bits_are_extracted(type: str):
+    a = integers(type)
+    for first, count in ((0, 0), (0, 32), (3, 4), (31, 5), (8, 24), (0, 1), (5, 1), (40, 3), (4, 255)):
+        arguments = np.full(len(a), first, np.uint32), np.full(len(a), count, np.uint32)
+        got = ARITHMETIC[f"bfe.{type}"].compute(a, *arguments)
+        assert got.tolist() == [extracted(x, first, count, type == "s32") for x in a.tolist()]
 
 
 def test_division_by_zero_is_a_fault():

@@ -45,6 +45,7 @@ def _integers() -> dict[str, Arithmetic]:
         table[f"neg.s{size}"] = Arithmetic(f"s{size}", (f"s{size}",), np.negative)
         table[f"abs.s{size}"] = Arithmetic(f"s{size}", (f"s{size}",), np.abs)
     table["bfe.u32"] = Arithmetic("u32", ("u32", "u32", "u32"), _extract)
+    table["bfe.s32"] = Arithmetic("s32", ("s32", "u32", "u32"), _extract_signed)
     table["prmt.b32"] = Arithmetic("b32", ("b32",) * 3, _permute)
     return table
 
@@ -106,6 +107,14 @@ def _extract(value: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndar
     first, count = first & np.uint32(0xFF), count & np.uint32(0xFF)
     ones = ~_shift_left(np.broadcast_to(np.uint32(0xFFFFFFFF), np.shape(count)), count)
     return _shift_right(value, first) & ones
+
+
+def _extract_signed(value: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The last of these bits is the sign; of none the result is 0."""
+    first, count = first & np.uint32(0xFF), np.minimum(count & np.uint32(0xFF), np.uint32(32))
+    above = np.uint32(32) - count
+    shifted = _shift_left(_shift_right(value, first), above)
+    return np.where(count == 0, np.int32(0), _shift_right(shifted, above))
 
 
 def _permute(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
