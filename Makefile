@@ -17,7 +17,7 @@ help:
 	@echo "make bench-compare BASE=<ref>   time this tree against a commit, and fail where it is slower"
 	@echo "make readme   write the README's figures from bench/results"
 	@echo "make codegen  compile the kernels for four GPU architectures and print the figures"
-	@echo "make ptx-check execute what the kernels compile to for a GPU on this CPU: every case, in a quarter of an hour (make test has a selection)"
+	@echo "make ptx-check execute what the kernels compile to for a GPU on this CPU: every case, in minutes (make test has a selection)"
 	@echo "make gpu-check check this machine's GPU, with PYTHON's own torch, and write bench/results/<device>/check.json (ARGS=--resume goes on)"
 	@echo "make lint     check the style"
 
